@@ -1,0 +1,1 @@
+"""The operator's tool; any library is allowed here."""

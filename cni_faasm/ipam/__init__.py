@@ -1,0 +1,1 @@
+"""Address management in host-local style."""

@@ -1,0 +1,1 @@
+"""A small rtnetlink and nfnetlink codec, and the one owner of its sockets."""
