@@ -1,0 +1,123 @@
+"""Share fixtures among the tests, and keep them from harming the machine or hiding a gap.
+
+Kernel and runtime tests refuse to run outside a private host. A skip is a failure: what
+cannot be tested is not tested, and a run must not look otherwise.
+"""
+
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.host import BUNDLE, Host, Namespace, built_plugin, in_private_host, source_plugin
+
+NEED_PRIVATE_HOST = ("kernel", "runtime", "demo")
+ORDER = ("tools", "unit", "property", "kernel", "runtime", "demo")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the caller choose which form of the plugin the kernel tests call."""
+    parser.addoption(
+        "--plugin",
+        choices=("source", "built", "both"),
+        default="source",
+        help="what tests with the `host` fixture call: `python -m cni_faasm`, dist/faasm/faasm, or each in turn",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give each test that calls the plugin the chosen forms of it."""
+    if "plugin_form" in metafunc.fixturenames:
+        chosen = metafunc.config.getoption("plugin")
+        metafunc.parametrize(
+            "plugin_form", ["source", "built"] if chosen == "both" else [chosen], scope="session"
+        )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put quick tests first; refuse those that would change the machine's own network."""
+    del config
+    items.sort(key=lambda item: ORDER.index(_part(item)) if _part(item) in ORDER else len(ORDER))
+    if not in_private_host() and any(_part(item) in NEED_PRIVATE_HOST for item in items):
+        msg = (
+            "tests/kernel, tests/runtime and tests/demo change network namespaces, nftables and CNI's directories: "
+            "run them by `tests/run.sh` (as `tests/run.sh tests/kernel -k NAME`), which gives them a private host. "
+            "tests/unit and tests/property run anywhere."
+        )
+        raise pytest.UsageError(msg)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn a skipped test into a failed one."""
+    del item, call
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"a skipped test counts as failed: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Turn a module that skips itself into an error."""
+    del collector
+    report = yield
+    if report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"a skipped module counts as failed: {report.longrepr}"
+    return report
+
+
+@pytest.fixture
+def plugin_command(plugin_form: str) -> list[str]:
+    """Return the command of the plugin in the form that --plugin chose."""
+    if plugin_form == "built":
+        assert (BUNDLE / "faasm").exists(), "no dist/faasm/faasm: run ./build.sh first"
+        return built_plugin()
+    return source_plugin()
+
+
+@pytest.fixture
+def make_host(tmp_path: Path) -> Iterator[Callable[[list[str]], Host]]:
+    """Return a function that makes hosts calling a given plugin; all go away with the test."""
+    hosts: list[Host] = []
+
+    def make(plugin: list[str]) -> Host:
+        host = Host(tmp_path / f"host{len(hosts)}", plugin=plugin)
+        hosts.append(host)
+        return host
+
+    try:
+        yield make
+    finally:
+        for host in reversed(hosts):
+            host.close()
+
+
+@pytest.fixture
+def host(make_host: Callable[[list[str]], Host], plugin_command: list[str]) -> Host:
+    """Return a fresh host that calls our plugin in the form that --plugin chose."""
+    return make_host(plugin_command)
+
+
+@pytest.fixture
+def bare_host(make_host: Callable[[list[str]], Host]) -> Host:
+    """Return a fresh host for tests that call no plugin (netlink, store): run once only."""
+    return make_host(source_plugin())
+
+
+@pytest.fixture
+def container(host: Host) -> Namespace:
+    """Return an empty container of `host`."""
+    return host.add_container()
+
+
+def _part(item: pytest.Item) -> str:
+    """Return the directory below tests/ that a test comes from."""
+    here = Path(__file__).parent
+    return item.path.relative_to(here).parts[0] if item.path.is_relative_to(here) else ""

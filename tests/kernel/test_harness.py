@@ -1,0 +1,99 @@
+"""Prove the harness on the reference plugins: it must call, measure and compare rightly."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.host import AFTER_LAST_DEL, CommandFailedError, Host, Namespace, in_private_host
+
+
+@pytest.fixture
+def conflist(bare_host: Host) -> dict[str, Any]:
+    return {
+        "cniVersion": "1.0.0",
+        "name": "reference",
+        "plugins": [
+            {
+                "type": "ptp",
+                "ipMasq": True,
+                "ipam": bare_host.config()["ipam"],
+            },
+            {"type": "bandwidth", "ingressRate": 8_000_000, "ingressBurst": 80_000},
+        ],
+    }
+
+
+def test_is_private() -> None:
+    assert in_private_host()
+
+
+def test_a_container_reaches_the_remote_machine(bare_host: Host, conflist: dict[str, Any]) -> None:
+    remote = bare_host.add_remote()
+    container = bare_host.add_container()
+    before = bare_host.snapshot()
+    result = bare_host.chain("ADD", container, conflist)
+    assert result["ips"][0]["address"].startswith("10.200.")
+    assert container.routes(dst="default")
+    assert list(bare_host.leases()) == ["reference/" + result["ips"][0]["address"].split("/")[0]]
+    container.run(["busybox", "ping", "-c1", "-W2", "198.51.100.1"])
+    assert remote.addresses("eth0")[0] == "198.51.100.1/24"
+
+    bare_host.chain("CHECK", container, {**conflist, "prevResult": result})
+    bare_host.chain("DEL", container, {**conflist, "prevResult": result})
+    assert container.links() == []
+    bare_host.assert_unchanged(before, ignore=AFTER_LAST_DEL)
+
+
+@pytest.mark.parametrize(
+    ("argv", "section"),
+    [
+        (["ip", "link", "add", "d0", "type", "ifb"], "links.d0"),
+        (["ip", "addr", "add", "192.0.2.9/24", "dev", "uplink"], "addresses.uplink"),
+        (["ip", "route", "add", "192.0.2.0/24", "dev", "uplink"], "routes"),
+        (["ip", "rule", "add", "from", "192.0.2.1", "table", "9"], "rules"),
+        (["tc", "qdisc", "add", "dev", "uplink", "root", "handle", "1:", "htb"], "qdiscs"),
+        (["nft", "add", "table", "inet", "x"], "nft"),
+    ],
+)
+def test_snapshot_notices(bare_host: Host, argv: list[str], section: str) -> None:
+    bare_host.add_remote()
+    before = bare_host.snapshot()
+    bare_host.assert_unchanged(before, patience=0)
+    bare_host.run(argv)
+    with pytest.raises(AssertionError, match=section):
+        bare_host.assert_unchanged(before, patience=0)
+
+
+def test_snapshot_notices_leases_records_and_containers(bare_host: Host) -> None:
+    container = bare_host.add_container()
+    before = bare_host.snapshot()
+    (bare_host.data_dir / "net").mkdir(parents=True)
+    (bare_host.data_dir / "net" / "10.0.0.2").write_text("id\r\neth0", encoding="ascii")
+    (bare_host.data_dir / "net" / "last_reserved_ip.0").write_text("10.0.0.2", encoding="ascii")
+    (bare_host.state_dir / "net").mkdir(parents=True)
+    (bare_host.state_dir / "net" / "id@eth0").write_text("{}", encoding="ascii")
+    container.run(["ip", "link", "set", "lo", "mtu", "1280"])
+    with pytest.raises(AssertionError) as caught:
+        bare_host.assert_unchanged(before, patience=0)
+    for part in ("leases.net/10.0.0.2", "records.net/id@eth0", f"containers.{container.name}"):
+        assert part in str(caught.value)
+    assert "last_reserved_ip" not in str(caught.value)
+
+
+def test_a_failing_command_says_what_and_why(bare_host: Host) -> None:
+    with pytest.raises(
+        CommandFailedError, match=r"ip link del nosuch: status 1\n.*Cannot find device"
+    ):
+        bare_host.run(["ip", "link", "del", "nosuch"])
+
+
+def test_hosts_are_apart(make_host: Callable[[list[str]], Host]) -> None:
+    one, two = make_host(["/bin/true"]), make_host(["/bin/true"])
+    one.run(["ip", "link", "add", "d0", "type", "ifb"])
+    assert (one.links(), two.links()) == (["d0"], [])
+    one.sysctl("net.ipv4.ip_forward", "1")
+    assert (one.sysctl("net.ipv4.ip_forward"), two.sysctl("net.ipv4.ip_forward")) == ("1", "0")
+    inner: Namespace = two.add_container()
+    two.close()
+    assert inner.name not in one.run(["ip", "netns", "list"]).stdout
