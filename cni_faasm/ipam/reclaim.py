@@ -1,0 +1,90 @@
+"""Give back, at the first ADD of a boot, what attachments of an earlier boot held.
+
+A reboot takes every container, link and namespace away, and no runtime calls DEL for them.
+host-local keeps their addresses for ever; here the first ADD frees them, before it chooses
+an address, so that a range which was full is usable again.
+"""
+
+import time
+
+from cni_faasm import record
+from cni_faasm.errors import CniError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cni_faasm.ipam.store import Store
+
+_MARKER = "boot"
+
+
+def read_marker(state_dir: str, network: str) -> "dict[str, object] | None":
+    """Return the marker of a network; None when there is none that can be read.
+
+    Keys: `bootID`; `kernel`, an object in which the verbs remember what this kernel can do;
+    `stores`, the data folders swept in that boot.
+    """
+    return record.read_document(state_dir, network, _MARKER)
+
+
+def write_marker(state_dir: str, network: str, marker: "Mapping[str, object]") -> None:
+    """Write the marker, as when `kernel` has a new entry. Raises: CniError 5."""
+    record.write_document(state_dir, network, _MARKER, marker)
+
+
+def reclaim_earlier_boot(
+    store: "Store",
+    state_dir: str,
+    network: str,
+    boot_id: str,
+    marker: "Mapping[str, object] | None" = None,
+) -> "tuple[list[bytes], list[tuple[str, str]]]":
+    """Sweep leases and records of earlier boots; return (addresses, attachments) removed.
+
+    Call it with the store locked. marker: from `read_marker` when the caller has it already.
+    When the marker is of this boot and names the store, nothing else is read. The marker is
+    written last: a sweep that is killed is repeated by the next ADD.
+    Raises: CniError 5.
+    """
+    if marker is None:
+        marker = read_marker(state_dir, network) or {}
+    swept: list[str] = []
+    kernel: dict[str, object] = {}
+    if marker.get("bootID") == boot_id:
+        stores, cached = marker.get("stores"), marker.get("kernel")
+        if isinstance(stores, list):
+            if store.data_dir in stores:
+                return [], []
+            swept = [entry for entry in stores if isinstance(entry, str)]
+        if isinstance(cached, dict):
+            kernel = cached
+    removed: list[tuple[str, str]] = []
+    current: set[tuple[str, str]] = set()
+    for container_id, ifname in list(record.list_network(state_dir, network)):
+        document = record.read(state_dir, network, container_id, ifname)
+        if document is not None and document["bootID"] == boot_id:
+            current.add((container_id, ifname))
+            continue
+        try:
+            if record.remove(state_dir, network, container_id, ifname):
+                removed.append((container_id, ifname))
+        except CniError:  # a folder of that name, an immutable file: no reason to fail others
+            continue
+    # The age of a lease tells those that host-local made in this boot from older ones.
+    # Where the clock is set only after boot (no RTC, NTP steps it forward), the moment below
+    # moves with it, and leases written before the step look older than the boot. Ours have a
+    # record of this boot and are kept by it; only host-local's, made in this boot before the
+    # step and before our first ADD on the same network, could be taken for dead.
+    released = store.sweep_before(boot_time(), current)
+    write_marker(
+        state_dir,
+        network,
+        {"bootID": boot_id, "kernel": kernel, "stores": [*swept, store.data_dir]},
+    )
+    return released, removed
+
+
+def boot_time() -> float:
+    """Return when this boot began, in seconds since the epoch by today's clock."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
