@@ -1,0 +1,290 @@
+"""Encode nf_tables' expressions, the instructions of which a rule consists, and name them.
+
+Each function returns expressions ready for nft.new_rule, in the form that nft and
+iptables-nft themselves make, so that both list the rules as if they had been typed:
+
+    meta load nfproto => reg 1          only in tables of family inet
+    cmp eq reg 1 ipv4
+    payload load 2b @ network header + 12 => reg 1
+    cmp eq reg 1 0ac8                   10.200.0.0/16
+    masq
+
+Layout: <linux/netfilter/nf_tables.h>.
+"""
+
+from cni_faasm.netlink.wire import (
+    attr,
+    attr_be32,
+    attr_be64,
+    attr_text,
+    get_be32,
+    get_text,
+    nest,
+    parse_attrs,
+    parse_list,
+)
+
+# <linux/netfilter.h>
+NFPROTO_IPV4 = 2
+NFPROTO_IPV6 = 10
+
+# <linux/netfilter.h>, <linux/netfilter/nf_tables.h>: enum nft_verdicts
+DROP = 0
+ACCEPT = 1
+RETURN = -5
+_VERDICTS = {DROP: "drop", ACCEPT: "accept", RETURN: "return"}
+
+# <linux/netfilter/nf_tables.h>
+NFTA_LIST_ELEM = 1
+NFTA_EXPR_NAME = 1
+NFTA_EXPR_DATA = 2
+NFT_REG_VERDICT = 0
+NFT_REG_1 = 1
+NFTA_DATA_VALUE = 1
+NFTA_DATA_VERDICT = 2
+NFTA_VERDICT_CODE = 1
+NFTA_IMMEDIATE_DREG = 1
+NFTA_IMMEDIATE_DATA = 2
+NFTA_BITWISE_SREG = 1
+NFTA_BITWISE_DREG = 2
+NFTA_BITWISE_LEN = 3
+NFTA_BITWISE_MASK = 4
+NFTA_BITWISE_XOR = 5
+NFTA_CMP_SREG = 1
+NFTA_CMP_OP = 2
+NFTA_CMP_DATA = 3
+NFT_CMP_EQ = 0
+NFT_CMP_NEQ = 1
+NFTA_PAYLOAD_DREG = 1
+NFTA_PAYLOAD_BASE = 2
+NFTA_PAYLOAD_OFFSET = 3
+NFTA_PAYLOAD_LEN = 4
+NFT_PAYLOAD_NETWORK_HEADER = 1
+NFTA_META_DREG = 1
+NFTA_META_KEY = 2
+NFT_META_IIFNAME = 6
+NFT_META_OIFNAME = 7
+NFT_META_NFPROTO = 15
+NFTA_COUNTER_BYTES = 1
+NFTA_COUNTER_PACKETS = 2
+
+_META_KEYS = {
+    NFT_META_IIFNAME: "iifname",
+    NFT_META_OIFNAME: "oifname",
+    NFT_META_NFPROTO: "nfproto",
+}
+_SADDR = {4: 12, 16: 8}  # offsets in the IPv4 and the IPv6 header
+_DADDR = {4: 16, 16: 24}
+
+
+def _expression(name: str, *parts: bytes) -> bytes:
+    return nest(NFTA_LIST_ELEM, attr_text(NFTA_EXPR_NAME, name), nest(NFTA_EXPR_DATA, *parts))
+
+
+def _meta(key: int) -> bytes:
+    return _expression("meta", attr_be32(NFTA_META_KEY, key), attr_be32(NFTA_META_DREG, NFT_REG_1))
+
+
+def _compare(value: bytes, negate: bool) -> bytes:
+    return _expression(
+        "cmp",
+        attr_be32(NFTA_CMP_SREG, NFT_REG_1),
+        attr_be32(NFTA_CMP_OP, NFT_CMP_NEQ if negate else NFT_CMP_EQ),
+        nest(NFTA_CMP_DATA, attr(NFTA_DATA_VALUE, value)),
+    )
+
+
+def _load(offset: int, length: int) -> bytes:
+    return _expression(
+        "payload",
+        attr_be32(NFTA_PAYLOAD_DREG, NFT_REG_1),
+        attr_be32(NFTA_PAYLOAD_BASE, NFT_PAYLOAD_NETWORK_HEADER),
+        attr_be32(NFTA_PAYLOAD_OFFSET, offset),
+        attr_be32(NFTA_PAYLOAD_LEN, length),
+    )
+
+
+def _mask(mask: bytes) -> bytes:
+    return _expression(
+        "bitwise",
+        attr_be32(NFTA_BITWISE_SREG, NFT_REG_1),
+        attr_be32(NFTA_BITWISE_DREG, NFT_REG_1),
+        attr_be32(NFTA_BITWISE_LEN, len(mask)),
+        nest(NFTA_BITWISE_MASK, attr(NFTA_DATA_VALUE, mask)),
+        nest(NFTA_BITWISE_XOR, attr(NFTA_DATA_VALUE, bytes(len(mask)))),
+    )
+
+
+def _match(
+    offsets: "dict[int, int]", network: bytes, prefix_len: int, inet: bool, negate: bool
+) -> bytes:
+    length = len(network)
+    offset = offsets.get(length)
+    if offset is None or not 0 <= prefix_len <= length * 8:
+        msg = f"not a network: {length} bytes, prefix length {prefix_len}"
+        raise ValueError(msg)
+    text = b""
+    if inet:
+        protocol = NFPROTO_IPV4 if length == 4 else NFPROTO_IPV6
+        text = _meta(NFT_META_NFPROTO) + _compare(bytes((protocol,)), negate=False)
+    if prefix_len == 0:
+        if negate:
+            # Nothing is outside of everything; without a comparison it would match all.
+            msg = "a match of nothing: not in a network of prefix length 0"
+            raise ValueError(msg)
+        return text
+    mask = ((1 << prefix_len) - 1 << length * 8 - prefix_len).to_bytes(length, "big")
+    value = bytes(a & b for a, b in zip(network, mask, strict=True))
+    if prefix_len % 8 == 0:
+        # Of whole bytes only the network's own are loaded, and none need be masked.
+        used = prefix_len // 8
+        return text + _load(offset, used) + _compare(value[:used], negate)
+    return text + _load(offset, length) + _mask(mask) + _compare(value, negate)
+
+
+def match_saddr(
+    network: bytes, prefix_len: int, *, inet: bool = True, negate: bool = False
+) -> bytes:
+    """Let only packets pass on whose source is in a network (negate: is not in it).
+
+    inet: for a table of family inet; False for one of family ip or ip6. Host bits of
+    network do not count. Packets of the other IP version never match, negated or not.
+    Raises: ValueError.
+    Equivalent to: ip saddr [!=] NET/N
+    """
+    return _match(_SADDR, network, prefix_len, inet, negate)
+
+
+def match_daddr(
+    network: bytes, prefix_len: int, *, inet: bool = True, negate: bool = False
+) -> bytes:
+    """Do as match_saddr does, with the destination.
+
+    Equivalent to: ip daddr [!=] NET/N
+    """
+    return _match(_DADDR, network, prefix_len, inet, negate)
+
+
+def _match_interface(key: int, name: str, negate: bool) -> bytes:
+    text = name.encode("utf-8", "surrogateescape")
+    if not 0 < len(text) < 16 or text == b"*":
+        msg = f"interface name {name!r}: 1 to 15 bytes"
+        raise ValueError(msg)
+    # A name is compared with its NULs, a prefix without.
+    value = text[:-1] if text.endswith(b"*") else text.ljust(16, b"\0")
+    return _meta(key) + _compare(value, negate)
+
+
+def match_iifname(name: str, *, negate: bool = False) -> bytes:
+    """Let only packets pass on that came in by an interface; NAME* takes all so beginning.
+
+    Equivalent to: iifname [!=] NAME
+    """
+    return _match_interface(NFT_META_IIFNAME, name, negate)
+
+
+def match_oifname(name: str, *, negate: bool = False) -> bytes:
+    """Let only packets pass on that go out by an interface; NAME* takes all so beginning.
+
+    Equivalent to: oifname [!=] NAME
+    """
+    return _match_interface(NFT_META_OIFNAME, name, negate)
+
+
+def counter() -> bytes:
+    """Count what comes this far.
+
+    Equivalent to: counter
+    """
+    return _expression(
+        "counter", attr_be64(NFTA_COUNTER_BYTES, 0), attr_be64(NFTA_COUNTER_PACKETS, 0)
+    )
+
+
+def verdict(code: int) -> bytes:
+    """Decide: ACCEPT, DROP or RETURN.
+
+    Equivalent to: accept; drop; return
+    """
+    return _expression(
+        "immediate",
+        attr_be32(NFTA_IMMEDIATE_DREG, NFT_REG_VERDICT),
+        nest(
+            NFTA_IMMEDIATE_DATA,
+            nest(NFTA_DATA_VERDICT, attr_be32(NFTA_VERDICT_CODE, code & 0xFFFFFFFF)),
+        ),
+    )
+
+
+def masquerade() -> bytes:
+    """Give packets the address of the interface by which they leave.
+
+    Equivalent to: masquerade
+    """
+    return _expression("masq")
+
+
+def iptables_accept(
+    *,
+    saddr: "tuple[bytes, int] | None" = None,
+    daddr: "tuple[bytes, int] | None" = None,
+) -> bytes:
+    """Return what iptables-nft makes of "-s NET/N -d NET/N -j ACCEPT".
+
+    Only such a rule may be put into iptables-nft's own tables (ip filter, ip6 filter):
+    one that it cannot read makes it refuse to list the whole table.
+    Equivalent to: iptables -I FORWARD -s NET/N -d NET/N -j ACCEPT
+    """
+    text = b""
+    if saddr is not None:
+        text += match_saddr(*saddr, inet=False)
+    if daddr is not None:
+        text += match_daddr(*daddr, inet=False)
+    return text + counter() + verdict(ACCEPT)
+
+
+# ---- decoding
+
+
+def describe(expressions: bytes) -> str:
+    """Put a rule's expressions into words. Two rules that do the same here read the same.
+
+    Counters show no numbers. Of expressions that are not made here only the name is known.
+    Raises: NetlinkError when they are malformed.
+    """
+    words: list[str] = []
+    for element in parse_list(expressions):
+        attrs = parse_attrs(element)
+        name = get_text(attrs, NFTA_EXPR_NAME)
+        data = parse_attrs(attrs.get(NFTA_EXPR_DATA, b""))
+        if name == "meta":
+            key = get_be32(data, NFTA_META_KEY)
+            words.append(f"meta {_META_KEYS.get(key, key)}")
+        elif name == "payload":
+            base, offset = get_be32(data, NFTA_PAYLOAD_BASE), get_be32(data, NFTA_PAYLOAD_OFFSET)
+            words.append(f"@{base}+{offset} {get_be32(data, NFTA_PAYLOAD_LEN)}b")
+        elif name == "bitwise":
+            words.append(f"& {_value(data, NFTA_BITWISE_MASK)}")
+        elif name == "cmp":
+            operator = get_be32(data, NFTA_CMP_OP)
+            sign = {NFT_CMP_EQ: "==", NFT_CMP_NEQ: "!="}.get(operator, str(operator))
+            words.append(f"{sign} {_value(data, NFTA_CMP_DATA)}")
+        elif name == "immediate":
+            words.append(_immediate(data))
+        else:
+            words.append("masquerade" if name == "masq" else name)
+    return " ".join(words)
+
+
+def _value(attrs: "dict[int, bytes]", kind: int) -> str:
+    return parse_attrs(attrs.get(kind, b"")).get(NFTA_DATA_VALUE, b"").hex()
+
+
+def _immediate(attrs: "dict[int, bytes]") -> str:
+    data = parse_attrs(attrs.get(NFTA_IMMEDIATE_DATA, b""))
+    inner = data.get(NFTA_DATA_VERDICT)
+    if inner is None:
+        return f"immediate {data.get(NFTA_DATA_VALUE, b'').hex()}"
+    code = get_be32(parse_attrs(inner), NFTA_VERDICT_CODE)
+    code = code - (1 << 32) if code >= 1 << 31 else code
+    return _VERDICTS.get(code, f"verdict {code}")

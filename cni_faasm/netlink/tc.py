@@ -1,0 +1,467 @@
+"""Encode RTM_*QDISC and RTM_*TCLASS: HTB and the queues below it; decode what comes back.
+
+Rates are bytes/s. HTB keeps a burst as the time it takes to send it, in ticks of 64 ns.
+The kernel's rate tables are not sent: with the link layer named it does not look at them.
+
+Layout: struct tcmsg in <linux/rtnetlink.h>, the rest in <linux/pkt_sched.h>,
+<linux/gen_stats.h>.
+"""
+
+from cni_faasm.netlink.wire import (
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    NLM_F_REPLACE,
+    Struct,
+    attr,
+    attr_text,
+    attr_u32,
+    attr_u64,
+    fixed,
+    get_text,
+    get_u32,
+    get_u64,
+    nest,
+    parse_attrs,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni_faasm.netlink.wire import Message
+
+# <linux/rtnetlink.h>
+RTM_NEWQDISC = 36
+RTM_DELQDISC = 37
+RTM_GETQDISC = 38
+RTM_NEWTCLASS = 40
+RTM_DELTCLASS = 41
+RTM_GETTCLASS = 42
+TCA_KIND = 1
+TCA_OPTIONS = 2
+TCA_STATS2 = 7
+
+# <linux/pkt_sched.h>
+TC_H_ROOT = 0xFFFFFFFF
+TC_H_INGRESS = 0xFFFFFFF1
+TC_LINKLAYER_ETHERNET = 1
+TCA_HTB_PARMS = 1
+TCA_HTB_INIT = 2
+TCA_HTB_DIRECT_QLEN = 5
+TCA_HTB_RATE64 = 6
+TCA_HTB_CEIL64 = 7
+HTB_VERSION = 3
+HTB_RATE2QUANTUM = 10
+TCA_FQ_CODEL_TARGET = 1
+TCA_FQ_CODEL_LIMIT = 2
+TCA_FQ_CODEL_INTERVAL = 3
+TCA_FQ_CODEL_QUANTUM = 6
+TCA_FQ_CODEL_MEMORY_LIMIT = 9
+
+# <linux/gen_stats.h>
+TCA_STATS_BASIC = 1
+TCA_STATS_QUEUE = 3
+TCA_STATS_PKT64 = 8
+
+U32_MAX = 0xFFFFFFFF
+# PSCHED_SHIFT of <net/pkt_sched.h>: 64 ns, also to be read in /proc/net/psched.
+TICKS_PER_S = 15_625_000
+
+_TCMSG = Struct("=BBHiIII")  # family, pad, pad, index, handle, parent, info
+_HTB_GLOB = Struct("=IIIII")  # version, rate2quantum, defcls, debug, direct_pkts
+# struct tc_ratespec, twice (rate, ceil), inside struct tc_htb_opt:
+#   cell_log u8, linklayer u8, overhead u16, cell_align s16, mpu u16, rate u32;
+# then buffer, cbuffer, quantum, level, prio.
+_HTB_OPT = Struct("=BBHhHIBBHhHIIIIII")
+_FIFO_QOPT = Struct("=I")
+_STATS_BASIC = Struct("=QI")  # bytes, packets
+_STATS_QUEUE = Struct("=IIIII")  # qlen, backlog, drops, requeues, overlimits
+
+
+def handle_text(handle: int) -> str:
+    """Return a handle as tc prints it: root, 1:, 1:1a."""
+    if handle == TC_H_ROOT:
+        return "root"
+    minor = handle & 0xFFFF
+    return f"{handle >> 16:x}:{minor:x}" if minor else f"{handle >> 16:x}:"
+
+
+def burst_ticks(rate_Bps: int, burst_bytes: int) -> int:
+    """Return the time that burst_bytes take at rate_Bps, in ticks of 64 ns, at most u32.
+
+    Rounded up, so that the burst is never less than what was asked.
+    """
+    if rate_Bps <= 0:
+        return U32_MAX
+    return min(-(-burst_bytes * TICKS_PER_S // rate_Bps), U32_MAX)
+
+
+def burst_bytes(rate_Bps: int, ticks: int) -> int:
+    """Return how many bytes a burst of so many ticks holds, rounded down.
+
+    Gives back what burst_ticks was given up to 125 Mbit/s; above that a tick is more than
+    a byte, and comparisons belong to ticks.
+    """
+    return rate_Bps * ticks // TICKS_PER_S
+
+
+class Stats:
+    """What a qdisc or a class has counted. backlog_bytes, qlen: waiting now."""
+
+    __slots__ = ("backlog_bytes", "bytes", "drops", "overlimits", "packets", "qlen")
+
+    def __init__(self, attrs: "dict[int, bytes]") -> None:
+        self.bytes = self.packets = 0
+        self.qlen = self.backlog_bytes = self.drops = self.overlimits = 0
+        stats = parse_attrs(attrs.get(TCA_STATS2, b""))
+        basic = stats.get(TCA_STATS_BASIC)
+        if basic is not None:
+            self.bytes, self.packets = fixed(_STATS_BASIC, basic, "gnet_stats_basic")
+            self.packets = get_u64(stats, TCA_STATS_PKT64, self.packets)
+        queue = stats.get(TCA_STATS_QUEUE)
+        if queue is not None:
+            self.qlen, self.backlog_bytes, self.drops, _, self.overlimits = fixed(
+                _STATS_QUEUE, queue, "gnet_stats_queue"
+            )
+
+
+class Qdisc:
+    """One qdisc. What its kind does not have is None.
+
+    htb_defcls: minor number of the default class. limit: bytes of a bfifo, packets of a
+    pfifo or an fq_codel.
+    """
+
+    __slots__ = (
+        "direct_qlen",
+        "handle",
+        "htb_defcls",
+        "ifindex",
+        "interval_us",
+        "kind",
+        "limit",
+        "memory_limit",
+        "parent",
+        "quantum",
+        "stats",
+        "target_us",
+    )
+
+    def __init__(self, ifindex: int, kind: str, handle: int, parent: int, stats: Stats) -> None:
+        self.ifindex = ifindex
+        self.kind = kind
+        self.handle = handle
+        self.parent = parent
+        self.stats = stats
+        self.htb_defcls: int | None = None
+        self.direct_qlen: int | None = None
+        self.limit: int | None = None
+        self.target_us: int | None = None
+        self.interval_us: int | None = None
+        self.memory_limit: int | None = None
+        self.quantum: int | None = None
+
+
+class HtbClass:
+    """One HTB class. leaf: handle of the qdisc below it, 0 when it is the default fifo.
+
+    burst_ticks, cburst_ticks: as the kernel has them, to be compared with burst_ticks().
+    """
+
+    __slots__ = (
+        "burst_ticks",
+        "cburst_ticks",
+        "ceil_Bps",
+        "handle",
+        "ifindex",
+        "leaf",
+        "level",
+        "parent",
+        "prio",
+        "quantum",
+        "rate_Bps",
+        "stats",
+    )
+
+    def __init__(
+        self,
+        ifindex: int,
+        handle: int,
+        parent: int,
+        leaf: int,
+        *,
+        rate_Bps: int,
+        ceil_Bps: int,
+        burst_ticks: int,
+        cburst_ticks: int,
+        quantum: int,
+        level: int,
+        prio: int,
+        stats: Stats,
+    ) -> None:
+        self.ifindex = ifindex
+        self.handle = handle
+        self.parent = parent
+        self.leaf = leaf
+        self.rate_Bps = rate_Bps
+        self.ceil_Bps = ceil_Bps
+        self.burst_ticks = burst_ticks
+        self.cburst_ticks = cburst_ticks
+        self.quantum = quantum
+        self.level = level
+        self.prio = prio
+        self.stats = stats
+
+    @property
+    def burst_bytes(self) -> int:
+        """Return the burst in bytes, rounded down."""
+        return burst_bytes(self.rate_Bps, self.burst_ticks)
+
+    @property
+    def cburst_bytes(self) -> int:
+        """Return the burst at ceil in bytes, rounded down."""
+        return burst_bytes(self.ceil_Bps, self.cburst_ticks)
+
+
+# ---- encoding
+
+
+def tcmsg(ifindex: int, handle: int, parent: int) -> bytes:
+    """Encode the head of every message here."""
+    return _TCMSG.pack(0, 0, 0, ifindex, handle, parent, 0)
+
+
+def _new_qdisc(  # noqa: PLR0917 -- all calls stand below
+    ifindex: int, parent: int, handle: int, kind: str, options: bytes, replace: bool
+) -> "Message":
+    body = tcmsg(ifindex, handle, parent) + attr_text(TCA_KIND, kind) + options
+    how = NLM_F_CREATE | (NLM_F_REPLACE if replace else NLM_F_EXCL)
+    place = "root" if parent == TC_H_ROOT else f"parent {handle_text(parent)}"
+    verb = "replace" if replace else "add"
+    label = f"tc qdisc {verb} dev if{ifindex} {place} handle {handle_text(handle)} {kind}"
+    return RTM_NEWQDISC, how, body, label
+
+
+def new_qdisc_htb(
+    ifindex: int,
+    handle: int,
+    default: int,
+    direct_qlen: "int | None" = None,
+    *,
+    replace: bool = False,
+) -> "Message":
+    """Put HTB at the root of an interface.
+
+    default: minor number of the class for what no filter classifies. direct_qlen: packets
+    in the queue of what goes past all classes; None takes the interface's txqlen.
+    Equivalent to: tc qdisc add dev IF root handle H htb default C direct_qlen N
+    """
+    options = attr(TCA_HTB_INIT, _HTB_GLOB.pack(HTB_VERSION, HTB_RATE2QUANTUM, default, 0, 0))
+    if direct_qlen is not None:
+        options += attr_u32(TCA_HTB_DIRECT_QLEN, direct_qlen)
+    return _new_qdisc(ifindex, TC_H_ROOT, handle, "htb", nest(TCA_OPTIONS, options), replace)
+
+
+def new_class_htb(  # noqa: PLR0917 -- in the order of the tc command
+    ifindex: int,
+    parent: int,
+    classid: int,
+    rate_Bps: int,
+    ceil_Bps: int,
+    burst_bytes: int,
+    cburst_bytes: int,
+    quantum: int,
+    *,
+    replace: bool = False,
+) -> "Message":
+    """Make an HTB class, or with replace change its numbers while traffic flows.
+
+    rate_Bps, ceil_Bps: bytes/s, at least 1; from 2**32 up as TCA_HTB_RATE64, CEIL64.
+    burst_bytes, cburst_bytes: clamped to what the u32 tick fields hold, 275 s.
+    quantum: bytes; outside 1,000 to 200,000 the kernel would choose, and warn.
+    Layout: struct tc_htb_opt in <linux/pkt_sched.h>.
+    Equivalent to: tc class add dev IF parent P classid C htb rate R ceil R burst B cburst B
+    """
+    options = attr(
+        TCA_HTB_PARMS,
+        _HTB_OPT.pack(
+            *(0, TC_LINKLAYER_ETHERNET, 0, 0, 0, min(rate_Bps, U32_MAX)),
+            *(0, TC_LINKLAYER_ETHERNET, 0, 0, 0, min(ceil_Bps, U32_MAX)),
+            burst_ticks(rate_Bps, burst_bytes),
+            burst_ticks(ceil_Bps, cburst_bytes),
+            quantum,
+            0,
+            0,
+        ),
+    )
+    if rate_Bps > U32_MAX:
+        options += attr_u64(TCA_HTB_RATE64, rate_Bps)
+    if ceil_Bps > U32_MAX:
+        options += attr_u64(TCA_HTB_CEIL64, ceil_Bps)
+    body = tcmsg(ifindex, classid, parent) + attr_text(TCA_KIND, "htb") + nest(TCA_OPTIONS, options)
+    verb = "change" if replace else "add"
+    label = (
+        f"tc class {verb} dev if{ifindex} parent {handle_text(parent)}"
+        f" classid {handle_text(classid)} htb rate {rate_Bps * 8}bit"
+    )
+    # An existing class is changed by a request that does not ask to create.
+    return RTM_NEWTCLASS, 0 if replace else NLM_F_CREATE | NLM_F_EXCL, body, label
+
+
+def new_qdisc_bfifo(
+    ifindex: int, parent: int, handle: int, limit_bytes: int, *, replace: bool = False
+) -> "Message":
+    """Put a queue bounded in bytes below a class.
+
+    Equivalent to: tc qdisc add dev IF parent P handle H bfifo limit N
+    """
+    options = attr(TCA_OPTIONS, _FIFO_QOPT.pack(min(limit_bytes, U32_MAX)))
+    return _new_qdisc(ifindex, parent, handle, "bfifo", options, replace)
+
+
+def new_qdisc_fq_codel(
+    ifindex: int,
+    parent: int,
+    handle: int,
+    *,
+    limit: "int | None" = None,
+    target_us: "int | None" = None,
+    interval_us: "int | None" = None,
+    memory_limit: "int | None" = None,
+    quantum: "int | None" = None,
+    replace: bool = False,
+) -> "Message":
+    """Put an fq_codel queue below a class; ENOENT when the kernel does not have it.
+
+    limit: packets. memory_limit, quantum: bytes. None takes the kernel's default.
+    Equivalent to: tc qdisc add dev IF parent P handle H fq_codel limit N target T ...
+    """
+    options = b""
+    for kind, value in (
+        (TCA_FQ_CODEL_TARGET, target_us),
+        (TCA_FQ_CODEL_LIMIT, limit),
+        (TCA_FQ_CODEL_INTERVAL, interval_us),
+        (TCA_FQ_CODEL_QUANTUM, quantum),
+        (TCA_FQ_CODEL_MEMORY_LIMIT, memory_limit),
+    ):
+        if value is not None:
+            options += attr_u32(kind, value)
+    return _new_qdisc(ifindex, parent, handle, "fq_codel", nest(TCA_OPTIONS, options), replace)
+
+
+def del_qdisc(ifindex: int, parent: int = TC_H_ROOT, handle: int = 0) -> "Message":
+    """Take away the qdisc at a place and all below it; ENOENT when only the default is there.
+
+    Equivalent to: tc qdisc del dev IF root
+    """
+    body = tcmsg(ifindex, handle, parent)
+    label = f"tc qdisc del dev if{ifindex} {handle_text(parent)}"
+    return RTM_DELQDISC, 0, body, label
+
+
+def get_qdisc(ifindex: int, parent: int = TC_H_ROOT, handle: int = 0) -> "Message":
+    """Ask for the qdisc at a place (the root, below a class) or, parent 0, of a handle.
+
+    ENOENT when there is none. Costs the same with any number of interfaces, which a dump
+    of qdiscs does not.
+    Equivalent to: tc qdisc get dev IF root
+    """
+    body = tcmsg(ifindex, handle, parent)
+    return RTM_GETQDISC, 0, body, f"tc qdisc get dev if{ifindex} {handle_text(parent)}"
+
+
+def dump_qdiscs(ifindex: int = 0) -> "Message":
+    """Ask for all qdiscs. The kernel has no filter: compare Qdisc.ifindex, or use get_qdisc.
+
+    Equivalent to: tc qdisc show
+    """
+    body = tcmsg(ifindex, 0, 0)
+    label = f"tc qdisc show dev if{ifindex}" if ifindex else "tc qdisc show"
+    return RTM_GETQDISC, 0, body, label
+
+
+def del_class(ifindex: int, classid: int) -> "Message":
+    """Take a class away with the queue below it; EBUSY when it has classes below.
+
+    Equivalent to: tc class del dev IF classid C
+    """
+    body = tcmsg(ifindex, classid, 0)
+    return RTM_DELTCLASS, 0, body, f"tc class del dev if{ifindex} classid {handle_text(classid)}"
+
+
+def get_class(ifindex: int, classid: int) -> "Message":
+    """Ask for one class; ENOENT when it or its qdisc is not there.
+
+    Equivalent to: tc class get dev IF classid C
+    """
+    body = tcmsg(ifindex, classid, 0)
+    return RTM_GETTCLASS, 0, body, f"tc class get dev if{ifindex} classid {handle_text(classid)}"
+
+
+def dump_classes(ifindex: int) -> "Message":
+    """Ask for the classes of one interface, with their counters.
+
+    Equivalent to: tc -s class show dev IF
+    """
+    body = tcmsg(ifindex, 0, 0)
+    return RTM_GETTCLASS, 0, body, f"tc class show dev if{ifindex}"
+
+
+# ---- decoding
+
+
+def parse_qdisc(body: bytes) -> Qdisc:
+    """Decode RTM_NEWQDISC of any kind; details of the kinds that are made here.
+
+    Raises: NetlinkError when it is malformed.
+    """
+    _, _, _, ifindex, handle, parent, _ = fixed(_TCMSG, body, "tcmsg")
+    attrs = parse_attrs(body, _TCMSG.size)
+    kind = get_text(attrs, TCA_KIND)
+    qdisc = Qdisc(ifindex, kind, handle, parent, Stats(attrs))
+    data = attrs.get(TCA_OPTIONS)
+    if data is None:
+        return qdisc
+    if kind == "htb":
+        options = parse_attrs(data)
+        _, _, qdisc.htb_defcls, _, _ = fixed(
+            _HTB_GLOB, options.get(TCA_HTB_INIT, b""), "tc_htb_glob"
+        )
+        qdisc.direct_qlen = get_u32(options, TCA_HTB_DIRECT_QLEN)
+    elif kind in {"bfifo", "pfifo", "pfifo_head_drop"}:
+        (qdisc.limit,) = fixed(_FIFO_QOPT, data, "tc_fifo_qopt")
+    elif kind == "fq_codel":
+        options = parse_attrs(data)
+        qdisc.limit = get_u32(options, TCA_FQ_CODEL_LIMIT)
+        qdisc.target_us = get_u32(options, TCA_FQ_CODEL_TARGET)
+        qdisc.interval_us = get_u32(options, TCA_FQ_CODEL_INTERVAL)
+        qdisc.memory_limit = get_u32(options, TCA_FQ_CODEL_MEMORY_LIMIT)
+        qdisc.quantum = get_u32(options, TCA_FQ_CODEL_QUANTUM)
+    return qdisc
+
+
+def parse_class(body: bytes) -> "HtbClass | None":
+    """Decode RTM_NEWTCLASS; None when the class is not HTB's.
+
+    Raises: NetlinkError when it is malformed.
+    """
+    _, _, _, ifindex, handle, parent, leaf = fixed(_TCMSG, body, "tcmsg")
+    attrs = parse_attrs(body, _TCMSG.size)
+    if get_text(attrs, TCA_KIND) != "htb":
+        return None
+    options = parse_attrs(attrs.get(TCA_OPTIONS, b""))
+    fields = fixed(_HTB_OPT, options.get(TCA_HTB_PARMS, b""), "tc_htb_opt")
+    rate_Bps, ceil_Bps = fields[5], fields[11]
+    burst, cburst, quantum, level, prio = fields[12:]
+    return HtbClass(
+        ifindex,
+        handle,
+        parent,
+        leaf,
+        rate_Bps=get_u64(options, TCA_HTB_RATE64, rate_Bps),
+        ceil_Bps=get_u64(options, TCA_HTB_CEIL64, ceil_Bps),
+        burst_ticks=burst,
+        cburst_ticks=cburst,
+        quantum=quantum,
+        level=level,
+        prio=prio,
+        stats=Stats(attrs),
+    )

@@ -1,0 +1,294 @@
+"""Own the netlink sockets: send batches, match the answers, turn refusals into errors.
+
+The only module here that makes system calls. A socket belongs to the network namespace
+in which it was opened, wherever the process goes afterwards. Not for two threads at once.
+
+A batch is one send: the kernel carries out its messages in order, and goes on after one
+that fails. Every message is acknowledged, and all answers are read before anything is
+raised, so the socket is ready for the next exchange whatever happened.
+"""
+
+from _socket import socket
+
+from cni_faasm.netlink.wire import (
+    NLM_F_ACK,
+    NLM_F_DUMP,
+    NLM_F_REQUEST,
+    NetlinkError,
+    Replies,
+    Struct,
+    frame,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Self
+
+    from cni_faasm.netlink.wire import Message as Message  # noqa: PLC0414 -- mypy: re-exported
+
+# <asm-generic/errno.h>, <asm-generic/errno-base.h>
+EAGAIN = 11
+ENOBUFS = 105
+ETIMEDOUT = 110
+
+# <linux/socket.h>, <asm-generic/socket.h>
+AF_NETLINK = 16
+SOCK_RAW = 3
+SOCK_CLOEXEC = 0o2000000
+SOL_SOCKET = 1
+SO_SNDBUFFORCE = 32
+SO_RCVTIMEO = 20
+MSG_PEEK = 0x02
+MSG_TRUNC = 0x20
+MSG_DONTWAIT = 0x40
+SOL_NETLINK = 270
+
+# <linux/netlink.h>
+NETLINK_ROUTE = 0
+NETLINK_NETFILTER = 12
+NETLINK_CAP_ACK = 10
+NETLINK_EXT_ACK = 11
+NETLINK_GET_STRICT_CHK = 12
+
+# <linux/netfilter/nfnetlink.h>
+NFNL_MSG_BATCH_BEGIN = 0x10
+NFNL_MSG_BATCH_END = 0x11
+# struct nfgenmsg: family AF_UNSPEC, version 0, resource NFNL_SUBSYS_NFTABLES (big-endian).
+_NFT_BATCH = b"\0\0\0\x0a"
+
+_TIMEVAL = Struct("=qq")
+
+# A socket buffer holds 208 KiB, in which an acknowledgement takes about 1 KiB and an
+# echoed link 5 KiB. So many messages cannot overflow it.
+BATCH_MESSAGES = 32
+BATCH_BYTES = 32768
+# The kernel keeps this much of the send buffer's size for itself.
+_SEND_RESERVE = 32
+DUMP_ATTEMPTS = 10
+TIMEOUT_S = 10
+
+
+class Netlink:
+    """One netlink socket in the namespace of its creation.
+
+    Messages are tuples (type, flags, body, label) as the codecs return them.
+    warnings: what the kernel remarked about requests that it carried out.
+    Raises: OSError from the constructor when the kernel gives no socket.
+    """
+
+    __slots__ = ("_port", "_sequence", "_socket", "warnings")
+
+    def __init__(self, protocol: int = NETLINK_ROUTE, timeout_s: int = TIMEOUT_S) -> None:
+        self._socket = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol)
+        self._sequence = 1
+        self.warnings: list[str] = []
+        try:
+            self._socket.setsockopt(SOL_SOCKET, SO_RCVTIMEO, _TIMEVAL.pack(timeout_s, 0))
+            self._socket.bind((0, 0))
+            self._port: int = self._socket.getsockname()[0]
+            for option in (NETLINK_EXT_ACK, NETLINK_CAP_ACK, NETLINK_GET_STRICT_CHK):
+                # Kernels before 4.12 and 4.20 lack some: explanations and filters are
+                # conveniences, and every reader of a dump filters once more itself.
+                try:
+                    self._socket.setsockopt(SOL_NETLINK, option, 1)
+                except OSError:
+                    continue
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def __enter__(self) -> "Self":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def execute(self, messages: "Iterable[Message]") -> "list[list[bytes]]":
+        """Have all messages carried out. Returns: per message, the bodies of its replies.
+
+        Raises: NetlinkError of the first message that failed. The ones after it have been
+        carried out all the same, unless they failed too.
+        """
+        results: list[list[bytes]] = []
+        failure: NetlinkError | None = None
+        for result in self.execute_tolerant(messages):
+            if isinstance(result, NetlinkError):
+                failure = failure or result
+            else:
+                results.append(result)
+        if failure is not None:
+            raise failure
+        return results
+
+    def execute_tolerant(self, messages: "Iterable[Message]") -> "list[NetlinkError | list[bytes]]":
+        """Do as execute does, but return each failure in its place.
+
+        Raises: NetlinkError only when the answers themselves are malformed.
+        """
+        results: list[NetlinkError | list[bytes]] = []
+        batch: list[Message] = []
+        size = 0
+        for message in messages:
+            length = len(message[2]) + 16
+            if batch and (len(batch) == BATCH_MESSAGES or size + length > BATCH_BYTES):
+                results += self._run_batch(batch)
+                batch, size = [], 0
+            batch.append(message)
+            size += length
+        if batch:
+            results += self._run_batch(batch)
+        return results
+
+    def dump(self, message: "Message") -> "list[bytes]":
+        """Return the bodies of all objects that the request matches.
+
+        A dump during which something changed is repeated.
+        Raises: NetlinkError; EAGAIN when it changed each time.
+        """
+        kind, flags, body, label = message
+        for _ in range(DUMP_ATTEMPTS):
+            replies = self._send([(kind, flags | NLM_F_REQUEST | NLM_F_DUMP, body)])
+            lost = self._collect(replies, 0)
+            result = self._result(replies, 0, label, lost)
+            if isinstance(result, NetlinkError):
+                if result.errno == ENOBUFS:
+                    continue
+                raise result
+            if not replies.interrupted:
+                return result
+        raise NetlinkError(EAGAIN, label, "it changed each time while it was being read")
+
+    def nft_batch(self, messages: "Sequence[Message]") -> None:
+        """Have nf_tables carry out all messages as one transaction: all or nothing.
+
+        Raises: NetlinkError of the first message that failed; errno alone says why where
+        the transaction as a whole was refused.
+        """
+        if not messages:
+            return
+        batch = [(NFNL_MSG_BATCH_BEGIN, NLM_F_REQUEST, _NFT_BATCH)]
+        batch += [(kind, flags | NLM_F_REQUEST, body) for kind, flags, body, _ in messages]
+        # Failures are answered unasked. So that they are known to have all come, and a
+        # large transaction does not flood the receive buffer, only the last message asks.
+        batch[-1] = (batch[-1][0], batch[-1][1] | NLM_F_ACK, batch[-1][2])
+        batch.append((NFNL_MSG_BATCH_END, NLM_F_REQUEST, _NFT_BATCH))
+        size = sum(len(body) + 20 for _, _, body in batch) + _SEND_RESERVE
+        replies = self._send(batch, size)
+        # A refusal of the whole is answered for BATCH_BEGIN, and then nothing else may come.
+        lost = self._collect(replies, len(messages), 0)
+        for index, (_, _, _, label) in enumerate(messages, 1):
+            answer = replies.answers[index]
+            if answer is not None and answer[0]:
+                raise NetlinkError(answer[0], label, answer[1])
+        for index in (0, len(batch) - 1):
+            answer = replies.answers[index]
+            if answer is not None and answer[0]:
+                raise NetlinkError(answer[0], f"nft transaction ({messages[0][3]}; …)", answer[1])
+        if replies.answers[len(messages)] is None:
+            raise _unanswered(messages[-1][3], lost)
+
+    # ---- one exchange
+
+    def _run_batch(self, batch: "list[Message]") -> "list[NetlinkError | list[bytes]]":
+        replies = self._send(
+            [(kind, flags | NLM_F_REQUEST | NLM_F_ACK, body) for kind, flags, body, _ in batch]
+        )
+        lost = self._collect(replies)
+        return [
+            self._result(replies, index, label, lost)
+            for index, (_, _, _, label) in enumerate(batch)
+        ]
+
+    def _send(self, batch: "list[tuple[int, int, bytes]]", size: int = 0) -> Replies:
+        """Send all in one datagram. size: the least send buffer, where it may matter."""
+        first = self._sequence
+        self._sequence = (first + len(batch)) & 0xFFFFFFFF
+        data = b"".join(
+            [
+                frame(kind, flags, (first + index) & 0xFFFFFFFF, body)
+                for index, (kind, flags, body) in enumerate(batch)
+            ]
+        )
+        if size > BATCH_BYTES:
+            self._socket.setsockopt(SOL_SOCKET, SO_SNDBUFFORCE, size)
+        try:
+            self._socket.sendto(data, (0, 0))
+        except OSError as error:
+            raise NetlinkError(error.errno or ENOBUFS, "netlink send") from None
+        return Replies(first, len(batch), self._port)
+
+    def _collect(self, replies: Replies, last: int = -1, other: int = -1) -> int:
+        """Receive until all requests, or one of the two named ones, are answered.
+
+        Returns: 0, or the errno that says why the rest will not come: ENOBUFS when the
+        kernel had to drop answers, ETIMEDOUT when it gave none.
+        """
+        answers = replies.answers
+        lost = 0
+        while replies.pending and (
+            last < 0 or (answers[last] is None and (other < 0 or answers[other] is None))
+        ):
+            try:
+                replies.feed(self._receive(MSG_DONTWAIT if lost else 0))
+            except OSError as error:
+                if error.errno == ENOBUFS:
+                    # What the buffer did hold is still to be read. The kernel answers
+                    # during the send: what is not there now was dropped.
+                    lost = ENOBUFS
+                elif error.errno == EAGAIN:
+                    return lost or ETIMEDOUT
+                else:
+                    raise NetlinkError(error.errno or ENOBUFS, "netlink receive") from None
+            except BaseException:
+                self._drain()
+                raise
+        return 0
+
+    def _receive(self, flags: int) -> bytes:
+        """Return the next datagram of the kernel, whatever its size.
+
+        Raises: OSError; NetlinkError when it was cut short.
+        """
+        while True:
+            # With MSG_TRUNC the kernel tells a datagram's full length, which has no limit.
+            size = self._socket.recv_into(bytearray(1), 1, MSG_PEEK | MSG_TRUNC | flags)
+            data, _, received, address = self._socket.recvmsg(size, 0, flags)
+            if received & MSG_TRUNC:
+                raise NetlinkError(ENOBUFS, "netlink receive", "the answer was cut short")
+            # Port 0 is the kernel; another process may send here too, if it is privileged.
+            if address[0] == 0:
+                return data
+
+    def _drain(self) -> None:
+        """Throw away what is left of an exchange that failed in the middle."""
+        try:
+            while True:
+                self._receive(MSG_DONTWAIT)
+        except (OSError, NetlinkError):
+            return
+
+    def _result(
+        self, replies: Replies, index: int, label: str, lost: int
+    ) -> "NetlinkError | list[bytes]":
+        answer = replies.answers[index]
+        if answer is None:
+            return _unanswered(label, lost)
+        number, text = answer
+        if number:
+            return NetlinkError(number, label, text)
+        if text:
+            self.warnings.append(f"{label}: {text}")
+        return replies.bodies[index]
+
+
+def _unanswered(label: str, lost: int) -> NetlinkError:
+    if lost == ENOBUFS:
+        return NetlinkError(ENOBUFS, label, "the kernel dropped its answer")
+    return NetlinkError(ETIMEDOUT, label, "the kernel gave no answer")
