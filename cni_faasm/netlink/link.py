@@ -270,7 +270,8 @@ def set_link(
     """Change an interface; None leaves what it has.
 
     alias: "" takes it away. addr_gen_mode: IN6_ADDR_GEN_MODE_NONE spares the link-local
-    IPv6 address, and much of what switching an interface on costs.
+    IPv6 address, and much of what switching an interface on costs; but the kernel looks at
+    it last, so where the other end is up already it needs a message of its own, before up.
     Raises: ValueError when the alias exceeds 255 bytes.
     Equivalent to: ip link set dev IF up mtu N alias TEXT ...
     """

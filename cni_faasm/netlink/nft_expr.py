@@ -67,6 +67,9 @@ NFT_META_OIFNAME = 7
 NFT_META_NFPROTO = 15
 NFTA_COUNTER_BYTES = 1
 NFTA_COUNTER_PACKETS = 2
+# <linux/netfilter/nf_tables_compat.h>: a match of iptables inside an expression.
+NFTA_MATCH_NAME = 1
+NFTA_MATCH_INFO = 3
 
 _META_KEYS = {
     NFT_META_IIFNAME: "iifname",
@@ -247,9 +250,10 @@ def iptables_accept(
 
 
 def describe(expressions: bytes) -> str:
-    """Put a rule's expressions into words. Two rules that do the same here read the same.
+    """Put a rule's expressions into words, so that rules can be compared.
 
-    Counters show no numbers. Of expressions that are not made here only the name is known.
+    Counters show no numbers, comments nothing; of expressions that are not made here only
+    the name is known.
     Raises: NetlinkError when they are malformed.
     """
     words: list[str] = []
@@ -271,9 +275,26 @@ def describe(expressions: bytes) -> str:
             words.append(f"{sign} {_value(data, NFTA_CMP_DATA)}")
         elif name == "immediate":
             words.append(_immediate(data))
-        else:
+        elif name != "match" or get_text(data, NFTA_MATCH_NAME) != "comment":
             words.append("masquerade" if name == "masq" else name)
     return " ".join(words)
+
+
+def comment(expressions: bytes) -> str:
+    """Return the comment that iptables keeps among a rule's expressions, or "".
+
+    iptables-nft shows a comment of nft.new_rule as its own, "-m comment", but after
+    iptables-save and iptables-restore it is in here.
+    Layout: struct xt_comment_info in <linux/netfilter/xt_comment.h>.
+    Raises: NetlinkError when the expressions are malformed.
+    """
+    for element in parse_list(expressions):
+        attrs = parse_attrs(element)
+        if get_text(attrs, NFTA_EXPR_NAME) == "match":
+            data = parse_attrs(attrs.get(NFTA_EXPR_DATA, b""))
+            if get_text(data, NFTA_MATCH_NAME) == "comment":
+                return get_text(data, NFTA_MATCH_INFO)
+    return ""
 
 
 def _value(attrs: "dict[int, bytes]", kind: int) -> str:

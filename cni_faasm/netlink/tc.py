@@ -9,6 +9,7 @@ Layout: struct tcmsg in <linux/rtnetlink.h>, the rest in <linux/pkt_sched.h>,
 
 from cni_faasm.netlink.wire import (
     NLM_F_CREATE,
+    NLM_F_ECHO,
     NLM_F_EXCL,
     NLM_F_REPLACE,
     Struct,
@@ -62,8 +63,8 @@ TCA_STATS_QUEUE = 3
 TCA_STATS_PKT64 = 8
 
 U32_MAX = 0xFFFFFFFF
-# PSCHED_SHIFT of <net/pkt_sched.h>: 64 ns, also to be read in /proc/net/psched.
-TICKS_PER_S = 15_625_000
+# PSCHED_SHIFT of <net/pkt_sched.h>, also to be read in /proc/net/psched.
+TICK_NS = 64
 
 _TCMSG = Struct("=BBHiIII")  # family, pad, pad, index, handle, parent, info
 _HTB_GLOB = Struct("=IIIII")  # version, rate2quantum, defcls, debug, direct_pkts
@@ -87,20 +88,21 @@ def handle_text(handle: int) -> str:
 def burst_ticks(rate_Bps: int, burst_bytes: int) -> int:
     """Return the time that burst_bytes take at rate_Bps, in ticks of 64 ns, at most u32.
 
-    Rounded up, so that the burst is never less than what was asked.
+    Rounded up to a whole microsecond, because tc counts in those: so it never shows less
+    than what was asked, and up to 8 Mbit/s exactly that.
     """
     if rate_Bps <= 0:
         return U32_MAX
-    return min(-(-burst_bytes * TICKS_PER_S // rate_Bps), U32_MAX)
+    microseconds = -(-burst_bytes * 1_000_000 // rate_Bps)
+    return min(-(-microseconds * 1000 // TICK_NS), U32_MAX)
 
 
 def burst_bytes(rate_Bps: int, ticks: int) -> int:
-    """Return how many bytes a burst of so many ticks holds, rounded down.
+    """Return how many bytes a burst of so many ticks holds, as tc shows it.
 
-    Gives back what burst_ticks was given up to 125 Mbit/s; above that a tick is more than
-    a byte, and comparisons belong to ticks.
+    Fast rates have more than a byte in a microsecond: what must be equal is ticks.
     """
-    return rate_Bps * ticks // TICKS_PER_S
+    return rate_Bps * (ticks * TICK_NS // 1000) // 1_000_000
 
 
 class Stats:
@@ -212,12 +214,12 @@ class HtbClass:
 
     @property
     def burst_bytes(self) -> int:
-        """Return the burst in bytes, rounded down."""
+        """Return the burst in bytes, as tc shows it."""
         return burst_bytes(self.rate_Bps, self.burst_ticks)
 
     @property
     def cburst_bytes(self) -> int:
-        """Return the burst at ceil in bytes, rounded down."""
+        """Return the burst at ceil in bytes, as tc shows it."""
         return burst_bytes(self.ceil_Bps, self.cburst_ticks)
 
 
@@ -360,12 +362,13 @@ def del_qdisc(ifindex: int, parent: int = TC_H_ROOT, handle: int = 0) -> "Messag
 def get_qdisc(ifindex: int, parent: int = TC_H_ROOT, handle: int = 0) -> "Message":
     """Ask for the qdisc at a place (the root, below a class) or, parent 0, of a handle.
 
-    ENOENT when there is none. Costs the same with any number of interfaces, which a dump
-    of qdiscs does not.
+    ENOENT when there is none but the kernel's own. Costs the same with any number of
+    interfaces, which a dump of qdiscs does not. Without NLM_F_ECHO the kernel would answer
+    everybody who listens, but not us.
     Equivalent to: tc qdisc get dev IF root
     """
     body = tcmsg(ifindex, handle, parent)
-    return RTM_GETQDISC, 0, body, f"tc qdisc get dev if{ifindex} {handle_text(parent)}"
+    return RTM_GETQDISC, NLM_F_ECHO, body, f"tc qdisc get dev if{ifindex} {handle_text(parent)}"
 
 
 def dump_qdiscs(ifindex: int = 0) -> "Message":
@@ -393,7 +396,12 @@ def get_class(ifindex: int, classid: int) -> "Message":
     Equivalent to: tc class get dev IF classid C
     """
     body = tcmsg(ifindex, classid, 0)
-    return RTM_GETTCLASS, 0, body, f"tc class get dev if{ifindex} classid {handle_text(classid)}"
+    return (
+        RTM_GETTCLASS,
+        NLM_F_ECHO,
+        body,
+        f"tc class get dev if{ifindex} classid {handle_text(classid)}",
+    )
 
 
 def dump_classes(ifindex: int) -> "Message":
