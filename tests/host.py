@@ -13,13 +13,14 @@ this module and runs where no test dependency is installed.
 import ctypes
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +87,18 @@ class CniCall:
 
 
 class Namespace:
-    """Own one named network namespace and run things in it."""
+    """Hold one network namespace and run things in it.
 
-    def __init__(self, name: str) -> None:
+    name: of a new one at /run/netns/NAME.
+    path: of one that somebody else made, and will remove.
+    """
+
+    def __init__(self, name: str, *, path: str | None = None) -> None:
         self.name = name
-        self.path = f"/run/netns/{name}"
-        _execute(["ip", "netns", "add", name])
-        self.run(["ip", "link", "set", "lo", "up"])
+        self.path = path or f"/run/netns/{name}"
+        if path is None:
+            _execute(["ip", "netns", "add", name])
+            self.run(["ip", "link", "set", "lo", "up"])
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -174,11 +180,8 @@ class Namespace:
         return qdiscs
 
     def classes(self, dev: str) -> list[dict[str, Any]]:
-        """Return `tc -s -d class show dev`: rate and ceil in bytes/s, as tc's JSON has them."""
-        classes: list[dict[str, Any]] = self.json(
-            "tc", "-j", "-s", "-d", "class", "show", "dev", dev
-        )
-        return classes
+        """Return `tc -s -d class show dev`: see parse_classes."""
+        return parse_classes(self.run(["tc", "-s", "-d", "class", "show", "dev", dev]).stdout)
 
     def nft(self) -> list[dict[str, Any]]:
         """Return the objects of `nft -j list ruleset` without the one about nft itself."""
@@ -204,7 +207,6 @@ class Namespace:
         _, addresses6, *tables6 = self._batch("-6")
         qdiscs = self.json("tc", "-j", "-d", "qdisc", "show")
         classful = sorted({q["dev"] for q in qdiscs if q["kind"] not in ("noqueue", "pfifo_fast")})
-        show = ("tc", "-j", "-d")
         return {
             "links": _by(links, "ifname", drop=("operstate", "flags")),
             "up": [link["ifname"] for link in links if "UP" in link["flags"]],
@@ -223,9 +225,11 @@ class Namespace:
             "rules": [tables[1], tables6[1]],
             "neighbours": [tables[2], tables6[2]],
             "qdiscs": [_without(q, "refcnt") for q in qdiscs],
-            "classes": {dev: self.json(*show, "class", "show", "dev", dev) for dev in classful},
+            "classes": {
+                dev: self.run(["tc", "-d", "class", "show", "dev", dev]).stdout for dev in classful
+            },
             "filters": {
-                f"{dev} {hook}": self.json(*show, "filter", "show", "dev", dev, hook)
+                f"{dev} {hook}": self.json("tc", "-j", "filter", "show", "dev", dev, hook)
                 for dev in classful
                 for hook in ("root", "ingress", "egress")
             },
@@ -499,6 +503,55 @@ class Host(Namespace):
         self.delete()
         shutil.rmtree(self.data_dir, ignore_errors=True)
         shutil.rmtree(self.state_dir, ignore_errors=True)
+
+
+def parse_classes(text: str) -> list[dict[str, Any]]:
+    """Read `tc -s -d class show`: Debian's tc prints no JSON for HTB classes.
+
+    Returns: per class kind, handle, parent ("root" or a handle), leaf (or None), rate and
+    ceil in bit/s (tc rounds to four digits or so), burst, cburst and quantum in bytes, and
+    the counters bytes, packets, dropped, overlimits, backlog_bytes.
+    """
+    classes = []
+    for block in re.split(r"^(?=class )", text, flags=re.MULTILINE)[1:]:
+        words = block.split()
+        found: dict[str, Any] = {"kind": words[1], "handle": words[2], "leaf": None}
+        found["parent"] = "root" if words[3] == "root" else words[4]
+        for name, value in pairwise(words):
+            if name == "leaf":
+                found["leaf"] = value
+            elif name in ("rate", "ceil"):
+                found[name] = parse_rate(value)
+            elif name in ("burst", "cburst"):
+                found[name] = parse_size(value.partition("/")[0])
+            elif name == "quantum":
+                found[name] = int(value)
+        counters = (
+            r"Sent (?P<bytes>\d+) bytes (?P<packets>\d+) pkt "
+            r"\(dropped (?P<dropped>\d+), overlimits (?P<overlimits>\d+) "
+        )
+        if match := re.search(counters, block):
+            found |= {name: int(value) for name, value in match.groupdict().items()}
+        if match := re.search(r"backlog (\w+) ", block):
+            found["backlog_bytes"] = parse_size(match[1])
+        classes.append(found)
+    return classes
+
+
+def parse_rate(text: str) -> int:
+    """Return bit/s of a rate as tc prints it: 10Mbit, 256Kbit, 800bit."""
+    return _scaled(text, "bit", 1000)
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes of a size as tc prints it: 1600b, 15Kb, 2Mb (times 1024)."""
+    return _scaled(text, "b", 1024)
+
+
+def _scaled(text: str, unit: str, kilo: int) -> int:
+    number = text.removesuffix(unit)
+    power = " KMGT".find(number[-1])
+    return int(number) if power < 0 else int(number[:-1]) * int(kilo**power)
 
 
 def source_plugin() -> list[str]:

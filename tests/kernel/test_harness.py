@@ -97,3 +97,47 @@ def test_hosts_are_apart(make_host: Callable[[list[str]], Host]) -> None:
     inner: Namespace = two.add_container()
     two.close()
     assert inner.name not in one.run(["ip", "netns", "list"]).stdout
+
+
+def test_tc_classes_are_read(bare_host: Host) -> None:
+    bare_host.add_remote()
+    qdisc = "tc qdisc add dev uplink root handle 1: htb default 1"
+    made = "parent 1: classid 1:1 htb rate 12345kbit ceil 1gbit burst 12500 cburst 32kb"
+    bare_host.run(qdisc.split())
+    bare_host.run(["tc", "class", "add", "dev", "uplink", *made.split()])
+    bare_host.run(
+        [
+            "tc",
+            "qdisc",
+            "add",
+            "dev",
+            "uplink",
+            "parent",
+            "1:1",
+            "handle",
+            "10:",
+            "bfifo",
+            "limit",
+            "20000",
+        ]
+    )
+    (found,) = bare_host.classes("uplink")
+    counters = ("bytes", "packets", "dropped", "overlimits", "backlog_bytes")
+    assert all(isinstance(found.pop(name), int) for name in counters)
+    assert found.pop("quantum") > 1000
+    assert found == {
+        "kind": "htb",
+        "handle": "1:1",
+        "parent": "root",
+        "leaf": "10:",
+        "rate": 12_345_000,
+        "ceil": 1_000_000_000,
+        "burst": pytest.approx(12_500, rel=0.01),
+        "cburst": pytest.approx(32_768, rel=0.01),
+    }
+    before = bare_host.snapshot()
+    bare_host.run(
+        ["tc", "class", "change", "dev", "uplink", "classid", "1:1", "htb", "rate", "10mbit"]
+    )
+    with pytest.raises(AssertionError, match=r"classes\.uplink"):
+        bare_host.assert_unchanged(before, patience=0)
