@@ -10,21 +10,14 @@ import posix
 
 from cni_faasm.errors import INVALID_CONFIG, IO_FAILURE, CniError
 
-# What open() of something that is no readable regular file answers: a symlink, a folder,
-# a socket, a device without driver, a file that is damaged or not for us.
+# What reading answers where no regular file stands: a symlink, a folder, a socket, a FIFO
+# that somebody holds open, a device.
 NOT_A_FILE = frozenset(
-    (
-        errno.ELOOP,
-        errno.EISDIR,
-        errno.ENOTDIR,
-        errno.ENXIO,
-        errno.ENODEV,
-        errno.EACCES,
-        errno.EPERM,
-        errno.EIO,
-        errno.EUCLEAN,
-    )
+    (errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.ENXIO, errno.ENODEV, errno.EAGAIN)
 )
+
+# What says nothing about the file asked for: any other would have failed as well.
+EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBADF))
 
 _OPEN_FOLDER = posix.O_RDONLY | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC
 _OPEN_READ = posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_NONBLOCK | posix.O_NOCTTY | posix.O_CLOEXEC
@@ -90,18 +83,26 @@ def open_folder(base: str, name: str, *, create: bool, mode: int) -> int:
         if not above.st_mode & 0o1000:
             _demand_ours(above, base)
     except OSError as error:
-        posix.close(folder)
+        close(folder)
         raise io_error(error, "cannot examine the folder", path) from None
     except CniError:
-        posix.close(folder)
+        close(folder)
         raise
     return folder
+
+
+def close(descriptor: int) -> None:
+    """Release a descriptor that was only read or locked: whatever the answer, it is gone."""
+    try:
+        posix.close(descriptor)
+    except OSError:
+        return
 
 
 def _demand_ours(status: "posix.stat_result", path: str) -> None:
     if status.st_uid not in (0, posix.geteuid()):
         why = f"it belongs to user {status.st_uid}"
-    elif status.st_mode & 0o022:
+    elif status.st_mode & (0o022 if status.st_gid else 0o002):
         why = f"others may write in it (mode {status.st_mode & 0o7777:04o})"
     else:
         return
@@ -135,7 +136,7 @@ def read_at(folder: int, name: str, limit: int) -> bytes:
     try:
         return posix.read(descriptor, limit)
     finally:
-        posix.close(descriptor)
+        close(descriptor)
 
 
 def create_at(folder: int, name: str, data: bytes, mode: int) -> None:

@@ -79,7 +79,7 @@ def write(
     except OSError as error:
         raise io_error(error, "cannot write the record", f"{state_dir}/{network}/{name}") from None
     finally:
-        posix.close(folder)
+        files.close(folder)
 
 
 def read(
@@ -116,13 +116,13 @@ def read_document(state_dir: str, network: str, name: str) -> "dict[str, object]
     except FileNotFoundError:
         return None
     except OSError as error:
-        if error.errno in files.NOT_A_FILE:
-            return None
-        raise io_error(error, "cannot read", f"{state_dir}/{network}/{name}") from None
+        if error.errno in files.EXHAUSTED:
+            raise io_error(error, "cannot read", f"{state_dir}/{network}/{name}") from None
+        return None  # a symlink, a folder, bad sectors: no record that anybody can use
     except CniError:
         return None
     finally:
-        posix.close(folder)
+        files.close(folder)
     return document if isinstance(document, dict) else None
 
 
@@ -136,7 +136,7 @@ def write_document(
     except OSError as error:
         raise io_error(error, "cannot write", f"{state_dir}/{network}/{name}") from None
     finally:
-        posix.close(folder)
+        files.close(folder)
 
 
 def remove(state_dir: str, network: str, container_id: str, ifname: str) -> bool:
@@ -158,7 +158,7 @@ def remove(state_dir: str, network: str, container_id: str, ifname: str) -> bool
     except OSError as error:
         raise io_error(error, "cannot remove the record", f"{state_dir}/{network}/{name}") from None
     finally:
-        posix.close(folder)
+        files.close(folder)
     return True
 
 
@@ -176,7 +176,7 @@ def _note_gone(folder: int, name: str) -> None:
                 kept = kept.partition(b"\n")[2]
                 files.replace_at(folder, _GONE, "." + _GONE, kept, 0o600)
         finally:
-            posix.close(descriptor)
+            files.close(descriptor)
     except OSError:
         return
 
@@ -196,7 +196,7 @@ def was_removed(state_dir: str, network: str, container_id: str, ifname: str) ->
     except OSError:
         return False
     finally:
-        posix.close(folder)
+        files.close(folder)
     return b"\n" + name.encode() + b"\n" in lines
 
 
@@ -205,19 +205,39 @@ def list_network(state_dir: str, network: str) -> "Iterator[tuple[str, str]]":
 
     Raises: CniError 5.
     """
-    folder = files.open_folder(state_dir, network, create=False, mode=0o700)
-    if folder < 0:
-        return
-    try:
-        names = posix.listdir(folder)
-    except OSError as error:
-        raise io_error(error, "cannot list", f"{state_dir}/{network}") from None
-    finally:
-        posix.close(folder)
-    for name in names:
+    for name in _names(state_dir, network):
         container_id, at, ifname = name.partition("@")
         if at and container_id and not name.startswith(".") and not files.traverses(ifname):
             yield container_id, ifname
+
+
+def sweep_temporary(state_dir: str, network: str) -> int:
+    """Remove the half-written files of ADDs that were killed; return how many.
+
+    Call it under the network's lock, as GC does: an ADD may be writing one otherwise.
+    """
+    half_written = [name for name in _names(state_dir, network) if name.startswith(".")]
+    if not half_written:
+        return 0
+    folder = files.open_folder(state_dir, network, create=False, mode=0o700)
+    if folder < 0:
+        return 0
+    try:
+        return sum(files.unlink_at(folder, name) for name in half_written)
+    finally:
+        files.close(folder)
+
+
+def _names(state_dir: str, network: str) -> "list[str]":
+    folder = files.open_folder(state_dir, network, create=False, mode=0o700)
+    if folder < 0:
+        return []
+    try:
+        return posix.listdir(folder)
+    except OSError as error:
+        raise io_error(error, "cannot list", f"{state_dir}/{network}") from None
+    finally:
+        files.close(folder)
 
 
 def networks(state_dir: str) -> "list[str]":
@@ -257,7 +277,7 @@ def boot_id() -> str:
             try:
                 _boot_id = posix.read(descriptor, 64).decode("ascii", "replace").strip()
             finally:
-                posix.close(descriptor)
+                files.close(descriptor)
         except OSError as error:
             raise io_error(error, "cannot read", source) from None
     return _boot_id

@@ -39,12 +39,6 @@ def lease_address(name: str) -> "bytes | None":
     return address if inet.unpack(address) == name else None
 
 
-def inside(source: "Range", address: bytes) -> bool:
-    """Say whether an address lies between the ends of a range, both included."""
-    # Packed addresses of one length compare as numbers do.
-    return len(address) == len(source.first) and source.first <= address <= source.last
-
-
 def assign(
     range_sets: "Sequence[Sequence[Range]]", requested: "Iterable[bytes]"
 ) -> "dict[int, tuple[Range, bytes]]":
@@ -52,7 +46,7 @@ def assign(
     wanted: dict[int, tuple[Range, bytes]] = {}
     for address in dict.fromkeys(requested):
         for index, ranges in enumerate(range_sets):
-            source = next((r for r in ranges if inside(r, address)), None)
+            source = next((r for r in ranges if r.contains(address)), None)
             if source is None:
                 continue
             if address == source.gateway:
@@ -85,7 +79,7 @@ def candidates(
     A cursor outside of all ranges (they were configured anew) counts as none.
     """
     for position, source in enumerate(ranges):
-        if cursor is not None and inside(source, cursor):
+        if cursor is not None and source.contains(cursor):
             yield from _span(source, inet.to_int(cursor) + 1, inet.to_int(source.last))
             for other in (*ranges[position + 1 :], *ranges[:position]):
                 yield from _span(other, inet.to_int(other.first), inet.to_int(other.last))
@@ -106,7 +100,7 @@ def _span(source: "Range", first: int, last: int) -> "Iterator[tuple[Range, byte
 def size(ranges: "Sequence[Range]") -> int:
     """Return how many addresses a range set can lease: its gateways are not."""
     return sum(
-        inet.to_int(r.last) - inet.to_int(r.first) + 1 - inside(r, r.gateway) for r in ranges
+        inet.to_int(r.last) - inet.to_int(r.first) + 1 - r.contains(r.gateway) for r in ranges
     )
 
 

@@ -76,6 +76,7 @@ def reclaim_earlier_boot(
     # moves with it, and leases written before the step look older than the boot. Ours have a
     # record of this boot and are kept by it; only host-local's, made in this boot before the
     # step and before our first ADD on the same network, could be taken for dead.
+    record.sweep_temporary(state_dir, network)
     released = store.sweep_before(boot_time(), current)
     write_marker(
         state_dir,

@@ -16,7 +16,6 @@ from cni_faasm.ipam.layout import (
     assign,
     candidates,
     describe,
-    inside,
     lease_address,
     lease_holder,
     size,
@@ -175,11 +174,13 @@ class Store:
         if lock >= 0:
             try:
                 fcntl.flock(lock, fcntl.LOCK_UN)
-            finally:
-                posix.close(lock)
+            except OSError:
+                files.close(lock)  # unlocks as well, unless a child of ours holds it too
+            else:
+                files.close(lock)
         folder, self._folder = self._folder, -1
         if folder >= 0:
-            posix.close(folder)
+            files.close(folder)
 
     def _acquire(self) -> bool:
         """Lock; say whether the file locked is still the store's."""
@@ -299,9 +300,11 @@ class Store:
                         raise
                     files.create_at(self._folder, name, content, 0o644)
                 made.append(name)
-        except OSError as error:
+        except (OSError, CniError) as error:
             for name_made in made:
                 files.unlink_at(self._folder, name_made)
+            if isinstance(error, CniError):
+                raise
             if error.errno == errno.EEXIST:
                 raise CniError(
                     TRY_AGAIN,
@@ -342,19 +345,20 @@ class Store:
         failure: CniError | None = None
         for address in addresses:
             name = inet.unpack(address)
-            state, holder, holder_ifname = self._inspect(name)
-            if state == _HELD and holder == container_id and holder_ifname in (ifname, ""):
-                try:
+            try:
+                state, holder, holder_ifname = self._inspect(name, strict=True)
+                if state == _TORN or (
+                    state == _HELD and holder == container_id and holder_ifname in (ifname, "")
+                ):
                     posix.unlink(name, dir_fd=self._folder)
-                except FileNotFoundError:
-                    continue
-                except OSError as error:
-                    if failure is None:
-                        failure = io_error(error, "cannot remove the lease", f"{self.path}/{name}")
-                    continue
-            elif state != _TORN or not self._remove_torn(name):
+                    released.append(address)
+            except FileNotFoundError:
                 continue
-            released.append(address)
+            except OSError as error:
+                failed = io_error(error, "cannot remove the lease", f"{self.path}/{name}")
+                failure = failure or failed
+            except CniError as error:
+                failure = failure or error
         if self._folder >= 0:
             files.unlink_at(self._folder, _TEMPORARY)
         if failure is not None:
@@ -383,8 +387,11 @@ class Store:
     # --- reading ---------------------------------------------------------------------------
 
     def owner(self, address: bytes) -> "tuple[str, str] | None":
-        """Return (container id, ifname) of a lease; ifname "" in the old format."""
-        state, container_id, ifname = self._inspect(inet.unpack(address))
+        """Return (container id, ifname) of a lease; ifname "" in the old format.
+
+        Raises: CniError 5 when it cannot be read.
+        """
+        state, container_id, ifname = self._inspect(inet.unpack(address), strict=True)
         return (container_id, ifname) if state == _HELD else None
 
     def find(self, container_id: str, ifname: str) -> "list[bytes]":
@@ -414,7 +421,7 @@ class Store:
         total = 0
         for name in self._names():
             address = lease_address(name)
-            if address is not None and inside(source, address):
+            if address is not None and source.contains(address):
                 total += 1
         return total
 
@@ -436,8 +443,12 @@ class Store:
 
     # --- what stands on the disk -----------------------------------------------------------
 
-    def _inspect(self, name: str) -> "tuple[int, str, str]":
-        """Say what stands at a lease's name, and whose it is."""
+    def _inspect(self, name: str, *, strict: bool = False) -> "tuple[int, str, str]":
+        """Say what stands at a lease's name, and whose it is.
+
+        What cannot be read (bad sectors, a security module) is odd like what is no file, lest
+        it keep others from attaching; strict raises instead, where its owner is asked for.
+        """
         if self._folder < 0:
             return _ABSENT, "", ""
         try:
@@ -447,7 +458,8 @@ class Store:
         except OSError as error:
             if error.errno in files.NOT_A_FILE:
                 return _ODD, "", ""
-            # EMFILE, ENOMEM: nothing is known, and every other candidate would fail as well.
+            if not strict and error.errno not in files.EXHAUSTED:
+                return _ODD, "", ""
             raise io_error(error, "cannot read the lease", f"{self.path}/{name}") from None
         owner = lease_holder(data)
         if owner is not None:
