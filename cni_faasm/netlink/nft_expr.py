@@ -12,6 +12,8 @@ iptables-nft themselves make, so that both list the rules as if they had been ty
 Layout: <linux/netfilter/nf_tables.h>.
 """
 
+from sys import byteorder
+
 from cni_faasm.netlink.wire import (
     attr,
     attr_be32,
@@ -67,6 +69,15 @@ NFT_META_OIFNAME = 7
 NFT_META_NFPROTO = 15
 NFTA_COUNTER_BYTES = 1
 NFTA_COUNTER_PACKETS = 2
+
+# <linux/netfilter/nf_tables_compat.h>, <linux/netfilter/xt_conntrack.h>
+NFTA_MATCH_NAME = 1
+NFTA_MATCH_REV = 2
+NFTA_MATCH_INFO = 3
+XT_CONNTRACK_STATE = 1
+XT_CONNTRACK_STATE_ESTABLISHED = 1 << 1
+XT_CONNTRACK_STATE_RELATED = 1 << 2
+XT_CONNTRACK_STATE_DNAT = 1 << 7
 # <linux/netfilter/nf_tables_compat.h>: a match of iptables inside an expression.
 NFTA_MATCH_NAME = 1
 NFTA_MATCH_INFO = 3
@@ -231,8 +242,12 @@ def iptables_accept(
     *,
     saddr: "tuple[bytes, int] | None" = None,
     daddr: "tuple[bytes, int] | None" = None,
+    states: int = 0,
 ) -> bytes:
     """Return what iptables-nft makes of "-s NET/N -d NET/N -j ACCEPT".
+
+    states: XT_CONNTRACK_STATE bits, of which the packet's connection must have one
+    ("-m conntrack --ctstate ..."); 0 for no such condition.
 
     Only such a rule may be put into iptables-nft's own tables (ip filter, ip6 filter):
     one that it cannot read makes it refuse to list the whole table.
@@ -243,7 +258,25 @@ def iptables_accept(
         text += match_saddr(*saddr, inet=False)
     if daddr is not None:
         text += match_daddr(*daddr, inet=False)
+    if states:
+        text += _expression(
+            "match",
+            attr_text(NFTA_MATCH_NAME, "conntrack"),
+            attr_be32(NFTA_MATCH_REV, 3),
+            attr(NFTA_MATCH_INFO, _conntrack_info(states)),
+        )
     return text + counter() + verdict(ACCEPT)
+
+
+def _conntrack_info(states: int) -> bytes:
+    """Encode struct xt_conntrack_mtinfo3 with nothing but a state mask.
+
+    Layout: <linux/netfilter/xt_conntrack.h>; 164 bytes, padded to a multiple of 8.
+    """
+    info = bytearray(168)
+    info[146:148] = XT_CONNTRACK_STATE.to_bytes(2, byteorder)
+    info[150:152] = states.to_bytes(2, byteorder)
+    return bytes(info)
 
 
 # ---- decoding

@@ -1,10 +1,9 @@
-"""Encode RTM_*QDISC and RTM_*TCLASS: HTB and the queues below it; decode what comes back.
+"""Encode RTM_*QDISC and RTM_*TCLASS: HTB and the queues below it.
 
 Rates are bytes/s. HTB keeps a burst as the time it takes to send it, in ticks of 64 ns.
 The kernel's rate tables are not sent: with the link layer named it does not look at them.
 
-Layout: struct tcmsg in <linux/rtnetlink.h>, the rest in <linux/pkt_sched.h>,
-<linux/gen_stats.h>.
+Layout: struct tcmsg in <linux/rtnetlink.h>, the rest in <linux/pkt_sched.h>.
 """
 
 from cni_faasm.netlink.wire import (
@@ -17,16 +16,15 @@ from cni_faasm.netlink.wire import (
     attr_text,
     attr_u32,
     attr_u64,
-    fixed,
-    get_text,
-    get_u32,
-    get_u64,
     nest,
-    parse_attrs,
 )
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from cni_faasm.netlink.tc_parse import HtbClass as HtbClass  # noqa: PLC0414 -- mypy: re-exported
+    from cni_faasm.netlink.tc_parse import Qdisc as Qdisc  # noqa: PLC0414
+    from cni_faasm.netlink.tc_parse import parse_class as parse_class  # noqa: PLC0414
+    from cni_faasm.netlink.tc_parse import parse_qdisc as parse_qdisc  # noqa: PLC0414
     from cni_faasm.netlink.wire import Message
 
 # <linux/rtnetlink.h>
@@ -38,7 +36,6 @@ RTM_DELTCLASS = 41
 RTM_GETTCLASS = 42
 TCA_KIND = 1
 TCA_OPTIONS = 2
-TCA_STATS2 = 7
 
 # <linux/pkt_sched.h>
 TC_H_ROOT = 0xFFFFFFFF
@@ -57,24 +54,17 @@ TCA_FQ_CODEL_INTERVAL = 3
 TCA_FQ_CODEL_QUANTUM = 6
 TCA_FQ_CODEL_MEMORY_LIMIT = 9
 
-# <linux/gen_stats.h>
-TCA_STATS_BASIC = 1
-TCA_STATS_QUEUE = 3
-TCA_STATS_PKT64 = 8
-
 U32_MAX = 0xFFFFFFFF
 # PSCHED_SHIFT of <net/pkt_sched.h>, also to be read in /proc/net/psched.
 TICK_NS = 64
 
-_TCMSG = Struct("=BBHiIII")  # family, pad, pad, index, handle, parent, info
-_HTB_GLOB = Struct("=IIIII")  # version, rate2quantum, defcls, debug, direct_pkts
+TCMSG = Struct("=BBHiIII")  # family, pad, pad, index, handle, parent, info
+HTB_GLOB = Struct("=IIIII")  # version, rate2quantum, defcls, debug, direct_pkts
 # struct tc_ratespec, twice (rate, ceil), inside struct tc_htb_opt:
 #   cell_log u8, linklayer u8, overhead u16, cell_align s16, mpu u16, rate u32;
 # then buffer, cbuffer, quantum, level, prio.
-_HTB_OPT = Struct("=BBHhHIBBHhHIIIIII")
-_FIFO_QOPT = Struct("=I")
-_STATS_BASIC = Struct("=QI")  # bytes, packets
-_STATS_QUEUE = Struct("=IIIII")  # qlen, backlog, drops, requeues, overlimits
+HTB_OPT = Struct("=BBHhHIBBHhHIIIIII")
+FIFO_QOPT = Struct("=I")
 
 
 def handle_text(handle: int) -> str:
@@ -97,138 +87,9 @@ def burst_ticks(rate_Bps: int, burst_bytes: int) -> int:
     return min(-(-microseconds * 1000 // TICK_NS), U32_MAX)
 
 
-def burst_bytes(rate_Bps: int, ticks: int) -> int:
-    """Return how many bytes a burst of so many ticks holds, as tc shows it.
-
-    Fast rates have more than a byte in a microsecond: what must be equal is ticks.
-    """
-    return rate_Bps * (ticks * TICK_NS // 1000) // 1_000_000
-
-
-class Stats:
-    """What a qdisc or a class has counted. backlog_bytes, qlen: waiting now."""
-
-    __slots__ = ("backlog_bytes", "bytes", "drops", "overlimits", "packets", "qlen")
-
-    def __init__(self, attrs: "dict[int, bytes]") -> None:
-        self.bytes = self.packets = 0
-        self.qlen = self.backlog_bytes = self.drops = self.overlimits = 0
-        stats = parse_attrs(attrs.get(TCA_STATS2, b""))
-        basic = stats.get(TCA_STATS_BASIC)
-        if basic is not None:
-            self.bytes, self.packets = fixed(_STATS_BASIC, basic, "gnet_stats_basic")
-            self.packets = get_u64(stats, TCA_STATS_PKT64, self.packets)
-        queue = stats.get(TCA_STATS_QUEUE)
-        if queue is not None:
-            self.qlen, self.backlog_bytes, self.drops, _, self.overlimits = fixed(
-                _STATS_QUEUE, queue, "gnet_stats_queue"
-            )
-
-
-class Qdisc:
-    """One qdisc. What its kind does not have is None.
-
-    htb_defcls: minor number of the default class. limit: bytes of a bfifo, packets of a
-    pfifo or an fq_codel.
-    """
-
-    __slots__ = (
-        "direct_qlen",
-        "handle",
-        "htb_defcls",
-        "ifindex",
-        "interval_us",
-        "kind",
-        "limit",
-        "memory_limit",
-        "parent",
-        "quantum",
-        "stats",
-        "target_us",
-    )
-
-    def __init__(self, ifindex: int, kind: str, handle: int, parent: int, stats: Stats) -> None:
-        self.ifindex = ifindex
-        self.kind = kind
-        self.handle = handle
-        self.parent = parent
-        self.stats = stats
-        self.htb_defcls: int | None = None
-        self.direct_qlen: int | None = None
-        self.limit: int | None = None
-        self.target_us: int | None = None
-        self.interval_us: int | None = None
-        self.memory_limit: int | None = None
-        self.quantum: int | None = None
-
-
-class HtbClass:
-    """One HTB class. leaf: handle of the qdisc below it, 0 when it is the default fifo.
-
-    burst_ticks, cburst_ticks: as the kernel has them, to be compared with burst_ticks().
-    """
-
-    __slots__ = (
-        "burst_ticks",
-        "cburst_ticks",
-        "ceil_Bps",
-        "handle",
-        "ifindex",
-        "leaf",
-        "level",
-        "parent",
-        "prio",
-        "quantum",
-        "rate_Bps",
-        "stats",
-    )
-
-    def __init__(
-        self,
-        ifindex: int,
-        handle: int,
-        parent: int,
-        leaf: int,
-        *,
-        rate_Bps: int,
-        ceil_Bps: int,
-        burst_ticks: int,
-        cburst_ticks: int,
-        quantum: int,
-        level: int,
-        prio: int,
-        stats: Stats,
-    ) -> None:
-        self.ifindex = ifindex
-        self.handle = handle
-        self.parent = parent
-        self.leaf = leaf
-        self.rate_Bps = rate_Bps
-        self.ceil_Bps = ceil_Bps
-        self.burst_ticks = burst_ticks
-        self.cburst_ticks = cburst_ticks
-        self.quantum = quantum
-        self.level = level
-        self.prio = prio
-        self.stats = stats
-
-    @property
-    def burst_bytes(self) -> int:
-        """Return the burst in bytes, as tc shows it."""
-        return burst_bytes(self.rate_Bps, self.burst_ticks)
-
-    @property
-    def cburst_bytes(self) -> int:
-        """Return the burst at ceil in bytes, as tc shows it."""
-        return burst_bytes(self.ceil_Bps, self.cburst_ticks)
-
-
-# ---- encoding
-
-
 def tcmsg(ifindex: int, handle: int, parent: int) -> bytes:
     """Encode the head of every message here."""
-    return _TCMSG.pack(0, 0, 0, ifindex, handle, parent, 0)
+    return TCMSG.pack(0, 0, 0, ifindex, handle, parent, 0)
 
 
 def _new_qdisc(  # noqa: PLR0917 -- all calls stand below
@@ -256,7 +117,7 @@ def new_qdisc_htb(
     in the queue of what goes past all classes; None takes the interface's txqlen.
     Equivalent to: tc qdisc add dev IF root handle H htb default C direct_qlen N
     """
-    options = attr(TCA_HTB_INIT, _HTB_GLOB.pack(HTB_VERSION, HTB_RATE2QUANTUM, default, 0, 0))
+    options = attr(TCA_HTB_INIT, HTB_GLOB.pack(HTB_VERSION, HTB_RATE2QUANTUM, default, 0, 0))
     if direct_qlen is not None:
         options += attr_u32(TCA_HTB_DIRECT_QLEN, direct_qlen)
     return _new_qdisc(ifindex, TC_H_ROOT, handle, "htb", nest(TCA_OPTIONS, options), replace)
@@ -284,7 +145,7 @@ def new_class_htb(  # noqa: PLR0917 -- in the order of the tc command
     """
     options = attr(
         TCA_HTB_PARMS,
-        _HTB_OPT.pack(
+        HTB_OPT.pack(
             *(0, TC_LINKLAYER_ETHERNET, 0, 0, 0, min(rate_Bps, U32_MAX)),
             *(0, TC_LINKLAYER_ETHERNET, 0, 0, 0, min(ceil_Bps, U32_MAX)),
             burst_ticks(rate_Bps, burst_bytes),
@@ -315,7 +176,7 @@ def new_qdisc_bfifo(
 
     Equivalent to: tc qdisc add dev IF parent P handle H bfifo limit N
     """
-    options = attr(TCA_OPTIONS, _FIFO_QOPT.pack(min(limit_bytes, U32_MAX)))
+    options = attr(TCA_OPTIONS, FIFO_QOPT.pack(min(limit_bytes, U32_MAX)))
     return _new_qdisc(ifindex, parent, handle, "bfifo", options, replace)
 
 
@@ -413,63 +274,12 @@ def dump_classes(ifindex: int) -> "Message":
     return RTM_GETTCLASS, 0, body, f"tc class show dev if{ifindex}"
 
 
-# ---- decoding
+def __getattr__(name: str) -> object:
+    """Load the decoders (tc_parse) when one is first asked for: ADD needs none of them."""
+    if name not in {"HtbClass", "Qdisc", "parse_class", "parse_qdisc"}:
+        raise AttributeError(name)
+    from cni_faasm.netlink import tc_parse
 
-
-def parse_qdisc(body: bytes) -> Qdisc:
-    """Decode RTM_NEWQDISC of any kind; details of the kinds that are made here.
-
-    Raises: NetlinkError when it is malformed.
-    """
-    _, _, _, ifindex, handle, parent, _ = fixed(_TCMSG, body, "tcmsg")
-    attrs = parse_attrs(body, _TCMSG.size)
-    kind = get_text(attrs, TCA_KIND)
-    qdisc = Qdisc(ifindex, kind, handle, parent, Stats(attrs))
-    data = attrs.get(TCA_OPTIONS)
-    if data is None:
-        return qdisc
-    if kind == "htb":
-        options = parse_attrs(data)
-        _, _, qdisc.htb_defcls, _, _ = fixed(
-            _HTB_GLOB, options.get(TCA_HTB_INIT, b""), "tc_htb_glob"
-        )
-        qdisc.direct_qlen = get_u32(options, TCA_HTB_DIRECT_QLEN)
-    elif kind in {"bfifo", "pfifo", "pfifo_head_drop"}:
-        (qdisc.limit,) = fixed(_FIFO_QOPT, data, "tc_fifo_qopt")
-    elif kind == "fq_codel":
-        options = parse_attrs(data)
-        qdisc.limit = get_u32(options, TCA_FQ_CODEL_LIMIT)
-        qdisc.target_us = get_u32(options, TCA_FQ_CODEL_TARGET)
-        qdisc.interval_us = get_u32(options, TCA_FQ_CODEL_INTERVAL)
-        qdisc.memory_limit = get_u32(options, TCA_FQ_CODEL_MEMORY_LIMIT)
-        qdisc.quantum = get_u32(options, TCA_FQ_CODEL_QUANTUM)
-    return qdisc
-
-
-def parse_class(body: bytes) -> "HtbClass | None":
-    """Decode RTM_NEWTCLASS; None when the class is not HTB's.
-
-    Raises: NetlinkError when it is malformed.
-    """
-    _, _, _, ifindex, handle, parent, leaf = fixed(_TCMSG, body, "tcmsg")
-    attrs = parse_attrs(body, _TCMSG.size)
-    if get_text(attrs, TCA_KIND) != "htb":
-        return None
-    options = parse_attrs(attrs.get(TCA_OPTIONS, b""))
-    fields = fixed(_HTB_OPT, options.get(TCA_HTB_PARMS, b""), "tc_htb_opt")
-    rate_Bps, ceil_Bps = fields[5], fields[11]
-    burst, cburst, quantum, level, prio = fields[12:]
-    return HtbClass(
-        ifindex,
-        handle,
-        parent,
-        leaf,
-        rate_Bps=get_u64(options, TCA_HTB_RATE64, rate_Bps),
-        ceil_Bps=get_u64(options, TCA_HTB_CEIL64, ceil_Bps),
-        burst_ticks=burst,
-        cburst_ticks=cburst,
-        quantum=quantum,
-        level=level,
-        prio=prio,
-        stats=Stats(attrs),
-    )
+    value: object = getattr(tc_parse, name)
+    globals()[name] = value
+    return value
