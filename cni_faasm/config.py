@@ -1,0 +1,333 @@
+"""Turn a network configuration into validated values; every key, default and unit.
+
+docs/configuration.md tells each key to the operator. A value given in several places:
+what the runtime says (runtimeConfig) wins over args.cni, that over CNI_ARGS, and all of
+them over the file. All faults are found in one go.
+"""
+
+from cni_faasm import config_schema as schema
+from cni_faasm import inet, units
+from cni_faasm.config_ipam import read_range_sets, read_requested, read_routes
+from cni_faasm.config_rates import Limit, limit
+from cni_faasm.config_schema import Fault, Section
+from cni_faasm.errors import INVALID_CONFIG, CniError
+from cni_faasm.protocol import MAX_NETWORK_NAME, is_name
+from cni_faasm.results import SUPPORTED_VERSIONS, Route, parse_result
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni_faasm.ipam.ranges import Range
+    from cni_faasm.results import Result
+
+__all__ = ["Fault", "Limit", "NetworkConfig", "Route", "check_faults", "load", "load_tolerant"]
+
+DEFAULT_STATE_DIR = "/var/lib/cni/faasm"
+DEFAULT_DATA_DIR = "/var/lib/cni/networks"
+DEFAULT_PREFIX = "faasm"
+DEFAULT_LOCK_TIMEOUT_MS = 10_000
+MAX_LOCK_TIMEOUT_MS = 600_000
+MIN_MTU = 68  # RFC 791
+MIN_MTU_IPV6 = 1280  # RFC 8200
+MAX_PREFIX = 11  # leaves four digits of an interface name's 15 bytes
+MAX_PATH = 3000  # of PATH_MAX, with room for "/<network>/<containerID>@<ifname>"
+_PREFIX_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
+
+
+class NetworkConfig:
+    """A configuration, with the runtime's wishes worked in.
+
+    mtu None: that of the default route's interface. ingress: to the container; egress:
+    from it. latency_ms None: the shaping's default. range_sets: one address of each.
+    requested_addresses: packed, each in another range set. prev_result: of the plugins
+    before this one, or at CHECK and DEL of the whole chain's ADD. valid_attachments: GC's
+    (container id, ifname) pairs, None when it was given none. warnings: what was changed.
+    """
+
+    __slots__ = (
+        "cni_version",
+        "data_dir",
+        "dns",
+        "egress",
+        "host_interface_prefix",
+        "ingress",
+        "ip_masq",
+        "latency_ms",
+        "lock_timeout_ms",
+        "mac",
+        "mtu",
+        "name",
+        "plugin_type",
+        "prev_result",
+        "range_sets",
+        "requested_addresses",
+        "routes",
+        "state_dir",
+        "valid_attachments",
+        "warnings",
+    )
+
+    def __init__(self, *, name: str = "", cni_version: str = SUPPORTED_VERSIONS[-1]) -> None:
+        self.cni_version = cni_version
+        self.name = name
+        self.plugin_type = "faasm"
+        self.mtu: int | None = None
+        self.ip_masq = False
+        self.host_interface_prefix = DEFAULT_PREFIX
+        self.state_dir = DEFAULT_STATE_DIR
+        self.data_dir = DEFAULT_DATA_DIR
+        self.ingress = Limit()
+        self.egress = Limit()
+        self.latency_ms: int | None = None
+        self.range_sets: list[list[Range]] = []
+        self.routes: list[Route] = []
+        self.requested_addresses: list[bytes] = []
+        self.mac: bytes | None = None
+        self.dns: dict[str, object] = {}
+        self.lock_timeout_ms = DEFAULT_LOCK_TIMEOUT_MS
+        self.prev_result: Result | None = None
+        self.valid_attachments: list[tuple[str, str]] | None = None
+        self.warnings: list[str] = []
+
+
+def load(
+    document: "dict[str, object]", args: "dict[str, str] | None" = None, verb: str = "ADD"
+) -> NetworkConfig:
+    """Validate a configuration for a verb.
+
+    args: CNI_ARGS as protocol.parse_request returns it. Only ADD looks at the addresses
+    that were asked for, and reads ipam.resolvConf.
+    Raises: CniError 7 that names every fault.
+    """
+    config, faults = _read(document, args, "plugins[0].", verb)
+    if faults:
+        named = [str(fault) for fault in faults[:50]]
+        if len(faults) > len(named):
+            named.append(f"and {len(faults) - len(named)} more")
+        raise CniError(
+            INVALID_CONFIG,
+            "invalid configuration: " + "; ".join(named),
+            f"correct {'it' if len(faults) == 1 else f'these {len(faults)} places'} in the "
+            "network configuration; docs/configuration.md lists every key",
+        )
+    return config
+
+
+def load_tolerant(document: "dict[str, object]") -> NetworkConfig:
+    """Take what is usable of a configuration and defaults for the rest, for DEL.
+
+    A name that no network can have gives "". Never raises for what the document holds.
+    """
+    return _read(document, None, "", "DEL")[0]
+
+
+def check_faults(
+    document: "dict[str, object]",
+    args: "dict[str, str] | None" = None,
+    prefix: str = "plugins[0].",
+    verb: str = "ADD",
+) -> "tuple[NetworkConfig | None, list[Fault]]":
+    """Return (configuration, []) or (None, every fault).
+
+    prefix: of the paths of what stands in the plugin's own object of the file.
+    """
+    config, faults = _read(document, args, prefix, verb)
+    return (None if faults else config), faults
+
+
+def _read(
+    document: "dict[str, object]", args: "dict[str, str] | None", prefix: str, verb: str
+) -> "tuple[NetworkConfig, list[Fault]]":
+    faults: list[Fault] = []
+    config = NetworkConfig()
+    top = Section(document, schema.TOP, prefix, faults)
+    # What the runtime or the list adds does not stand in the plugin's own object.
+    outer = Section({}, schema.TOP, "", faults)
+    outer.values = top.values
+    runtime = outer.section("runtimeConfig", schema.RUNTIME)
+    config.cni_version = outer.text("cniVersion") or "0.1.0"
+    config.name = _name(outer)
+    config.plugin_type = top.text("type") or "faasm"
+    _read_flat(config, top)
+    _read_shaping(config, top, runtime)
+    ipam = top.section("ipam", schema.IPAM)
+    config.range_sets = read_range_sets(top, ipam, runtime, config.cni_version)
+    if ipam:
+        config.routes = read_routes(ipam)
+    _read_folders(config, top, ipam)
+    has_ipv6 = any(len(range_set[0].network) == 16 for range_set in config.range_sets)
+    if config.mtu is not None and config.mtu < MIN_MTU_IPV6 and has_ipv6:
+        top.fault("mtu", f"at least {MIN_MTU_IPV6}, since a range is IPv6")
+    _read_wishes(config, top, runtime, args or {}, verb)
+    _read_dns(config, top, runtime, ipam, verb)
+    top.section("capabilities", {})
+    if "prevResult" in outer.values:
+        _read_prev_result(config, outer)
+    _read_attachments(config, outer)
+    return config, faults
+
+
+def _name(outer: Section) -> str:
+    name = outer.text("name")
+    if name is not None and is_name(name) and len(name) <= MAX_NETWORK_NAME:
+        return name
+    if name is not None or "name" not in outer.values:
+        outer.fault(
+            "name",
+            'a letter or digit, then letters, digits, "_", "." or "-", at most '
+            f"{MAX_NETWORK_NAME} in all",
+        )
+    return ""
+
+
+def _read_flat(config: NetworkConfig, top: Section) -> None:
+    mtu = top.number("mtu", 0, 65535)
+    if mtu:  # 0 is "not set" to the reference plugins
+        if mtu < MIN_MTU:
+            top.fault("mtu", f"{MIN_MTU} to 65535, or 0 for the uplink's")
+        else:
+            config.mtu = mtu
+    config.ip_masq = top.flag("ipMasq") or False
+    prefix = top.text("hostInterfacePrefix")
+    if prefix is not None:
+        if (
+            1 <= len(prefix) <= MAX_PREFIX
+            and _PREFIX_CHARACTERS.issuperset(prefix)
+            and prefix.strip(".")
+        ):
+            config.host_interface_prefix = prefix
+        else:
+            top.fault(
+                "hostInterfacePrefix",
+                f'1 to {MAX_PREFIX} letters, digits, "_", "." or "-": with a number after it, '
+                "it must fit an interface name's 15 bytes",
+            )
+    timeout = top.number("lockTimeout", 1, MAX_LOCK_TIMEOUT_MS)
+    if timeout is not None:
+        config.lock_timeout_ms = timeout
+
+
+def _read_folders(config: NetworkConfig, top: Section, ipam: "Section | None") -> None:
+    config.state_dir = _path(top, "stateDir") or DEFAULT_STATE_DIR
+    data_dir = _path(top, "dataDir")
+    leases_dir = _path(ipam, "dataDir") if ipam else None
+    if ipam and data_dir and leases_dir and data_dir != leases_dir:
+        ipam.fault("dataDir", f"the value of {top.path}dataDir, or only one of the two")
+    config.data_dir = leases_dir or data_dir or DEFAULT_DATA_DIR
+    if config.data_dir == config.state_dir:
+        top.fault("stateDir", f"another directory than dataDir, which is {config.data_dir!r} too")
+
+
+def _path(section: Section, key: str) -> "str | None":
+    """Return an absolute path without a slash at its end."""
+    text = section.text(key)
+    if not text:  # the reference plugins take "" for the default
+        return None
+    parts = text.split("/")
+    path = "/" + "/".join(part for part in parts if part not in ("", "."))
+    if not text.startswith("/") or ".." in parts or not text.isprintable() or path == "/":
+        section.fault(key, 'an absolute path below "/", without ".."')
+        return None
+    if len(path.encode("utf-8")) > MAX_PATH:
+        section.fault(key, f"a path of at most {MAX_PATH} bytes")
+        return None
+    return path
+
+
+def _read_shaping(config: NetworkConfig, top: Section, runtime: "Section | None") -> None:
+    nested = top.section("bandwidth", schema.BANDWIDTH)
+    asked = runtime.section("bandwidth", schema.RUNTIME_BANDWIDTH) if runtime else None
+    config.ingress = limit("ingress", top, nested, asked, config.warnings)
+    config.egress = limit("egress", top, nested, asked, config.warnings)
+    if nested:
+        config.latency_ms = nested.parsed("latency", units.parse_latency, units.ALLOWED_LATENCY)
+
+
+def _read_wishes(
+    config: NetworkConfig,
+    top: Section,
+    runtime: "Section | None",
+    args: "dict[str, str]",
+    verb: str,
+) -> None:
+    """Take the addresses and the MAC address that the first of three places asks for."""
+    raw_args = top.section("args", schema.ARGS)
+    cni = raw_args.section("cni", schema.ARGS_CNI) if raw_args else None
+    for source in (runtime, cni):
+        if source is None:
+            continue
+        wanted = [
+            (f"{source.path}ips[{index}]", item) for index, item in enumerate(source.items("ips"))
+        ]
+        if wanted and not config.requested_addresses and verb == "ADD":
+            config.requested_addresses = read_requested(config.range_sets, wanted, top.faults)
+        asked = source.parsed("mac", schema.mac, "a MAC address like 02:00:00:00:00:01")
+        config.mac = config.mac or asked
+    if not config.requested_addresses and verb == "ADD" and args.get("IP"):
+        config.requested_addresses = read_requested(
+            config.range_sets, [("CNI_ARGS.IP", args["IP"])], top.faults
+        )
+    if not config.mac and args.get("MAC"):
+        try:
+            config.mac = inet.parse_mac(args["MAC"])
+        except ValueError:
+            top.faults.append(
+                Fault("CNI_ARGS.MAC", args["MAC"], "a MAC address like 02:00:00:00:00:01")
+            )
+
+
+def _read_dns(
+    config: NetworkConfig,
+    top: Section,
+    runtime: "Section | None",
+    ipam: "Section | None",
+    verb: str,
+) -> None:
+    section = top.section("dns", schema.DNS)
+    asked = runtime.section("dns", schema.RUNTIME_DNS) if runtime else None
+    if section or asked:
+        from cni_faasm import dns
+
+        config.dns = dns.read(section, asked)
+    path = _path(ipam, "resolvConf") if ipam else None
+    if ipam and path and verb == "ADD" and not config.dns:
+        from cni_faasm import dns
+
+        try:
+            config.dns = dns.read_resolv_conf(path)
+        except OSError as error:
+            ipam.fault("resolvConf", f"a file that can be read ({error.strerror})")
+
+
+def _read_prev_result(config: NetworkConfig, outer: Section) -> None:
+    value = outer.values["prevResult"]
+    if not isinstance(value, dict):
+        outer.fault("prevResult", "a JSON object")
+        return
+    try:
+        config.prev_result = parse_result(value, config.cni_version)
+    except CniError as error:
+        outer.faults.append(
+            Fault("prevResult", value, "a result as a plugin printed it", error.msg)
+        )
+
+
+def _read_attachments(config: NetworkConfig, outer: Section) -> None:
+    """Take GC's list; a list with a fault counts as none, lest GC remove what is valid."""
+    key = "cni.dev/valid-attachments"
+    if key not in outer.values:
+        key = "cni.dev/attachments"  # its name in libcni before 1.2
+    if not isinstance(outer.values.get(key), list):
+        outer.items(key)
+        return
+    before = len(outer.faults)
+    found = []
+    for item in outer.sections(key, schema.ATTACHMENT):
+        container_id, ifname = item.text("containerID"), item.text("ifname")
+        if container_id is not None and ifname is not None:
+            found.append((container_id, ifname))
+        else:
+            for name in ("containerID", "ifname"):
+                if name not in item.values:
+                    item.fault(name, "text")
+    if len(outer.faults) == before:
+        config.valid_attachments = found

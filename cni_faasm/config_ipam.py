@@ -1,0 +1,196 @@
+"""Read the "ipam" object as host-local does: ranges, routes, and addresses asked for."""
+
+from cni_faasm import config_schema as schema
+from cni_faasm import inet
+from cni_faasm.config_schema import Fault, Section
+from cni_faasm.ipam import ranges
+from cni_faasm.results import Route
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni_faasm.ipam.ranges import Range
+
+_U32 = 0xFFFFFFFF
+
+
+def read_range_sets(
+    top: Section, ipam: "Section | None", runtime: "Section | None", cni_version: str
+) -> "list[list[Range]]":
+    """Return the range sets: the runtime's first, then the file's.
+
+    ipam, runtime: None when absent or no objects.
+    """
+    before = len(top.faults)
+    range_sets: list[tuple[str, list[Range]]] = []
+    if runtime:
+        range_sets += _range_sets(runtime, "ipRanges")
+    if ipam:
+        kind = ipam.text("type")
+        if kind and kind != "host-local":
+            ipam.fault(
+                "type", '"host-local", which faasm does itself: it cannot call other IPAM plugins'
+            )
+        if "subnet" in ipam.values:
+            one = _range(ipam)
+            if one:
+                range_sets.append((ipam.path + "subnet", [one]))
+        else:
+            for key in ("rangeStart", "rangeEnd", "gateway"):
+                if key in ipam.values:
+                    ipam.fault(key, "nothing without a subnet")
+        range_sets += _range_sets(ipam, "ranges")
+    if not range_sets and len(top.faults) == before and (ipam or "ipam" not in top.values):
+        (ipam or top).fault(
+            "subnet" if ipam else "ipam",
+            'at least one subnet, like {"type": "host-local", "subnet": "10.200.0.0/16"}',
+        )
+    _check_range_sets(range_sets, cni_version, top.faults)
+    return [range_set for _, range_set in range_sets]
+
+
+def read_routes(ipam: Section) -> "list[Route]":
+    """Return the routes of "ipam"."""
+    routes = [_route(item) for item in ipam.sections("routes", schema.ROUTE)]
+    return [route for route in routes if route is not None]
+
+
+def _range_sets(section: Section, key: str) -> "list[tuple[str, list[Range]]]":
+    """Return (path, range set) of a list of lists of ranges."""
+    found = []
+    for index, items in enumerate(section.items(key)):
+        path = f"{section.path}{key}[{index}]"
+        if not isinstance(items, list) or not items:
+            section.faults.append(
+                Fault(path, items, 'a list of ranges, like [{"subnet": "10.200.0.0/16"}]')
+            )
+            continue
+        range_set = []
+        for item in schema.objects(items, schema.RANGE, path, section.faults):
+            one = _range(item)
+            if one:
+                range_set.append(one)
+        if range_set:
+            found.append((path, range_set))
+    return found
+
+
+def _range(section: Section) -> "Range | None":
+    before = len(section.faults)
+    if "subnet" not in section.values:
+        section.fault("subnet", "a network like 10.200.0.0/16")
+        return None
+    subnet = section.parsed("subnet", schema.network, "a network like 10.200.0.0/16")
+    first, last, gateway = (
+        section.parsed(key, schema.optional_address, "an address in the subnet")
+        for key in ("rangeStart", "rangeEnd", "gateway")
+    )
+    if subnet is None or len(section.faults) > before:
+        return None
+    try:
+        return ranges.make(*subnet, first, last, gateway)
+    except ranges.RangeError as error:
+        section.fault(error.key, error.allowed)
+        return None
+
+
+def _check_range_sets(
+    range_sets: "list[tuple[str, list[Range]]]", cni_version: str, faults: "list[Fault]"
+) -> None:
+    """Refuse mixed families in a set, overlaps, and more than the version can say."""
+    seen: list[tuple[str, Range]] = []
+    families = {4: 0, 16: 0}
+    for path, range_set in range_sets:
+        length = len(range_set[0].network)
+        families[length] += 1
+        for index, one in enumerate(range_set):
+            where = path if path.endswith("subnet") else f"{path}[{index}]"
+            if len(one.network) != length:
+                faults.append(
+                    Fault(where, one.subnet_text(), "one family in a set; make a second set")
+                )
+                continue
+            for other, earlier in seen:
+                if one.overlaps(earlier):
+                    faults.append(
+                        Fault(where, one.subnet_text(), f"no overlap with {other} ({earlier!r})")
+                    )
+                    break
+            seen.append((where, one))
+    if max(families.values()) > 1 and cni_version in ("0.1.0", "0.2.0"):
+        faults.append(
+            Fault(
+                "cniVersion",
+                cni_version,
+                "0.3.0 or later with more than one range set of a family",
+            )
+        )
+
+
+def _route(section: Section) -> "Route | None":
+    before = len(section.faults)
+    if "dst" not in section.values:
+        section.fault("dst", "a network like 0.0.0.0/0")
+        return None
+    dst = section.parsed("dst", schema.network, "a network like 0.0.0.0/0")
+    gateway = section.parsed("gw", schema.optional_address, "an address")
+    mtu = section.number("mtu", 0, 65535)
+    advmss = section.number("advmss", 0, 65535)
+    priority = section.number("priority", 0, _U32)
+    table = section.number("table", 0, _U32)
+    scope = section.number("scope", 0, 255)
+    if dst is None:
+        return None
+    base = inet.network(*dst)
+    if base != dst[0]:
+        section.fault("dst", f"{inet.cidr(base, dst[1])}, without host bits")
+    if gateway is not None and len(gateway) != len(base):
+        section.fault("gw", "an address of dst's family")
+    if len(section.faults) > before:
+        return None
+    return Route(
+        dst=base,
+        prefix_len=dst[1],
+        gateway=gateway,
+        mtu=mtu or None,  # 0 is "not set", as Go writes it
+        advmss=advmss or None,
+        priority=priority or None,
+        table=table or None,
+        scope=scope,
+    )
+
+
+def read_requested(
+    range_sets: "list[list[Range]]", wanted: "list[tuple[str, object]]", faults: "list[Fault]"
+) -> "list[bytes]":
+    """Return the addresses asked for, which may have a prefix length that says nothing.
+
+    wanted: (path, value) of each.
+    """
+    found: list[bytes] = []
+    taken: dict[int, str] = {}
+    for path, value in wanted:
+        try:
+            if isinstance(value, str) and "/" in value:
+                packed = inet.parse_cidr(value)[0]
+            else:
+                packed = schema.address(value)
+        except ValueError:
+            faults.append(Fault(path, value, "an address like 10.200.0.7"))
+            continue
+        place = ranges.find(range_sets, packed)
+        if place is None:
+            every = ", ".join(
+                f"{inet.unpack(one.first)}-{inet.unpack(one.last)}"
+                for range_set in range_sets
+                for one in range_set
+            )
+            faults.append(Fault(path, value, f"an address of the ranges: {every or 'none'}"))
+        elif packed == place[1].gateway:
+            faults.append(Fault(path, value, "any but the gateway"))
+        elif place[0] in taken:
+            allowed = f"one address of each range set; {taken[place[0]]} is of the same"
+            faults.append(Fault(path, value, allowed))
+        else:
+            taken[place[0]] = path
+            found.append(packed)
+    return found

@@ -1,0 +1,86 @@
+"""Work out each direction's limit from the file, the runtime and the operator's caps."""
+
+from cni_faasm import units
+from cni_faasm.config_schema import Section
+
+
+class Limit:
+    """One direction's limit. rate_bps None: unlimited; burst_bits None: computed later."""
+
+    __slots__ = ("burst_bits", "rate_bps")
+
+    def __init__(self, rate_bps: "int | None" = None, burst_bits: "int | None" = None) -> None:
+        self.rate_bps = rate_bps
+        self.burst_bits = burst_bits
+
+    def __repr__(self) -> str:
+        return f"Limit(rate_bps={self.rate_bps}, burst_bits={self.burst_bits})"
+
+
+def limit(
+    direction: str,
+    top: Section,
+    nested: "Section | None",
+    asked: "Section | None",
+    warnings: "list[str]",
+) -> Limit:
+    """Work out one direction's limit.
+
+    A burst belongs to its rate: the file's does not hold for a rate that the runtime set,
+    or a pod limited to 1 Mbit/s would run for minutes on the burst of a gigabit.
+    """
+    rate_key, burst_key = direction + "Rate", direction + "Burst"
+    cap_key = "max" + rate_key[0].upper() + rate_key[1:]
+    for key in (rate_key, burst_key):
+        if nested and key in nested.values and key in top.values:
+            _check_same(top, nested, key)
+    rate_bps = _rate(top, rate_key)
+    burst_bits = _burst(top, burst_key)
+    if nested:
+        rate_bps = _rate(nested, rate_key) if rate_key in nested.values else rate_bps
+        burst_bits = _burst(nested, burst_key) if burst_key in nested.values else burst_bits
+    cap_bps = _rate(top, cap_key)
+    if asked:
+        asked_bps = _rate(asked, rate_key)
+        asked_bits = _burst(asked, burst_key)
+        if asked_bps:
+            if cap_bps and asked_bps > cap_bps:
+                warnings.append(
+                    f"{asked.path}{rate_key}: {units.rate_text(asked_bps)} lowered to "
+                    f"{units.rate_text(cap_bps)}, the network's {cap_key}"
+                )
+                asked_bps = cap_bps
+            rate_bps, burst_bits = asked_bps, asked_bits
+        elif asked_bits:
+            burst_bits = asked_bits
+    if not rate_bps:
+        if burst_bits:
+            warnings.append(f"{burst_key}: has no effect without {rate_key}")
+        return Limit()
+    if burst_bits:
+        most = units.max_burst_bits(rate_bps)
+        if burst_bits > most:
+            warnings.append(
+                f"{burst_key}: {burst_bits} bits lowered to {most}, the most that the kernel "
+                f"keeps at {units.rate_text(rate_bps)}"
+            )
+            burst_bits = most
+    return Limit(rate_bps, burst_bits)
+
+
+def _check_same(top: Section, nested: Section, key: str) -> None:
+    parse = units.parse_rate if key.endswith("Rate") else units.parse_burst
+    try:
+        same = parse(nested.values[key]) == parse(top.values[key])
+    except (ValueError, OverflowError):
+        return  # a fault of its own
+    if not same:
+        nested.fault(key, f"the value of {top.path}{key}, or only one of the two")
+
+
+def _rate(section: Section, key: str) -> "int | None":
+    return section.parsed(key, units.parse_rate, f"{units.ALLOWED_RATE}; 0 is no limit")
+
+
+def _burst(section: Section, key: str) -> "int | None":
+    return section.parsed(key, units.parse_burst, units.ALLOWED_BURST)
