@@ -33,7 +33,7 @@ class Undo:
             what, function, arguments = self._steps.pop()
             try:
                 function(*arguments)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 -- no step may stop the others
                 text = f"could not undo: {what}: {error}"
                 if isinstance(cause, CniError):
                     cause.add_details(text)

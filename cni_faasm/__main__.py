@@ -1,0 +1,176 @@
+"""The edge of the process: environment, stdin, stdout, stderr, exit status.
+
+The only place that catches everything. Whatever happens, the runtime gets one CNI result
+or one CNI error document, and after a failed ADD nothing is left.
+"""
+
+import posix
+import sys
+
+from cni_faasm import __version__, jsonio, protocol, results
+from cni_faasm.errors import DECODING_FAILURE, INTERNAL, IO_FAILURE, CniError
+from cni_faasm.undo import Undo
+
+try:
+    import _signal
+except ImportError:  # an interpreter without the private name
+    import signal as _signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+MAX_STDIN_BYTES = 8 << 20
+_READ_BYTES = 1 << 16
+
+
+def main() -> "NoReturn":
+    """Serve one call of a container runtime and end the process.
+
+    Exit status: 0 with a result (or nothing, for DEL, CHECK, GC, STATUS) on stdout, 1
+    with an error document. Without CNI_COMMAND: a word on stderr about what this is.
+    """
+    environ = {
+        key.decode("utf-8", "surrogateescape"): value.decode("utf-8", "surrogateescape")
+        for key, value in posix.environ.items()
+        if key.startswith(b"CNI_")
+    }
+    if not environ.get("CNI_COMMAND"):
+        _write(2, _about().encode())
+        posix._exit(0)
+    status = serve(environ)
+    # Flushed and done: the interpreter's own tear-down would cost a millisecond.
+    posix._exit(status)
+
+
+def _about() -> str:
+    return (
+        f"cni-faasm {__version__}: the CNI plugin 'faasm'. A container runtime calls it; "
+        "for people there is cni-faasm --help.\n"
+        f"CNI protocol versions supported: {', '.join(protocol.SUPPORTED_VERSIONS)}\n"
+    )
+
+
+def serve(environ: "dict[str, str]", stdin: int = 0, stdout: int = 1, stderr: int = 2) -> int:
+    """Serve one call over the given descriptors. Returns: the exit status."""
+    version = ""
+    undo = Undo()
+    warnings: list[str] = []
+    document: dict[str, object] | None
+    try:
+        _signal.signal(_signal.SIGTERM, _terminated)
+        text = _read_all(stdin)
+        version = protocol.version_of(text)
+        request = protocol.parse_request(environ, text)
+        document = _run(request, undo, warnings)
+        status = 0
+    except CniError as error:
+        document, status = protocol.error_document(error, version), 1
+    except BaseException as error:  # noqa: BLE001 -- the edge: the runtime gets a document
+        document, status = protocol.error_document(_internal(error), version), 1
+    try:
+        for warning in warnings:
+            _write(stderr, f"cni-faasm: {warning}\n".encode("utf-8", "replace"))
+    except OSError:
+        pass  # nobody listens on stderr: not a reason to fail
+    try:
+        if document is not None:
+            _write(stdout, jsonio.dumps(document) + b"\n")
+        undo.drop()
+    except BaseException as error:  # noqa: BLE001 -- the edge: nothing may be left
+        # The runtime never learnt of this attachment, so it must not exist.
+        undo.roll_back(error)
+        status = 1
+    return status
+
+
+def _run(
+    request: "protocol.Request", undo: Undo, warnings: "list[str]"
+) -> "dict[str, object] | None":
+    """Run the verb. Returns: what goes to stdout, if anything."""
+    verb = request.verb
+    if verb == "ADD":
+        from cni_faasm.verbs.add import add
+
+        result = add(request, undo, warnings)
+        return results.result_document(result, request.cni_version)
+    if verb == "DEL":
+        from cni_faasm.verbs.delete import delete
+
+        delete(request, warnings)
+    elif verb == "CHECK":
+        from cni_faasm.verbs.check import check
+
+        check(request)
+    elif verb == "GC":
+        from cni_faasm.verbs.gc import gc
+
+        gc(request)
+    elif verb == "STATUS":
+        from cni_faasm.verbs.status import status
+
+        status(request)
+    else:
+        return protocol.version_document()
+    return None
+
+
+def _terminated(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _internal(error: BaseException) -> CniError:
+    """Turn what nobody foresaw into an error document that helps to report it."""
+    if isinstance(error, KeyboardInterrupt):
+        return CniError(INTERNAL, "interrupted by a signal", "call again; nothing was left behind")
+    if isinstance(error, MemoryError):
+        return CniError(IO_FAILURE, "out of memory", "free memory on the host and call again")
+    trace = error.__traceback__
+    place = ""
+    while trace is not None:
+        place = f"{trace.tb_frame.f_globals.get('__name__', '?')}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    notes = "; ".join(getattr(error, "__notes__", ()))
+    return CniError(
+        INTERNAL,
+        f"internal error: {type(error).__name__}: {error}",
+        f"at {place}; please report it with this text" + (f"; {notes}" if notes else ""),
+    )
+
+
+def _read_all(fd: int) -> bytes:
+    """Read to the end of a descriptor, but no more than MAX_STDIN_BYTES.
+
+    Raises: CniError 5 or 6.
+    """
+    parts: list[bytes] = []
+    size = 0
+    try:
+        while part := posix.read(fd, _READ_BYTES):
+            parts.append(part)
+            size += len(part)
+            if size > MAX_STDIN_BYTES:
+                raise CniError(
+                    DECODING_FAILURE,
+                    f"stdin holds more than {MAX_STDIN_BYTES >> 20} MiB",
+                    "a network configuration is a few kilobytes of JSON",
+                )
+    except OSError as error:
+        raise CniError(
+            IO_FAILURE,
+            f"cannot read the network configuration from stdin: {error.strerror}",
+            "the runtime writes it to the plugin's standard input",
+        ) from None
+    return b"".join(parts)
+
+
+def _write(fd: int, data: bytes) -> None:
+    while data:
+        data = data[posix.write(fd, data) :]
+
+
+if __name__ == "__main__":
+    if "-h" in sys.argv or "--help" in sys.argv:
+        _write(2, _about().encode())
+        posix._exit(0)
+    main()

@@ -1,0 +1,110 @@
+"""Learn what this kernel offers, and say what it means when it refuses."""
+
+import errno
+import posix
+
+from cni_faasm import netns
+from cni_faasm.errors import (
+    INTERFACE_EXISTS,
+    IO_FAILURE,
+    KERNEL_LACKS_FEATURE,
+    KERNEL_REFUSED,
+    TRY_AGAIN,
+    CniError,
+)
+from cni_faasm.ipam import reclaim
+from cni_faasm.netlink import tc
+from cni_faasm.netlink.transport import Netlink
+from cni_faasm.netlink.wire import NetlinkError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+LOOPBACK_IFINDEX = 1
+FQ_CODEL = "fq_codel"
+BFIFO = "bfifo"
+
+_REMEDIES = {
+    errno.EPERM: "run the plugin as root with CAP_NET_ADMIN over the host's namespace",
+    errno.EACCES: "run the plugin as root; look for a security module that forbids it",
+    errno.ENOBUFS: "the kernel is out of memory for network objects",
+    errno.ENOMEM: "the kernel is out of memory",
+    errno.ENETUNREACH: "a route's gateway must be on the container's link: leave gw out",
+    errno.EINVAL: "the kernel does not accept a value of the configuration",
+    errno.ETIMEDOUT: "the kernel did not answer; call again",
+    errno.EAGAIN: "the kernel did not answer in time; call again",
+}
+_LACKING = (errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT)
+
+
+def refusal(error: NetlinkError) -> CniError:
+    """Turn the kernel's refusal into the error that the runtime gets."""
+    number = error.errno
+    text = str(error)
+    if is_lacking(error):
+        return CniError(
+            KERNEL_LACKS_FEATURE,
+            f"this kernel lacks something the network needs: {text}",
+            "load or build veth, sch_htb, sch_fifo and nf_tables with nft_masq",
+        )
+    if number == errno.EEXIST and error.label.startswith("ip link add"):
+        return CniError(
+            INTERFACE_EXISTS,
+            f"an interface of that name exists: {text}",
+            "DEL the attachment that made it, or choose another hostInterfacePrefix",
+        )
+    if number in (errno.EMFILE, errno.ENFILE):
+        return CniError(IO_FAILURE, text, "raise the limit of open files")
+    if number in (errno.EBUSY, errno.EINTR):
+        return CniError(TRY_AGAIN, text, "the kernel is busy with these objects; call again")
+    return CniError(KERNEL_REFUSED, f"the kernel refused: {text}", _REMEDIES.get(number, ""))
+
+
+def is_lacking(error: NetlinkError) -> bool:
+    """Say whether a refusal means that this kernel does not know the thing at all."""
+    if error.errno in _LACKING:
+        return True
+    return error.errno == errno.ENOENT and "unknown" in error.ext_ack.lower()
+
+
+def leaf(
+    state_dir: str,
+    network: str,
+    boot_id: str,
+    marker: "Mapping[str, object] | None",
+) -> str:
+    """Return the best leaf queue this kernel has, asking it once per boot and network.
+
+    marker: the boot marker as it was read, where the answer is kept: asking for a qdisc
+    that a modular kernel lacks makes it run modprobe.
+    """
+    known = marker.get("kernel") if marker and marker.get("bootID") == boot_id else None
+    if isinstance(known, dict):
+        kept = known.get("leaf")
+        if kept in (FQ_CODEL, BFIFO):
+            return str(kept)
+    found = FQ_CODEL if offers_fq_codel() else BFIFO
+    fresh = dict(reclaim.read_marker(state_dir, network) or {})
+    fresh["kernel"] = {"leaf": found}
+    reclaim.write_marker(state_dir, network, fresh)
+    return found
+
+
+def offers_fq_codel() -> bool:
+    """Try fq_codel on the loopback of a namespace of its own, which vanishes at once.
+
+    Raises: OSError when no namespace can be made.
+    """
+    own_fd = netns.open_own()
+    try:
+        netns.unshare()
+        with Netlink() as scratch:
+            scratch.execute([tc.new_qdisc_fq_codel(LOOPBACK_IFINDEX, tc.TC_H_ROOT, 0x10000)])
+    except NetlinkError:
+        return False
+    else:
+        return True
+    finally:
+        netns.setns(own_fd)
+        posix.close(own_fd)

@@ -1,0 +1,281 @@
+"""Masquerade a network and let its packets be forwarded: one rule set for all containers.
+
+    table inet faasm_NETWORK {
+        comment "cni-faasm 10.200.0.0/16"
+        chain postrouting {
+            type nat hook postrouting priority srcnat
+            ip daddr 10.200.0.0/16 return       what stays in the network keeps its address
+            ip daddr 224.0.0.0/4 return         so do multicasts
+            ip saddr 10.200.0.0/16 masquerade
+        }
+    }
+
+The comment is how ADD knows by one question what the table masquerades. A table is made or
+made anew in one transaction, and nothing is executed.
+
+An accept of ours cannot overrule the drop of another chain at the same hook. So where
+iptables' own FORWARD chain has the policy drop, as Docker sets it, two rules go there, in
+the form that iptables writes. Chains of other owners are their own business.
+"""
+
+import errno
+
+from cni_faasm import inet, kernel
+from cni_faasm.errors import TRY_AGAIN, CniError
+from cni_faasm.netlink import nft, nft_expr
+from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
+from cni_faasm.netlink.wire import NetlinkError
+from cni_faasm.plan import digest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni_faasm.netlink.wire import Message
+    from cni_faasm.plan import Plan
+
+    Network = tuple[bytes, int]
+
+CHAIN = "postrouting"
+_COMMENT = "cni-faasm"
+_MULTICAST = {4: (b"\xe0\0\0\0", 4), 16: (b"\xff" + bytes(15), 8)}
+_ATTEMPTS = 8
+_RACES = (errno.EEXIST, errno.ENOENT, errno.EINTR)
+_IPTABLES = {4: nft.NFPROTO_IPV4, 16: nft.NFPROTO_IPV6}
+_PUBLISHED = (
+    nft_expr.XT_CONNTRACK_STATE_ESTABLISHED
+    | nft_expr.XT_CONNTRACK_STATE_RELATED
+    | nft_expr.XT_CONNTRACK_STATE_DNAT
+)
+
+
+def table_name(network: str) -> str:
+    """Return the name of a network's table, of family inet."""
+    return f"faasm_{network}"
+
+
+def ensure(plan: "Plan") -> None:
+    """Make sure that an attachment's network is masqueraded (or is not) and forwarded.
+
+    Ranges that earlier containers of the network got under another configuration stay.
+    Raises: NetlinkError; CniError 11 when others change the table all the time.
+    """
+    with Netlink(NETLINK_NETFILTER) as netfilter:
+        for _ in range(_ATTEMPTS):
+            if _ensure_table(netfilter, plan):
+                break
+        else:
+            raise CniError(
+                TRY_AGAIN,
+                f"nft table {table_name(plan.network)} was changed by others at each attempt",
+                "call again",
+            )
+        for length in sorted({len(item.address) for item in plan.addresses}):
+            missing = _missing_accepts(netfilter, plan, length)
+            if missing:
+                netfilter.nft_batch(missing)
+
+
+def _ensure_table(netfilter: Netlink, plan: "Plan") -> bool:
+    """Return whether the table is as it must be, or has been made so."""
+    name = table_name(plan.network)
+    table = _table(netfilter, name)
+    present = [] if table is None else _ranges(table.comment, plan.ranges)
+    if plan.ip_masq:
+        wanted = present + [one for one in plan.ranges if one not in present]
+    else:
+        wanted = [one for one in present if one not in plan.ranges]
+    if table is None and not wanted:
+        return True
+    if table is not None and wanted == present and _has_rules(netfilter, name, wanted):
+        return True
+    messages = [] if table is None else [nft.del_table(nft.NFPROTO_INET, name)]
+    if wanted:
+        messages += _messages(name, wanted)
+    try:
+        netfilter.nft_batch(messages)
+    except NetlinkError as error:
+        if kernel.is_lacking(error) or error.errno not in _RACES:
+            raise
+        return False  # another ADD was here between the question and the transaction
+    return True
+
+
+def _table(netfilter: Netlink, name: str) -> "nft.Table | None":
+    try:
+        return nft.parse_table(netfilter.execute([nft.get_table(nft.NFPROTO_INET, name)])[0][0])
+    except NetlinkError as error:
+        if error.errno == errno.ENOENT:
+            return None
+        raise
+
+
+def _chain(netfilter: Netlink, family: int, table: str, name: str) -> "nft.Chain | None":
+    try:
+        return nft.parse_chain(netfilter.execute([nft.get_chain(family, table, name)])[0][0])
+    except NetlinkError as error:
+        if error.errno == errno.ENOENT:
+            return None
+        raise
+
+
+def _has_rules(netfilter: Netlink, name: str, ranges: "list[Network]") -> bool:
+    """Say by their number whether the chain has its rules; CHECK compares each of them."""
+    chain = _chain(netfilter, nft.NFPROTO_INET, name, CHAIN)
+    return chain is not None and chain.hook is not None and chain.use == len(_rules(ranges))
+
+
+def _ranges(comment: str, hoped: "list[Network]") -> "list[Network]":
+    """Return the ranges that a table's comment lists.
+
+    hoped: those that are taken for listed when the comment is just theirs, shortened.
+    """
+    if comment == _comment(hoped):
+        return hoped
+    ranges = []
+    for text in comment.split()[1:]:
+        try:
+            ranges.append(inet.parse_cidr(text))
+        except ValueError:
+            return []  # somebody else's comment: the table is made anew
+    return ranges
+
+
+def _comment(ranges: "list[Network]") -> str:
+    text = " ".join((_COMMENT, *(inet.cidr(*one) for one in ranges)))
+    return text if len(text) < nft.COMMENT_MAX else f"{_COMMENT} ~{digest(text)}"
+
+
+def _rules(ranges: "list[Network]") -> "list[bytes]":
+    """Return the expressions of each rule, in order."""
+    rules = []
+    for length in (4, 16):
+        family = [one for one in ranges if len(one[0]) == length]
+        if family:
+            stay = [*family, _MULTICAST[length]]
+            rules += [
+                nft_expr.match_daddr(*one) + nft_expr.verdict(nft_expr.RETURN) for one in stay
+            ]
+            rules += [nft_expr.match_saddr(*one) + nft_expr.masquerade() for one in family]
+    return rules
+
+
+def _messages(name: str, ranges: "list[Network]") -> "list[Message]":
+    return [
+        nft.new_table(nft.NFPROTO_INET, name, comment=_comment(ranges)),
+        nft.new_chain(
+            nft.NFPROTO_INET,
+            name,
+            CHAIN,
+            type="nat",
+            hook=nft.NF_INET_POST_ROUTING,
+            priority=nft.NF_IP_PRI_NAT_SRC,
+        ),
+        *(nft.new_rule(nft.NFPROTO_INET, name, CHAIN, rule) for rule in _rules(ranges)),
+    ]
+
+
+def _missing_accepts(netfilter: Netlink, plan: "Plan", length: int) -> "list[Message]":
+    """Return the rules that iptables' FORWARD chain lacks, none when its policy accepts.
+
+    From the network everything is accepted; to it, what belongs to a connection that it
+    began or that a published port let in. So the policy still keeps strangers out.
+    """
+    family = _IPTABLES[length]
+    chain = _chain(netfilter, family, "filter", "FORWARD")
+    if chain is None or chain.policy != nft.NF_DROP:
+        return []
+    present = {
+        rule.comment
+        for rule in map(nft.parse_rule, netfilter.dump(nft.dump_rules(family, "filter", "FORWARD")))
+    }
+    messages = []
+    for net, prefix_len in plan.ranges:
+        if len(net) != length:
+            continue
+        text = inet.cidr(net, prefix_len)
+        for comment, expressions in (
+            (f"{_COMMENT} {plan.network} from {text}", {"saddr": (net, prefix_len)}),
+            (f"{_COMMENT} {plan.network} to {text}", {"daddr": (net, prefix_len)}),
+        ):
+            if comment[: nft.COMMENT_MAX - 1] in present:
+                continue
+            states = _PUBLISHED if "daddr" in expressions else 0
+            messages.append(
+                nft.new_rule(
+                    family,
+                    "filter",
+                    "FORWARD",
+                    nft_expr.iptables_accept(**expressions, states=states),
+                    comment=comment[: nft.COMMENT_MAX - 1],
+                    insert=True,
+                )
+            )
+    return messages
+
+
+def remove(network: str) -> bool:
+    """Take away a network's table and its rules in iptables' chains; say if there were any.
+
+    Raises: NetlinkError.
+    """
+    removed = False
+    with Netlink(NETLINK_NETFILTER) as netfilter:
+        if _table(netfilter, table_name(network)) is not None:
+            netfilter.nft_batch([nft.del_table(nft.NFPROTO_INET, table_name(network))])
+            removed = True
+        for family in _IPTABLES.values():
+            if _chain(netfilter, family, "filter", "FORWARD") is None:
+                continue
+            for body in netfilter.dump(nft.dump_rules(family, "filter", "FORWARD")):
+                rule = nft.parse_rule(body)
+                if rule.comment.startswith(f"{_COMMENT} {network} "):
+                    netfilter.nft_batch([nft.del_rule(family, "filter", "FORWARD", rule.handle)])
+                    removed = True
+    return removed
+
+
+def drifts(plan: "Plan") -> "list[tuple[str, str, str]]":
+    """Compare the rules with the promise. Returns: (what, expected, found) for each.
+
+    Raises: NetlinkError.
+    """
+    found: list[tuple[str, str, str]] = []
+    name = table_name(plan.network)
+    with Netlink(NETLINK_NETFILTER) as netfilter:
+        if plan.ip_masq:
+            what = f"masquerade: nft table inet {name}"
+            table = _table(netfilter, name)
+            if table is None:
+                found.append((what, "present", "none"))
+            else:
+                ranges = _ranges(table.comment, plan.ranges)
+                lacking = [inet.cidr(*one) for one in plan.ranges if one not in ranges]
+                if lacking:
+                    found.append((f"{what}: ranges", ", ".join(lacking), table.comment or "none"))
+                found.extend(_rule_drifts(netfilter, name, what, ranges))
+        for length in sorted({len(item.address) for item in plan.addresses}):
+            found.extend(
+                (f"forwarding: {message[3]}", "present", "none")
+                for message in _missing_accepts(netfilter, plan, length)
+            )
+    return found
+
+
+def _rule_drifts(
+    netfilter: Netlink, name: str, what: str, ranges: "list[Network]"
+) -> "list[tuple[str, str, str]]":
+    chain = _chain(netfilter, nft.NFPROTO_INET, name, CHAIN)
+    if chain is None or chain.hook != nft.NF_INET_POST_ROUTING:
+        return [(f"{what}: chain {CHAIN}", "hook postrouting", "none")]
+    bodies = netfilter.dump(nft.dump_rules(nft.NFPROTO_INET, name, CHAIN))
+    actual = [nft_expr.describe(nft.parse_rule(body).expressions) for body in bodies]
+    expected = [nft_expr.describe(rule) for rule in _rules(ranges)]
+    if actual == expected:
+        return []
+    missing = [rule for rule in expected if rule not in actual]
+    return [
+        (
+            f"{what}: rules of {CHAIN}",
+            f"{len(expected)} rules" + (f", among them: {missing[0]}" if missing else ""),
+            f"{len(actual)} rules",
+        )
+    ]

@@ -1,0 +1,157 @@
+"""Open, compare and enter network namespaces: the only caller of setns(2).
+
+Python gained os.setns in 3.12. Before that the C library's function is called through
+the C half of ctypes, which costs a third of a millisecond where the package costs three.
+"""
+
+import errno
+import posix
+from fcntl import ioctl
+
+from cni_faasm.errors import INVALID_ENVIRONMENT, IO_FAILURE, UNKNOWN_CONTAINER, CniError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CLONE_NEWNET = 0x40000000  # <linux/sched.h>
+NS_GET_NSTYPE = 0xB703  # <linux/nsfs.h>
+OWN_PATH = "/proc/thread-self/ns/net"
+
+
+def open_own() -> int:
+    """Open the namespace this process is in. Returns: a descriptor, close-on-exec."""
+    try:
+        return posix.open(OWN_PATH, posix.O_RDONLY | posix.O_CLOEXEC)
+    except OSError as error:
+        raise CniError(
+            IO_FAILURE,
+            f"cannot open the host's network namespace {OWN_PATH}: {error.strerror}",
+            "the plugin needs /proc mounted and the right to read it",
+        ) from None
+
+
+def open_container(path: str, own_fd: int) -> int:
+    """Open a container's namespace and make sure that it is one, and not the host's.
+
+    path: what CNI_NETNS holds.
+    Returns: a descriptor, close-on-exec.
+    Raises: CniError 3 when nothing is there, 4 when it is something else.
+    """
+    try:
+        # O_NONBLOCK: a FIFO planted at the path must not hang the runtime.
+        fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESRCH):
+            raise CniError(
+                UNKNOWN_CONTAINER,
+                f"CNI_NETNS: there is no network namespace at {path!r}",
+                "the container may have ended; the runtime must create the namespace before ADD",
+            ) from None
+        raise CniError(
+            INVALID_ENVIRONMENT,
+            f"CNI_NETNS: cannot open {path!r}: {error.strerror}",
+            "the plugin must run as root on the host that holds the namespace",
+        ) from None
+    except ValueError:  # a NUL inside
+        raise CniError(
+            INVALID_ENVIRONMENT, f"CNI_NETNS: {path!r} is not a path", "give a path without NUL"
+        ) from None
+    if not is_network_namespace(fd):
+        posix.close(fd)
+        raise CniError(
+            INVALID_ENVIRONMENT,
+            f"CNI_NETNS: {path!r} is not a network namespace",
+            "give a path such as /run/netns/NAME or /proc/PID/ns/net",
+        )
+    if is_same(fd, own_fd):
+        posix.close(fd)
+        raise CniError(
+            INVALID_ENVIRONMENT,
+            f"CNI_NETNS: {path!r} is the host's own network namespace",
+            "a container that shares the host's network needs no attachment",
+        )
+    return fd
+
+
+def is_network_namespace(fd: int) -> bool:
+    """Ask the kernel what kind of namespace the descriptor refers to, if any (ioctl_ns(2))."""
+    try:
+        return ioctl(fd, NS_GET_NSTYPE) == CLONE_NEWNET
+    except OSError:
+        return False
+
+
+def is_same(fd: int, other_fd: int) -> bool:
+    """Say whether two descriptors refer to the same namespace (ioctl_ns(2), fstat)."""
+    one, other = posix.fstat(fd), posix.fstat(other_fd)
+    return one.st_ino == other.st_ino and one.st_dev == other.st_dev
+
+
+def _call(name: str, *arguments: int) -> None:
+    """Call a C library function of int arguments that returns 0 or sets errno."""
+    # getattr: typeshed and Python 3.11 know neither posix.setns nor posix.unshare.
+    native: Callable[..., None] | None = getattr(posix, name, None)
+    if native is not None:
+        native(*arguments)
+        return
+    from _ctypes import (
+        FUNCFLAG_CDECL,
+        FUNCFLAG_USE_ERRNO,
+        CFuncPtr,
+        _SimpleCData,
+        dlopen,
+        dlsym,
+        get_errno,
+    )
+
+    int_type = type("c_int", (_SimpleCData,), {"_type_": "i"})
+    prototype = type(
+        "prototype",
+        (CFuncPtr,),
+        {"_flags_": FUNCFLAG_CDECL | FUNCFLAG_USE_ERRNO, "_restype_": int_type},
+    )
+    # mypy does not know that None stands for the process itself.
+    function = prototype(dlsym(dlopen(None, 0), name))  # type: ignore[arg-type]
+    if function(*arguments) != 0:
+        number = get_errno()
+        raise OSError(number, posix.strerror(number))
+
+
+def setns(fd: int) -> None:
+    """Move this thread into the network namespace of a descriptor (setns(2)).
+
+    Raises: OSError.
+    """
+    _call("setns", fd, CLONE_NEWNET)
+
+
+def unshare() -> None:
+    """Move this thread into a new, empty network namespace (unshare(2)).
+
+    Raises: OSError.
+    """
+    _call("unshare", CLONE_NEWNET)
+
+
+class Inside:
+    """Run a block inside a container's namespace, and come back whatever happens."""
+
+    __slots__ = ("_fd", "_own_fd")
+
+    def __init__(self, fd: int, own_fd: int) -> None:
+        self._fd = fd
+        self._own_fd = own_fd
+
+    def __enter__(self) -> None:
+        try:
+            setns(self._fd)
+        except OSError as error:
+            raise CniError(
+                INVALID_ENVIRONMENT,
+                f"cannot enter the container's network namespace: {error.strerror}",
+                "the plugin needs CAP_SYS_ADMIN on the host and over the namespace",
+            ) from None
+
+    def __exit__(self, *_: object) -> None:
+        setns(self._own_fd)

@@ -1,0 +1,376 @@
+"""Say what an attachment is: names, addresses, routes, rates. Pure; touches nothing.
+
+ADD makes a plan real, the attachment record keeps it, CHECK and the operator's tool read
+it back and compare. So whatever is promised to a container stands in one place.
+"""
+
+from cni_faasm import inet
+from cni_faasm.results import Route
+from cni_faasm.shaping import Shape, gso_max_bytes, shape
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni_faasm.config import NetworkConfig
+    from cni_faasm.ipam.store import Allocation
+    from cni_faasm.protocol import Request
+
+RECORD_VERSION = 1
+DEFAULT_MTU = 1500
+IFALIASZ = 256  # <linux/if.h>, with the NUL
+RT_SCOPE_LINK = 253  # <linux/rtnetlink.h>
+RT_TABLE_MAIN = 254  # <linux/rtnetlink.h>
+
+
+class PlannedAddress:
+    """An address of the container, with the gateway on the host's end of its link."""
+
+    __slots__ = ("address", "gateway")
+
+    def __init__(self, address: bytes, gateway: bytes) -> None:
+        self.address = address
+        self.gateway = gateway
+
+    @property
+    def prefix_len(self) -> int:
+        """Return 32 or 128: a routed link has no neighbours."""
+        return len(self.address) * 8
+
+
+class Plan:
+    """Everything that ADD promises for one attachment.
+
+    host_interface is a pattern such as "faasm%d" until the kernel has chosen the number;
+    both interface indexes are 0 until then. routes are those inside the container that
+    the configuration asks for, `subnets` those of its own ranges, both by the gateway.
+    """
+
+    __slots__ = (
+        "addresses",
+        "boot_id",
+        "container_id",
+        "created",
+        "data_dir",
+        "dns",
+        "egress",
+        "host_ifindex",
+        "host_interface",
+        "host_mac",
+        "ifindex",
+        "ifname",
+        "ingress",
+        "ip_masq",
+        "mac",
+        "mtu",
+        "netns",
+        "network",
+        "ranges",
+        "routes",
+    )
+
+    def __init__(
+        self,
+        *,
+        network: str,
+        container_id: str,
+        ifname: str,
+        netns: str,
+        boot_id: str,
+        created: int,
+        data_dir: str,
+        host_interface: str,
+        host_mac: bytes,
+        mac: bytes,
+        mtu: int,
+        addresses: "list[PlannedAddress]",
+        routes: "list[Route]",
+        ranges: "list[tuple[bytes, int]]",
+        ingress: "Shape | None",
+        egress: "Shape | None",
+        ip_masq: bool,
+        dns: "dict[str, object]",
+        host_ifindex: int = 0,
+        ifindex: int = 0,
+    ) -> None:
+        self.network = network
+        self.container_id = container_id
+        self.ifname = ifname
+        self.netns = netns
+        self.boot_id = boot_id
+        self.created = created
+        self.data_dir = data_dir
+        self.host_interface = host_interface
+        self.host_mac = host_mac
+        self.mac = mac
+        self.mtu = mtu
+        self.addresses = addresses
+        self.routes = routes
+        self.ranges = ranges
+        self.ingress = ingress
+        self.egress = egress
+        self.ip_masq = ip_masq
+        self.dns = dns
+        self.host_ifindex = host_ifindex
+        self.ifindex = ifindex
+
+    @property
+    def alias(self) -> str:
+        """Return the outer end's alias, by which a person sees what belongs to whom."""
+        return alias(self.network, self.container_id, self.ifname)
+
+    @property
+    def inner_gso_bytes(self) -> "int | None":
+        """Return the inner end's gso_max_size."""
+        return gso_max_bytes(self.egress)
+
+    @property
+    def outer_gso_bytes(self) -> "int | None":
+        """Return the outer end's gso_max_size."""
+        return gso_max_bytes(self.ingress)
+
+    def inner_routes(self) -> "list[Route]":
+        """Return the container's routes beyond those to its gateways, gateways filled in.
+
+        Without a default route in the configuration the network's own subnets are still
+        reached through the gateway, as ptp does it.
+        """
+        gateways = {len(item.address): item.gateway for item in self.addresses}
+        routes: list[Route] = []
+        for net, prefix_len in self.ranges:
+            gateway = gateways.get(len(net))
+            if gateway is not None and not self._has_default(len(net)):
+                routes.append(Route(dst=net, prefix_len=prefix_len, gateway=gateway))
+        for route in self.routes:
+            gateway = gateways.get(len(route.dst))
+            if gateway is None:
+                continue  # a route of a family in which the container has no address
+            on_link = route.scope is not None and route.scope >= RT_SCOPE_LINK
+            if route.gateway is not None or on_link:
+                routes.append(route)
+            else:
+                routes.append(
+                    Route(
+                        dst=route.dst,
+                        prefix_len=route.prefix_len,
+                        gateway=gateway,
+                        mtu=route.mtu,
+                        advmss=route.advmss,
+                        priority=route.priority,
+                        table=route.table,
+                        scope=route.scope,
+                    )
+                )
+        return routes
+
+    def result_routes(self) -> "list[Route]":
+        """Return the configured routes of the families in which there is an address."""
+        lengths = {len(item.address) for item in self.addresses}
+        return [route for route in self.routes if len(route.dst) in lengths]
+
+    def _has_default(self, length: int) -> bool:
+        return any(
+            route.prefix_len == 0
+            and len(route.dst) == length
+            and route.table in (None, RT_TABLE_MAIN)
+            for route in self.routes
+        )
+
+
+def alias(network: str, container_id: str, ifname: str) -> str:
+    """Return the outer end's alias for an attachment, within the kernel's 255 bytes.
+
+    What does not fit is cut, with a hash of the whole that keeps two apart.
+    """
+    text = f"cni-faasm {network} {container_id} {ifname}"
+    if len(text.encode()) < IFALIASZ:
+        return text
+    return text.encode()[: IFALIASZ - 20].decode("utf-8", "ignore") + f" ~{digest(text)}"
+
+
+def digest(text: str) -> str:
+    """Return FNV-1a, 64 bit, as hex: not for secrecy, only to tell long texts apart."""
+    value = 0xCBF29CE484222325
+    for byte in text.encode():
+        value = (value ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+    return f"{value:016x}"
+
+
+def host_interface_pattern(prefix: str, ifname: str) -> str:
+    """Return the outer end's name, or the pattern in which the kernel fills in the number.
+
+    A pool's inner end faasmp7 has the outer end faasm7; any other gets the lowest free
+    number.
+    """
+    number = ifname[len(prefix) + 1 :]
+    if ifname.startswith(prefix + "p") and number.isascii() and number.isdigit():
+        name = prefix + number
+        if len(name) <= 15:  # IFNAMSIZ less the NUL
+            return name
+    return prefix + "%d"
+
+
+def make(
+    config: "NetworkConfig",
+    request: "Request",
+    allocations: "list[Allocation]",
+    *,
+    mtu: int,
+    leaf: str,
+    boot_id: str,
+    created: int,
+    random: bytes,
+) -> Plan:
+    """Make the plan of one attachment from its configuration and its lease.
+
+    mtu: of both ends, bytes. leaf: the leaf queue the kernel offers. created: seconds
+    since the epoch. random: 12 bytes for the two MAC addresses.
+    """
+    ranges: list[tuple[bytes, int]] = []
+    for range_set in config.range_sets:
+        for one in range_set:
+            if (one.network, one.prefix_len) not in ranges:
+                ranges.append((one.network, one.prefix_len))
+    return Plan(
+        network=config.name,
+        container_id=request.container_id,
+        ifname=request.ifname,
+        netns=request.netns,
+        boot_id=boot_id,
+        created=created,
+        data_dir=config.data_dir,
+        host_interface=host_interface_pattern(config.host_interface_prefix, request.ifname),
+        host_mac=_local_mac(random[:6]),
+        mac=config.mac or _local_mac(random[6:12]),
+        mtu=mtu,
+        addresses=[PlannedAddress(item.address, item.gateway) for item in allocations],
+        routes=config.routes,
+        ranges=ranges,
+        ingress=shape(config.ingress, config.latency_ms, mtu, leaf),
+        egress=shape(config.egress, config.latency_ms, mtu, leaf),
+        ip_masq=config.ip_masq,
+        dns=config.dns,
+    )
+
+
+def _local_mac(random: bytes) -> bytes:
+    """Return a unicast, locally administered MAC address (IEEE 802c)."""
+    return bytes((random[0] & 0xFC | 0x02,)) + random[1:6]
+
+
+def to_fields(plan: Plan) -> "dict[str, object]":
+    """Return the plan as the attachment record keeps it (JSON types only)."""
+    return {
+        "version": RECORD_VERSION,
+        "network": plan.network,
+        "containerID": plan.container_id,
+        "ifname": plan.ifname,
+        "netns": plan.netns,
+        "bootID": plan.boot_id,
+        "created": plan.created,
+        "dataDir": plan.data_dir,
+        "hostInterface": plan.host_interface,
+        "hostIfindex": plan.host_ifindex,
+        "ifindex": plan.ifindex,
+        "hostMAC": inet.mac_text(plan.host_mac),
+        "mac": inet.mac_text(plan.mac),
+        "mtu": plan.mtu,
+        "addresses": [
+            {"address": inet.unpack(item.address), "gateway": inet.unpack(item.gateway)}
+            for item in plan.addresses
+        ],
+        "routes": [_route_fields(route) for route in plan.routes],
+        "ranges": [inet.cidr(net, prefix_len) for net, prefix_len in plan.ranges],
+        "ingress": plan.ingress and plan.ingress.to_fields(),
+        "egress": plan.egress and plan.egress.to_fields(),
+        "ipMasq": plan.ip_masq,
+        "dns": plan.dns,
+    }
+
+
+def _route_fields(route: Route) -> "dict[str, object]":
+    fields: dict[str, object] = {"dst": inet.cidr(route.dst, route.prefix_len)}
+    if route.gateway is not None:
+        fields["gw"] = inet.unpack(route.gateway)
+    for key in ("mtu", "advmss", "priority", "table", "scope"):
+        value = getattr(route, key)
+        if value is not None:
+            fields[key] = value
+    return fields
+
+
+def from_fields(fields: "dict[str, object]") -> "Plan | None":
+    """Return the plan that a record keeps; None when its fields are not a plan."""
+    try:
+        return _from_fields(fields)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _from_fields(fields: "dict[str, object]") -> Plan:
+    addresses = [
+        PlannedAddress(inet.pack(_text(item, "address")), inet.pack(_text(item, "gateway")))
+        for item in _dicts(fields["addresses"])
+    ]
+    routes = []
+    for item in _dicts(fields["routes"]):
+        dst, prefix_len = inet.parse_cidr(_text(item, "dst"))
+        numbers = {key: _number(item, key) for key in _ROUTE_NUMBERS if key in item}
+        gateway = inet.pack(_text(item, "gw")) if "gw" in item else None
+        routes.append(Route(dst=dst, prefix_len=prefix_len, gateway=gateway, **numbers))
+    ranges = fields["ranges"]
+    if not isinstance(ranges, list):
+        raise TypeError("ranges")
+    return Plan(
+        network=_text(fields, "network"),
+        container_id=_text(fields, "containerID"),
+        ifname=_text(fields, "ifname"),
+        netns=_text(fields, "netns"),
+        boot_id=_text(fields, "bootID"),
+        created=_number(fields, "created"),
+        data_dir=_text(fields, "dataDir"),
+        host_interface=_text(fields, "hostInterface"),
+        host_ifindex=_number(fields, "hostIfindex"),
+        ifindex=_number(fields, "ifindex"),
+        host_mac=inet.parse_mac(_text(fields, "hostMAC")),
+        mac=inet.parse_mac(_text(fields, "mac")),
+        mtu=_number(fields, "mtu"),
+        addresses=addresses,
+        routes=routes,
+        ranges=[inet.parse_cidr(text) for text in ranges],
+        ingress=_shape(fields["ingress"]),
+        egress=_shape(fields["egress"]),
+        ip_masq=fields["ipMasq"] is True,
+        dns=_dict(fields["dns"]),
+    )
+
+
+_ROUTE_NUMBERS = ("mtu", "advmss", "priority", "table", "scope")
+
+
+def _dict(value: object) -> "dict[str, object]":
+    if not isinstance(value, dict):
+        raise TypeError(value)
+    return value
+
+
+def _dicts(value: object) -> "list[dict[str, object]]":
+    if not isinstance(value, list):
+        raise TypeError(value)
+    return [_dict(item) for item in value]
+
+
+def _text(fields: "dict[str, object]", key: str) -> str:
+    value = fields[key]
+    if not isinstance(value, str):
+        raise TypeError(key)
+    return value
+
+
+def _number(fields: "dict[str, object]", key: str) -> int:
+    value = fields[key]
+    if not isinstance(value, int):
+        raise TypeError(key)
+    return value
+
+
+def _shape(value: object) -> "Shape | None":
+    return None if value is None else Shape.from_fields(_dict(value))

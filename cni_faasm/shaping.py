@@ -1,0 +1,207 @@
+"""Rate-limit one end of a pair: HTB root 1:, class 1:1, one bounded leaf queue.
+
+Egress of the inner end is what the container sends, egress of the outer end what it
+receives, so the same three messages on each end limit both directions without ifb and
+without policing. Why these numbers and not others: docs/design.md, "Shaping".
+"""
+
+from cni_faasm.netlink import tc
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni_faasm.config import Limit
+    from cni_faasm.netlink.transport import Message
+
+ROOT_HANDLE = 0x10000  # 1:
+CLASS_ID = 0x10001  # 1:1
+LEAF_HANDLE = 0x100000  # 10:
+
+ETHERNET_HEADER_BYTES = 14
+# A single class never competes, so the quantum only has to keep the kernel from
+# warning; it does so outside 1,000 to 200,000 bytes.
+QUANTUM_BYTES = 60_000
+BURST_SECONDS_INVERSE = 1000  # a burst of one millisecond
+DEFAULT_LATENCY_MS = 25
+MIN_LEAF_PACKETS = 10  # with 8 flows at 256 kbit/s a queue of 8 packets once timed out
+MIN_GSO_BYTES = 1700
+MAX_GSO_BYTES = 65536
+
+
+class Shape:
+    """What one direction is limited to, in the kernel's own quantities."""
+
+    __slots__ = ("burst_bytes", "leaf", "leaf_bytes", "quantum_bytes", "rate_bps", "target_us")
+
+    def __init__(
+        self,
+        *,
+        rate_bps: int,
+        burst_bytes: int,
+        leaf: str,
+        leaf_bytes: int,
+        target_us: int,
+        quantum_bytes: int = QUANTUM_BYTES,
+    ) -> None:
+        self.rate_bps = rate_bps
+        self.burst_bytes = burst_bytes
+        self.leaf = leaf
+        self.leaf_bytes = leaf_bytes
+        self.target_us = target_us
+        self.quantum_bytes = quantum_bytes
+
+    @property
+    def rate_Bps(self) -> int:
+        """Return the rate in bytes/s, as the kernel counts it."""
+        return self.rate_bps // 8
+
+    def to_fields(self) -> "dict[str, object]":
+        """Return the shape as the attachment record keeps it."""
+        return {
+            "rateBps": self.rate_bps,
+            "burstBytes": self.burst_bytes,
+            "leaf": self.leaf,
+            "leafBytes": self.leaf_bytes,
+            "targetUs": self.target_us,
+            "quantumBytes": self.quantum_bytes,
+        }
+
+    @classmethod
+    def from_fields(cls, fields: "dict[str, object]") -> "Shape":
+        """Return the shape an attachment record keeps.
+
+        Raises: KeyError, TypeError or ValueError when the fields are not a shape.
+        """
+        numbers = {}
+        for key in ("rateBps", "burstBytes", "leafBytes", "targetUs", "quantumBytes"):
+            value = fields[key]
+            if not isinstance(value, int) or value < 0:
+                raise ValueError(key)
+            numbers[key] = value
+        return cls(
+            rate_bps=numbers["rateBps"],
+            burst_bytes=numbers["burstBytes"],
+            leaf=str(fields["leaf"]),
+            leaf_bytes=numbers["leafBytes"],
+            target_us=numbers["targetUs"],
+            quantum_bytes=numbers["quantumBytes"],
+        )
+
+
+def shape(limit: "Limit", latency_ms: "int | None", mtu: int, leaf: str) -> "Shape | None":
+    """Turn a configured limit into a shape; None when the direction is unlimited.
+
+    leaf: "fq_codel" or "bfifo", as the kernel offers.
+    """
+    rate_bps = limit.rate_bps
+    if not rate_bps:
+        return None
+    frame_bytes = mtu + ETHERNET_HEADER_BYTES
+    rate_Bps = rate_bps // 8
+    burst_bytes = (
+        rate_Bps // BURST_SECONDS_INVERSE if limit.burst_bits is None else limit.burst_bits // 8
+    )
+    wait_ms = latency_ms or DEFAULT_LATENCY_MS
+    leaf_bytes = max(MIN_LEAF_PACKETS * frame_bytes, rate_Bps * wait_ms // 1000)
+    # CoDel must not drop what merely takes long to put on a slow line.
+    target_us = max(5000, frame_bytes * 1_500_000 // max(rate_Bps, 1))
+    return Shape(
+        rate_bps=rate_bps,
+        burst_bytes=max(burst_bytes, frame_bytes + 86),
+        leaf=leaf,
+        leaf_bytes=min(leaf_bytes, 0xFFFFFFFF),
+        target_us=min(target_us, 10_000_000),
+    )
+
+
+def gso_max_bytes(one: "Shape | None") -> "int | None":
+    """Return the largest super-packet an end may send; None leaves the kernel's default.
+
+    A 64 KB super-packet takes 52 ms at 10 Mbit/s: it would burst past a small queue
+    and keep TCP's own back-pressure from working.
+    """
+    if one is None:
+        return None
+    limit = one.rate_Bps // 1000
+    return min(max(limit, MIN_GSO_BYTES), MAX_GSO_BYTES)
+
+
+def messages(ifindex: int, one: "Shape | None") -> "list[Message]":
+    """Return what makes the shape on one end; nothing for an unlimited direction."""
+    if one is None:
+        return []
+    return [
+        tc.new_qdisc_htb(ifindex, ROOT_HANDLE, CLASS_ID & 0xFFFF, direct_qlen=1000),
+        tc.new_class_htb(
+            ifindex,
+            ROOT_HANDLE,
+            CLASS_ID,
+            one.rate_Bps,
+            one.rate_Bps,
+            one.burst_bytes,
+            one.burst_bytes,
+            one.quantum_bytes,
+        ),
+        leaf_message(ifindex, one),
+    ]
+
+
+def leaf_message(ifindex: int, one: Shape) -> "Message":
+    """Return what makes the bounded leaf queue under class 1:1."""
+    if one.leaf == "fq_codel":
+        return tc.new_qdisc_fq_codel(
+            ifindex,
+            CLASS_ID,
+            LEAF_HANDLE,
+            limit=10240,
+            target_us=one.target_us,
+            interval_us=max(100_000, one.target_us * 20),
+            memory_limit=max(one.leaf_bytes, 64 * 1514),
+            quantum=1514,
+        )
+    return tc.new_qdisc_bfifo(ifindex, CLASS_ID, LEAF_HANDLE, one.leaf_bytes)
+
+
+def drifts(
+    where: str,
+    one: "Shape | None",
+    qdiscs: "list[tc.Qdisc]",
+    classes: "list[tc.HtbClass]",
+) -> "list[tuple[str, str, str]]":
+    """Compare one end with its shape. Returns: (what, expected, found) for each difference.
+
+    qdiscs, classes: those of this interface only. A clsact or ingress qdisc that
+    somebody else attached limits nothing of ours and is no drift.
+    """
+    found: list[tuple[str, str, str]] = []
+    root = next((qdisc for qdisc in qdiscs if qdisc.parent == tc.TC_H_ROOT), None)
+    if one is None:
+        if root is not None and root.kind == "htb":
+            found.append((f"{where}: root qdisc", "no limit", "htb"))
+        return found
+    if root is None or root.kind != "htb" or root.handle != ROOT_HANDLE:
+        text = "none" if root is None else f"{root.kind} {tc.handle_text(root.handle)}"
+        found.append((f"{where}: root qdisc", "htb 1:", text))
+        return found
+    if root.htb_defcls != CLASS_ID & 0xFFFF:
+        found.append((f"{where}: htb default class", "1:1", f"1:{root.htb_defcls or 0:x}"))
+    one_class = next((item for item in classes if item.handle == CLASS_ID), None)
+    if one_class is None:
+        found.append((f"{where}: class", "htb 1:1", "none"))
+        return found
+    ticks = tc.burst_ticks(one.rate_Bps, one.burst_bytes)
+    for what, rate in (("rate", one_class.rate_Bps), ("ceil", one_class.ceil_Bps)):
+        if rate != one.rate_Bps:
+            texts = (f"{one.rate_Bps * 8} bit/s", f"{rate * 8} bit/s")
+            found.append((f"{where}: class 1:1 {what}", *texts))
+    for what, actual in (("burst", one_class.burst_ticks), ("cburst", one_class.cburst_ticks)):
+        if actual != ticks:
+            bytes_found = tc.burst_bytes(one_class.rate_Bps, actual)
+            texts = (f"{one.burst_bytes} bytes", f"{bytes_found} bytes")
+            found.append((f"{where}: class 1:1 {what}", *texts))
+    queue = next((qdisc for qdisc in qdiscs if qdisc.parent == CLASS_ID), None)
+    if queue is None or queue.kind != one.leaf:
+        text = "none" if queue is None else queue.kind
+        found.append((f"{where}: leaf qdisc", one.leaf, text))
+    elif one.leaf == "bfifo" and queue.limit != one.leaf_bytes:
+        found.append((f"{where}: bfifo limit", f"{one.leaf_bytes} bytes", f"{queue.limit} bytes"))
+    return found

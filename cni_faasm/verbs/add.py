@@ -1,0 +1,175 @@
+"""ADD: give a container its shaped network (CNI specification, section "ADD")."""
+
+import posix
+import time
+
+from cni_faasm import config as configuration
+from cni_faasm import forwarding, inet, kernel, nat, netns, plan, record, veth
+from cni_faasm.errors import ALREADY_ATTACHED, INTERFACE_EXISTS, UNSUPPORTED_FIELD, CniError
+from cni_faasm.ipam import reclaim
+from cni_faasm.ipam.store import Store
+from cni_faasm.netlink.transport import Netlink
+from cni_faasm.netlink.wire import NetlinkError
+from cni_faasm.results import Interface, IPConfig, Result
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni_faasm.config import NetworkConfig
+    from cni_faasm.plan import Plan
+    from cni_faasm.protocol import Request
+    from cni_faasm.undo import Undo
+
+
+def add(request: "Request", undo: "Undo", warnings: "list[str]") -> Result:
+    """Attach a container to the network; all or nothing.
+
+    undo: receives a step for everything done; on failure the steps have been run. The
+    caller drops them once the runtime has the result, or runs them when it cannot.
+    warnings: receives what the operator should know though nothing failed.
+    Returns: what has been made.
+    Raises: CniError.
+    """
+    config = configuration.load(request.document, request.args)
+    warnings.extend(config.warnings)
+    if config.prev_result is not None:
+        raise CniError(
+            UNSUPPORTED_FIELD,
+            "prevResult: another plugin has attached the container before this one",
+            "faasm makes the container's interface itself: put it first in the conflist",
+        )
+    own_fd = netns.open_own()
+    netns_fd = netns.open_container(request.netns, own_fd)
+    host = Netlink()
+    with netns.Inside(netns_fd, own_fd):
+        inner = Netlink()
+    try:
+        return _attach(request, config, undo, (host, inner), (netns_fd, own_fd))
+    except NetlinkError as error:
+        cause = kernel.refusal(error)
+        undo.roll_back(cause)
+        raise cause from None
+    except BaseException as cause:
+        undo.roll_back(cause)
+        raise
+
+
+def _attach(
+    request: "Request",
+    config: "NetworkConfig",
+    undo: "Undo",
+    sockets: "tuple[Netlink, Netlink]",
+    namespaces: "tuple[int, int]",
+) -> Result:
+    host, inner = sockets
+    if veth.find(inner, name=request.ifname) is not None:
+        raise CniError(
+            INTERFACE_EXISTS,
+            f"CNI_IFNAME: the container already has an interface {request.ifname!r}",
+            "DEL the attachment that made it, or ask for another name",
+        )
+    mtu = config.mtu or veth.uplink_mtu(host) or plan.DEFAULT_MTU
+    boot_id = record.boot_id()
+    with Store(config.data_dir, config.name, config.lock_timeout_ms) as store:
+        marker = reclaim.read_marker(config.state_dir, config.name)
+        reclaim.reclaim_earlier_boot(store, config.state_dir, config.name, boot_id, marker)
+        leaf = kernel.leaf(config.state_dir, config.name, boot_id, marker)
+        if record.read(config.state_dir, config.name, request.container_id, request.ifname):
+            raise CniError(
+                ALREADY_ATTACHED,
+                f"container {request.container_id!r} already has a lease for "
+                f"{request.ifname!r} in network {config.name!r}",
+                "DEL that attachment first",
+            )
+        allocations = store.choose(config.range_sets, config.requested_addresses)
+        promised = plan.make(
+            config,
+            request,
+            allocations,
+            mtu=mtu,
+            leaf=leaf,
+            boot_id=boot_id,
+            created=int(time.time()),
+            random=posix.urandom(12),
+        )
+        # The record first: from here on DEL and GC find whatever a kill leaves behind.
+        _write_record(config, promised)
+        undo.push("remove the attachment record", _remove_record, config, promised)
+        undo.push("release the address", _release, config, promised)
+        store.commit(allocations, request.container_id, request.ifname)
+    _make(config, promised, undo, sockets, namespaces)
+    return result_of(promised)
+
+
+def _make(
+    config: "NetworkConfig",
+    promised: "Plan",
+    undo: "Undo",
+    sockets: "tuple[Netlink, Netlink]",
+    namespaces: "tuple[int, int]",
+) -> None:
+    host, inner = sockets
+    netns_fd, own_fd = namespaces
+    lengths = {len(item.address) for item in promised.addresses}
+    veth.create(host, promised, netns_fd)
+    undo.push(f"delete {promised.host_interface}", veth.delete, host, promised.host_ifindex)
+    _write_record(config, promised)
+    if 16 in lengths:
+        with netns.Inside(netns_fd, own_fd):
+            veth.enable_ipv6(promised.ifname)
+    veth.configure(host, inner, promised)
+    nat.ensure(promised)
+    missing = {length for length in lengths if not forwarding.is_on(length)}
+    if missing:
+        forwarding.switch_on(missing, veth.uplink_name(host, 16) if 16 in missing else "")
+
+
+def _write_record(config: "NetworkConfig", promised: "Plan") -> None:
+    record.write(
+        config.state_dir,
+        promised.network,
+        promised.container_id,
+        promised.ifname,
+        plan.to_fields(promised),
+    )
+
+
+def _remove_record(config: "NetworkConfig", promised: "Plan") -> None:
+    record.remove(config.state_dir, promised.network, promised.container_id, promised.ifname)
+
+
+def _release(config: "NetworkConfig", promised: "Plan") -> None:
+    with Store(config.data_dir, config.name, config.lock_timeout_ms) as store:
+        store.release(
+            [item.address for item in promised.addresses], promised.container_id, promised.ifname
+        )
+
+
+def result_of(promised: "Plan") -> Result:
+    """Return the CNI result that describes an attachment."""
+    return Result(
+        interfaces=[
+            Interface(
+                name=promised.host_interface,
+                mac=inet.mac_text(promised.host_mac),
+                sandbox="",
+                mtu=promised.mtu,
+            ),
+            Interface(
+                name=promised.ifname,
+                mac=inet.mac_text(promised.mac),
+                sandbox=promised.netns,
+                mtu=promised.mtu,
+            ),
+        ],
+        ips=[
+            IPConfig(
+                address=item.address,
+                prefix_len=item.prefix_len,
+                gateway=item.gateway,
+                interface=1,
+            )
+            for item in promised.addresses
+        ],
+        routes=promised.result_routes(),
+        dns=promised.dns,
+    )

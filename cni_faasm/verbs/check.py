@@ -1,0 +1,253 @@
+"""CHECK: find every drift from what ADD promised (CNI specification, section "CHECK").
+
+The record says what was promised, prevResult what the chain made of it: a later plugin
+may have changed a MAC address or added interfaces, addresses and rules, and that is no
+drift. All drifts are reported at once.
+"""
+
+from cni_faasm import config as configuration
+from cni_faasm import forwarding, inet, kernel, nat, netns, plan, record, shaping, veth
+from cni_faasm.errors import DRIFT, UNKNOWN_CONTAINER, CniError
+from cni_faasm.ipam.store import Store
+from cni_faasm.netlink import addr, route, tc
+from cni_faasm.netlink.link import IFF_UP
+from cni_faasm.netlink.transport import Netlink
+from cni_faasm.netlink.wire import NetlinkError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni_faasm.netlink.link import Link
+    from cni_faasm.plan import Plan
+    from cni_faasm.protocol import Request
+    from cni_faasm.results import Result
+
+    Drift = tuple[str, str, str]
+
+MAX_DRIFTS_IN_MESSAGE = 3
+
+
+def check(request: "Request") -> None:
+    """Compare an attachment with its promise.
+
+    Raises: CniError 107 that names every drift (what, expected, found); 3 when nothing is
+    known of the attachment.
+    """
+    config = configuration.load(request.document, request.args)
+    fields = record.read(config.state_dir, config.name, request.container_id, request.ifname)
+    promised = None if fields is None else plan.from_fields(fields)
+    if promised is None:
+        raise CniError(
+            UNKNOWN_CONTAINER,
+            f"container {request.container_id!r} has no attachment {request.ifname!r} "
+            f"in network {config.name!r}",
+            "ADD it; if it was attached by another plugin, its record does not exist here",
+        )
+    own_fd = netns.open_own()
+    netns_fd = netns.open_container(request.netns, own_fd)
+    host = Netlink()
+    with netns.Inside(netns_fd, own_fd):
+        inner = Netlink()
+    try:
+        found = drifts(promised, host, inner, config.prev_result)
+    except NetlinkError as error:
+        raise kernel.refusal(error) from None
+    if found:
+        raise drift_error(found)
+
+
+def drift_error(found: "list[Drift]") -> CniError:
+    """Return the one error that names every drift."""
+    lines = [f"{what}: expected {expected}, found {actual}" for what, expected, actual in found]
+    more = len(lines) - MAX_DRIFTS_IN_MESSAGE
+    summary = "; ".join(lines[:MAX_DRIFTS_IN_MESSAGE]) + (f"; and {more} more" if more > 0 else "")
+    return CniError(
+        DRIFT, f"the attachment has drifted from what ADD promised: {summary}", "; ".join(lines)
+    )
+
+
+def drifts(
+    promised: "Plan", host: Netlink, inner: Netlink, prev_result: "Result | None" = None
+) -> "list[Drift]":
+    """List every difference between a promise and the kernel and the store.
+
+    host, inner: sockets in the two namespaces. Returns: (what, expected, found) each.
+    Raises: NetlinkError, CniError.
+    """
+    found: list[Drift] = []
+    mac, mtu = _changed_by_chain(promised, prev_result)
+    if prev_result is not None:
+        _compare_result(promised, prev_result, found)
+    _check_inner(promised, inner, mac, mtu, found)
+    _check_outer(promised, host, found)
+    _check_leases(promised, found)
+    for length in sorted({len(item.address) for item in promised.addresses}):
+        if not forwarding.is_on(length):
+            family = "IPv4" if length == 4 else "IPv6"
+            found.append((f"{family} forwarding on the host", "on", "off"))
+    found.extend(nat.drifts(promised))
+    return found
+
+
+def _changed_by_chain(promised: "Plan", prev_result: "Result | None") -> "tuple[bytes, int]":
+    """Return the inner end's MAC and MTU as the whole chain left them."""
+    mac, mtu = promised.mac, promised.mtu
+    if prev_result is not None:
+        for interface in prev_result.interfaces:
+            if interface.name == promised.ifname and interface.sandbox:
+                mtu = interface.mtu or mtu
+                try:
+                    mac = inet.parse_mac(interface.mac)
+                except ValueError:
+                    continue  # no or an odd MAC in the result: ours holds
+    return mac, mtu
+
+
+def _compare_result(promised: "Plan", prev_result: "Result", found: "list[Drift]") -> None:
+    """Demand that the runtime's result still holds what ADD gave it; more is no drift."""
+    addresses = [item.address for item in prev_result.ips]
+    for item in promised.addresses:
+        if item.address not in addresses:
+            texts = ", ".join(inet.unpack(address) for address in addresses) or "none"
+            found.append(("prevResult: address", inet.unpack(item.address), texts))
+    if not prev_result.interfaces:
+        return  # results before 0.3.0 name no interfaces
+    names = [interface.name for interface in prev_result.interfaces]
+    for name in (promised.host_interface, promised.ifname):
+        if name not in names:
+            found.append(("prevResult: interface", name, ", ".join(names)))
+
+
+def _check_link(
+    where: str,
+    one: "Link",
+    expected: "tuple[bytes, int, int | None]",
+    found: "list[Drift]",
+) -> None:
+    mac, mtu, gso_bytes = expected
+    if not one.flags & IFF_UP:
+        found.append((f"{where}: state", "up", "down"))
+    if one.address != mac:
+        found.append((f"{where}: MAC", inet.mac_text(mac), inet.mac_text(one.address)))
+    if one.mtu != mtu:
+        found.append((f"{where}: MTU", str(mtu), str(one.mtu)))
+    if gso_bytes is not None and one.gso_max_size not in (None, gso_bytes):
+        found.append((f"{where}: gso_max_size", str(gso_bytes), str(one.gso_max_size)))
+
+
+def _check_inner(
+    promised: "Plan", inner: Netlink, mac: bytes, mtu: int, found: "list[Drift]"
+) -> None:
+    where = f"container {promised.ifname}"
+    one = veth.find(inner, name=promised.ifname)
+    if one is None:
+        found.append((f"{where}: interface", "veth", "none"))
+        return
+    if one.kind != "veth" or one.link != promised.host_ifindex:
+        expected = f"veth, peer of {promised.host_interface}"
+        actual = f"{one.kind or 'no veth'}, peer index {one.link}"
+        found.append((f"{where}: interface", expected, actual))
+        return
+    _check_link(where, one, (mac, mtu, promised.inner_gso_bytes), found)
+    addresses = {item.address: item for item in _addresses(inner, one.ifindex)}
+    for item in promised.addresses:
+        _check_address(where, item.address, addresses, found)
+    routes = _routes(inner, one.ifindex)
+    for item in promised.addresses:
+        _check_route(where, (item.gateway, item.prefix_len, None, None), routes, found)
+    for wanted in promised.inner_routes():
+        key = (wanted.dst, wanted.prefix_len, wanted.gateway, wanted.table)
+        _check_route(where, key, routes, found)
+    found.extend(_shape_drifts(where, inner, one.ifindex, promised.egress))
+
+
+def _check_outer(promised: "Plan", host: Netlink, found: "list[Drift]") -> None:
+    where = f"host {promised.host_interface}"
+    one = veth.find(host, ifindex=promised.host_ifindex) if promised.host_ifindex else None
+    if one is None or one.kind != "veth":
+        found.append((f"{where}: interface", "veth", "none" if one is None else str(one.kind)))
+        return
+    if one.name != promised.host_interface:
+        found.append((f"{where}: name", promised.host_interface, one.name))
+    if one.alias != promised.alias:
+        found.append((f"{where}: alias", promised.alias, one.alias or "none"))
+    expected = (promised.host_mac, promised.mtu, promised.outer_gso_bytes)
+    _check_link(where, one, expected, found)
+    addresses = {item.address: item for item in _addresses(host, one.ifindex)}
+    routes = _routes(host, one.ifindex)
+    for item in promised.addresses:
+        _check_address(where, item.gateway, addresses, found)
+        _check_route(where, (item.address, item.prefix_len, None, None), routes, found)
+    found.extend(_shape_drifts(where, host, one.ifindex, promised.ingress))
+
+
+def _addresses(netlink: Netlink, ifindex: int) -> "list[addr.Addr]":
+    return [addr.parse_addr(body) for body in netlink.dump(addr.dump_addrs(ifindex))]
+
+
+def _routes(netlink: Netlink, ifindex: int) -> "list[route.RouteInfo]":
+    found = [route.parse_route(body) for body in netlink.dump(route.dump_routes(oif=ifindex))]
+    return [one for one in found if one.oif == ifindex]
+
+
+def _shape_drifts(
+    where: str, netlink: Netlink, ifindex: int, one: "shaping.Shape | None"
+) -> "list[Drift]":
+    qdiscs = [tc.parse_qdisc(body) for body in netlink.dump(tc.dump_qdiscs(ifindex))]
+    classes = [tc.parse_class(body) for body in netlink.dump(tc.dump_classes(ifindex))]
+    return shaping.drifts(
+        where,
+        one,
+        [item for item in qdiscs if item.ifindex == ifindex],
+        [item for item in classes if item is not None and item.ifindex == ifindex],
+    )
+
+
+def _check_address(
+    where: str, address: bytes, addresses: "dict[bytes, addr.Addr]", found: "list[Drift]"
+) -> None:
+    wanted = inet.cidr(address, len(address) * 8)
+    one = addresses.get(address)
+    if one is None:
+        others = ", ".join(inet.cidr(item.address, item.prefix_len) for item in addresses.values())
+        found.append((f"{where}: address", wanted, others or "none"))
+    elif one.prefix_len != len(address) * 8:
+        found.append((f"{where}: address", wanted, inet.cidr(address, one.prefix_len)))
+
+
+def _check_route(
+    where: str,
+    wanted: "tuple[bytes, int, bytes | None, int | None]",
+    routes: "list[route.RouteInfo]",
+    found: "list[Drift]",
+) -> None:
+    dst, prefix_len, gateway, table = wanted
+    dst = inet.network(dst, prefix_len)
+    same = [
+        one
+        for one in routes
+        if one.dst == dst
+        and one.prefix_len == prefix_len
+        and one.table == (table or plan.RT_TABLE_MAIN)
+    ]
+    expected = inet.cidr(dst, prefix_len) + (f" via {inet.unpack(gateway)}" if gateway else "")
+    if not same:
+        found.append((f"{where}: route", expected, "none"))
+    elif not any(one.gateway == gateway for one in same):
+        texts = (inet.unpack(one.gateway) if one.gateway else "the link" for one in same)
+        found.append((f"{where}: route", expected, f"via {', '.join(texts)}"))
+
+
+def _check_leases(promised: "Plan", found: "list[Drift]") -> None:
+    with Store(promised.data_dir, promised.network, create=False, lock=False) as store:
+        for item in promised.addresses:
+            owner = store.owner(item.address)
+            if owner is None:
+                found.append((f"lease {inet.unpack(item.address)}", promised.container_id, "none"))
+            elif owner[0] != promised.container_id or owner[1] not in ("", promised.ifname):
+                found.append(
+                    (
+                        f"lease {inet.unpack(item.address)}: owner",
+                        f"{promised.container_id} {promised.ifname}",
+                        " ".join(owner).rstrip(),
+                    )
+                )

@@ -1,0 +1,142 @@
+"""DEL: take an attachment away, however often and in whatever state it is called.
+
+Nothing stops it but an identity it cannot read: the configuration may have changed or be
+broken, the namespace gone, the record or the lease missing. Rules stay (they are the
+network's), then the link goes, and the address is released last.
+"""
+
+from cni_faasm import config as configuration
+from cni_faasm import kernel, netns, plan, record, veth
+from cni_faasm.errors import CniError
+from cni_faasm.ipam.store import Store
+from cni_faasm.netlink.transport import Netlink
+from cni_faasm.netlink.wire import NetlinkError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni_faasm.config import NetworkConfig
+    from cni_faasm.netlink.link import Link
+    from cni_faasm.plan import Plan
+    from cni_faasm.protocol import Request
+
+
+def delete(request: "Request", warnings: "list[str]", *, detach: bool = True) -> None:
+    """Detach a container from the network; what is already gone is success.
+
+    detach: let a child wait for the kernel, so that the call returns 20 ms sooner.
+    Raises: CniError when the link or the address could not be removed.
+    """
+    config = configuration.load_tolerant(request.document)
+    names = [config.name] if config.name else []
+    if not names:
+        names = record.find_anywhere(config.state_dir, request.container_id, request.ifname)
+        warnings.append(
+            "DEL: the configuration names no valid network; "
+            + (f"the records name {', '.join(names)}" if names else "no record names one either")
+        )
+    host = Netlink()
+    try:
+        for name in names or [""]:
+            _detach(request, config, name, host, detach)
+    except NetlinkError as error:
+        raise kernel.refusal(error) from None
+    finally:
+        host.close()
+
+
+def _detach(
+    request: "Request", config: "NetworkConfig", name: str, host: Netlink, detach: bool
+) -> None:
+    promised = load_record(config, name, request.container_id, request.ifname)
+    outer = _find_outer(request, config, name, promised, host)
+    if outer is not None:
+        (veth.delete_detached if detach else veth.delete)(host, outer.ifindex)
+    if not name:
+        return
+    release(config, name, request.container_id, request.ifname, promised)
+
+
+def load_record(
+    config: "NetworkConfig", name: str, container_id: str, ifname: str
+) -> "Plan | None":
+    """Return what ADD promised, or None when no readable record is there."""
+    if not name:
+        return None
+    fields = record.read(config.state_dir, name, container_id, ifname)
+    return None if fields is None else plan.from_fields(fields)
+
+
+def _find_outer(
+    request: "Request",
+    config: "NetworkConfig",
+    name: str,
+    promised: "Plan | None",
+    host: Netlink,
+) -> "Link | None":
+    """Find the host's end by the record, else by the namespace, else by prevResult.
+
+    Names and indexes are used again by the kernel, so each find is verified by the alias
+    or the MAC address before it is believed.
+    """
+    alias = plan.alias(name, request.container_id, request.ifname)
+    if promised is not None:
+        found = veth.find_outer(host, promised)
+        if found is not None:
+            return found
+    found = _through_namespace(request, host)
+    if found is not None and (not found.alias or found.alias == alias):
+        return found
+    if config.prev_result is not None:
+        for interface in config.prev_result.interfaces:
+            if interface.sandbox or not interface.name or len(interface.name) > 15:
+                continue
+            found = veth.find(host, name=interface.name)
+            if veth.owned(found, alias, b""):
+                return found
+    return None
+
+
+def _through_namespace(request: "Request", host: Netlink) -> "Link | None":
+    """Return the host's end of the pair whose inner end has the attachment's name."""
+    if not request.netns:
+        return None
+    own_fd = netns.open_own()
+    try:
+        netns_fd = netns.open_container(request.netns, own_fd)
+        with netns.Inside(netns_fd, own_fd):
+            inner = Netlink()
+    except CniError:
+        return None  # gone, or no namespace: then the pair is gone with it
+    found = veth.find(inner, name=request.ifname)
+    inner.close()
+    if found is None or found.kind != "veth" or not found.link:
+        return None
+    outer = veth.find(host, ifindex=found.link)
+    # The index may be another namespace's: the host's end must point back.
+    if outer is None or outer.kind != "veth" or outer.link != found.ifindex:
+        return None
+    return outer
+
+
+def release(
+    config: "NetworkConfig",
+    name: str,
+    container_id: str,
+    ifname: str,
+    promised: "Plan | None",
+) -> None:
+    """Free the addresses of an attachment, then forget it: a lease is never without record."""
+    data_dir = config.data_dir if promised is None else promised.data_dir
+    with Store(data_dir, name, config.lock_timeout_ms) as store:
+        if promised is not None:
+            addresses = [item.address for item in promised.addresses]
+        elif config.prev_result is not None and config.prev_result.ips:
+            addresses = [item.address for item in config.prev_result.ips]
+        else:
+            addresses = []
+        released = store.release(addresses, container_id, ifname)
+        if promised is None and not released:
+            # Attached by host-local, or the record is lost: look through all leases.
+            found = store.find(container_id, ifname)
+            store.release(found, container_id, ifname)
+        record.remove(config.state_dir, name, container_id, ifname)

@@ -1,0 +1,97 @@
+"""STATUS: say whether an ADD would work now (CNI specification, section "STATUS").
+
+Tries instead of asking: chooses an address, writes in the store, and makes a whole
+attachment's kernel objects in an empty namespace that vanishes with the process.
+"""
+
+import posix
+
+from cni_faasm import config as configuration
+from cni_faasm import files, kernel, nat, netns, plan, record, veth
+from cni_faasm.errors import INVALID_CONFIG, PLUGIN_NOT_AVAILABLE, CniError
+from cni_faasm.ipam import reclaim
+from cni_faasm.ipam.store import Store
+from cni_faasm.netlink.transport import Netlink
+from cni_faasm.netlink.wire import NetlinkError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni_faasm.config import NetworkConfig
+    from cni_faasm.ipam.store import Allocation
+    from cni_faasm.protocol import Request
+
+
+def status(request: "Request") -> None:
+    """Rehearse an ADD without a container.
+
+    Raises: CniError 50 that says what is missing; 7 for a faulty configuration.
+    """
+    config = configuration.load(request.document, request.args)
+    try:
+        allocations = _try_store(config)
+        _try_kernel(config, request, allocations)
+    except NetlinkError as error:
+        raise _unavailable(kernel.refusal(error)) from None
+    except CniError as error:
+        if error.code == INVALID_CONFIG:
+            raise
+        raise _unavailable(error) from None
+
+
+def _unavailable(error: CniError) -> CniError:
+    return CniError(PLUGIN_NOT_AVAILABLE, f"ADD would fail: {error.msg}", error.details)
+
+
+def _try_store(config: "NetworkConfig") -> "list[Allocation]":
+    boot_id = record.boot_id()
+    with Store(config.data_dir, config.name, config.lock_timeout_ms) as store:
+        reclaim.reclaim_earlier_boot(store, config.state_dir, config.name, boot_id)
+        allocations = store.choose(config.range_sets, [])
+        store.probe()
+    folder = files.open_folder(config.state_dir, config.name, create=True, mode=0o700)
+    try:
+        files.replace_at(folder, ".status", ".status.new", b"status\n", 0o600)
+        files.unlink_at(folder, ".status")
+    except OSError as error:
+        path = f"{config.state_dir}/{config.name}"
+        raise files.io_error(error, "cannot write in", path) from None
+    finally:
+        posix.close(folder)
+    return allocations
+
+
+def _try_kernel(
+    config: "NetworkConfig", request: "Request", allocations: "list[Allocation]"
+) -> None:
+    own_fd = netns.open_own()
+    try:
+        netns.unshare()
+        inner_fd, inner = netns.open_own(), Netlink()
+        netns.unshare()
+        host = Netlink()
+        promised = plan.make(
+            config,
+            request,
+            allocations,
+            mtu=config.mtu or plan.DEFAULT_MTU,
+            leaf=kernel.BFIFO,
+            boot_id="",
+            created=0,
+            random=posix.urandom(12),
+        )
+        promised.ifname = "eth0"
+        veth.create(host, promised, inner_fd)
+        veth.configure(host, inner, promised)
+        nat.ensure(promised)
+        host.close()
+        inner.close()
+        posix.close(inner_fd)
+    except OSError as error:
+        raise CniError(
+            PLUGIN_NOT_AVAILABLE,
+            f"cannot make a network namespace: {error.strerror}",
+            "the plugin must run as root with CAP_SYS_ADMIN",
+        ) from None
+    finally:
+        netns.setns(own_fd)
+        posix.close(own_fd)

@@ -1,0 +1,263 @@
+"""Make, find and remove the pair, its addresses, routes and queues.
+
+Both ends are driven by batches on two sockets, one per namespace; nothing of ours runs
+inside the container. The link is routed and point to point: no bridge, no broadcast
+domain, no ARP between containers.
+"""
+
+import errno
+import posix
+import time
+
+from cni_faasm import forwarding, inet, shaping
+from cni_faasm.errors import KERNEL_REFUSED, CniError
+from cni_faasm.netlink import addr, link, neigh, route
+from cni_faasm.netlink.transport import Netlink
+from cni_faasm.netlink.wire import NetlinkError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni_faasm.netlink.wire import Message
+    from cni_faasm.plan import Plan
+
+LOOPBACK_IFINDEX = 1
+NUD_STALE = 0x04  # <linux/neighbour.h>
+NUD_PERMANENT = 0x80
+GC_GROUP = 0xFAA5  # an interface group that links are in only while they are deleted
+DELETE_TIMEOUT_S = 10.0
+_POLL_S = 0.0002
+_IPV6 = "/proc/sys/net/ipv6"
+
+# Public addresses that no host routes specially: what answers for them is the default
+# route. Only the routing table is asked; nothing is ever sent there.
+_PROBES = {4: "1.1.1.1", 16: "2606:4700:4700::1111"}
+
+
+def find(netlink: Netlink, *, name: str = "", ifindex: int = 0) -> "link.Link | None":
+    """Return the link of that name or index in the socket's namespace, or None.
+
+    Raises: NetlinkError for anything but "no such device".
+    """
+    message = link.get_link(name=name) if name else link.get_link(ifindex=ifindex)
+    try:
+        replies = netlink.execute([message])
+    except NetlinkError as error:
+        if is_absent(error):
+            return None
+        raise
+    return link.parse_link(replies[0][0])
+
+
+def is_absent(error: NetlinkError) -> bool:
+    """Say whether an error means that the link is already gone."""
+    return error.errno in (errno.ENODEV, errno.ENXIO)
+
+
+def _uplink(host: Netlink, length: int) -> "link.Link | None":
+    try:
+        replies = host.execute([route.get_route(inet.pack(_PROBES[length]))])
+    except NetlinkError:
+        return None  # no default route of that family
+    found = route.parse_route(replies[0][0])
+    return find(host, ifindex=found.oif) if found.oif else None
+
+
+def uplink_mtu(host: Netlink) -> int:
+    """Return the MTU of the interface of the default route, 0 when there is none."""
+    for length in (4, 16):
+        uplink = _uplink(host, length)
+        if uplink is not None and uplink.ifindex != LOOPBACK_IFINDEX:
+            return uplink.mtu
+    return 0
+
+
+def uplink_name(host: Netlink, length: int) -> str:
+    """Return the name of the default route's interface of a family (4 or 16), or ""."""
+    uplink = _uplink(host, length)
+    return "" if uplink is None else uplink.name
+
+
+def create(host: Netlink, plan: "Plan", netns_fd: int) -> None:
+    """Create the pair, its inner end inside the namespace; both down.
+
+    Fills in the plan's host_interface and both indexes, which only the kernel knows.
+    Raises: NetlinkError.
+    """
+    message = link.new_veth(
+        plan.host_interface,
+        plan.ifname,
+        netns_fd,
+        mtu=plan.mtu,
+        address=plan.host_mac,
+        peer_address=plan.mac,
+        gso_max_size=plan.outer_gso_bytes,
+        gro_max_size=plan.inner_gso_bytes,
+        peer_gso_max_size=plan.inner_gso_bytes,
+        peer_gro_max_size=plan.outer_gso_bytes,
+    )
+    made = link.parse_link(host.execute([message])[0][0])
+    plan.host_interface = made.name
+    plan.host_ifindex = made.ifindex
+    plan.ifindex = made.link
+
+
+def outer_messages(plan: "Plan") -> "list[Message]":
+    """Return what the host's end needs: up, alias, gateways, routes, queues."""
+    ifindex = plan.host_ifindex
+    messages = [
+        # No link-local address: nothing on the host's end may be spoken to but the gateway.
+        link.set_link(ifindex, up=True, alias=plan.alias, addr_gen_mode=_no_link_local())
+    ]
+    for item in plan.addresses:
+        messages.append(addr.new_addr(ifindex, item.gateway, item.prefix_len, nodad=True))
+        messages.append(route.new_route(item.address, item.prefix_len, ifindex))
+        # Known, but not permanent: a later plugin in the chain may change the MAC.
+        messages.append(neigh.new_neigh(ifindex, item.address, plan.mac, NUD_STALE))
+    messages.extend(shaping.messages(ifindex, plan.ingress))
+    return messages
+
+
+def inner_messages(plan: "Plan") -> "list[Message]":
+    """Return what the container's end needs: lo and it up, addresses, routes, queues."""
+    ifindex = plan.ifindex
+    has_ipv6 = any(len(item.address) == 16 for item in plan.addresses)
+    messages = [
+        link.set_link(LOOPBACK_IFINDEX, up=True),
+        link.set_link(
+            ifindex,
+            up=True,
+            # Without an IPv6 address the shaped link is spared router solicitations.
+            addr_gen_mode=None if has_ipv6 else _no_link_local(),
+        ),
+    ]
+    for item in plan.addresses:
+        messages.append(addr.new_addr(ifindex, item.address, item.prefix_len, nodad=True))
+        messages.append(route.new_route(item.gateway, item.prefix_len, ifindex))
+        # The gateway's MAC never changes, and no request waits behind a full queue.
+        messages.append(neigh.new_neigh(ifindex, item.gateway, plan.host_mac, NUD_PERMANENT))
+    messages.extend(
+        route.new_route(
+            one.dst,
+            one.prefix_len,
+            ifindex,
+            gateway=one.gateway,
+            scope=one.scope,
+            mtu=one.mtu,
+            advmss=one.advmss,
+            priority=one.priority,
+            table=one.table,
+        )
+        for one in plan.inner_routes()
+    )
+    messages.extend(shaping.messages(ifindex, plan.egress))
+    return messages
+
+
+def _no_link_local() -> "int | None":
+    """Return the mode without a link-local address; None on a kernel without IPv6."""
+    return link.IN6_ADDR_GEN_MODE_NONE if posix.access(_IPV6, posix.F_OK) else None
+
+
+def configure(host: Netlink, inner: Netlink, plan: "Plan") -> None:
+    """Make both ends as planned, the outer one first.
+
+    The end that comes up second has its carrier at once, the first a moment later by the
+    kernel's own work queue; and it is the container that speaks first.
+    Raises: NetlinkError.
+    """
+    host.execute(outer_messages(plan))
+    inner.execute(inner_messages(plan))
+
+
+def enable_ipv6(ifname: str) -> None:
+    """Let the container's end have IPv6 addresses; called inside its namespace.
+
+    Runtimes often start namespaces with disable_ipv6=1 as the default.
+    """
+    path = f"/proc/sys/net/ipv6/conf/{ifname}/disable_ipv6"
+    if forwarding.read(path) == "1":
+        forwarding.write(path, "0")
+
+
+def delete(host: Netlink, ifindex: int) -> None:
+    """Delete a pair by one end's index and wait for it; absent is success.
+
+    Raises: NetlinkError.
+    """
+    try:
+        host.execute([link.del_link(ifindex=ifindex)])
+    except NetlinkError as error:
+        if not is_absent(error):
+            raise
+
+
+def delete_detached(host: Netlink, ifindex: int) -> None:
+    """Delete a pair and return as soon as nothing of it can be seen any more.
+
+    The kernel keeps the deleting process for 16 to 24 ms after that, in rcu_barrier; so a
+    child waits there instead, without the runtime's pipes, whose end the runtime awaits.
+    Raises: NetlinkError; CniError when the link stays.
+    """
+    child = posix.fork()
+    if child == 0:
+        _delete_and_exit(ifindex)
+    deadline = time.monotonic() + DELETE_TIMEOUT_S
+    ended = False
+    while find(host, ifindex=ifindex) is not None:
+        if ended:
+            delete(host, ifindex)  # the child failed: do it here, where the error is told
+            return
+        if time.monotonic() > deadline:
+            raise CniError(
+                KERNEL_REFUSED,
+                f"interface {ifindex} is still there {DELETE_TIMEOUT_S:.0f} s after its deletion",
+                "look at the kernel log; DEL may be called again",
+            )
+        ended = posix.waitpid(child, posix.WNOHANG)[0] == child
+        time.sleep(_POLL_S)
+
+
+def _delete_and_exit(ifindex: int) -> None:
+    """Be the child: leave the session and every descriptor, delete, end."""
+    status = 1
+    try:
+        posix.setsid()
+        null = posix.open("/dev/null", posix.O_RDWR)
+        for fd in (0, 1, 2):
+            posix.dup2(null, fd)
+        posix.closerange(3, 1 << 20)
+        delete(Netlink(), ifindex)
+        status = 0
+    finally:
+        posix._exit(status)
+
+
+def owned(found: "link.Link | None", alias: str, mac: bytes) -> bool:
+    """Say whether a link is an attachment's outer end: numbers and names are used again.
+
+    A kill between the pair's creation and its alias leaves only the MAC to tell.
+    """
+    if found is None or found.kind != "veth":
+        return False
+    return found.alias == alias or (not found.alias and bool(mac) and found.address == mac)
+
+
+def describe(found: "link.Link") -> str:
+    """Return a link's name with its MAC, for messages."""
+    return f"{found.name} ({inet.mac_text(found.address)})"
+
+
+def find_outer(host: Netlink, plan: "Plan") -> "link.Link | None":
+    """Return a recorded attachment's outer end, verified to be its own, or None.
+
+    Only a record whose ADD was killed between the pair's creation and the record's second
+    writing has no index; then all pairs of the host are looked through for its MAC.
+    """
+    if plan.host_ifindex:
+        found = find(host, ifindex=plan.host_ifindex)
+        return found if owned(found, plan.alias, plan.host_mac) else None
+    for body in host.dump(link.dump_links(kind="veth")):
+        found = link.parse_link(body)
+        if owned(found, plan.alias, plan.host_mac):
+            return found
+    return None

@@ -1,0 +1,260 @@
+"""CHECK finds every drift, names it with what was expected and what is there, and no more."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.host import Host, Namespace
+
+MIB = 8 * 1024 * 1024
+
+
+@pytest.fixture
+def config(host: Host) -> dict[str, Any]:
+    return host.config(
+        ipMasq=True,
+        mtu=1400,
+        bandwidth={"ingressRate": 4 * MIB, "egressRate": 2 * MIB},
+        ipam={
+            "subnet": None,
+            "ranges": [[{"subnet": "10.200.0.0/16"}], [{"subnet": "fd00:200::/64"}]],
+            "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+        },
+    )
+
+
+@pytest.fixture
+def result(host: Host, container: Namespace, config: dict[str, Any]) -> dict[str, Any]:
+    host.add_remote()
+    return host.add(container, config)
+
+
+def test_no_drift(
+    host: Host, container: Namespace, config: dict[str, Any], result: dict[str, Any]
+) -> None:
+    call = host.check(container, config, result)
+    call.ok()
+    assert call.stdout.strip() == b""
+
+
+Change = Callable[[Host, Namespace], object]
+HTB = "htb rate 1mbit ceil 1mbit"
+
+
+def inside(command: str) -> Change:
+    return lambda _, container: container.run(command.split())
+
+
+def outside(command: str) -> Change:
+    return lambda host, _: host.run(command.split())
+
+
+def _rewrite_lease(host: Host, _: Namespace) -> None:
+    (host.data_dir / "testnet" / "10.200.0.2").write_bytes(b"other\r\neth0")
+
+
+def _remove_lease(host: Host, _: Namespace) -> None:
+    (host.data_dir / "testnet" / "fd00:200::2").unlink()
+
+
+# What somebody does, and the words by which CHECK must name it.
+DRIFTS: dict[str, tuple[Change, str]] = {
+    "inner gone": (inside("ip link del eth0"), "container eth0: interface"),
+    "inner down": (inside("ip link set eth0 down"), "container eth0: state: expected up"),
+    "inner renamed": (
+        lambda _, c: [
+            c.run(f"ip link set eth0 {word}".split()) for word in ("down", "name eth9", "up")
+        ],
+        "container eth0: interface",
+    ),
+    "inner replaced": (
+        lambda _, c: [
+            c.run(["ip", "link", "del", "eth0"]),
+            c.run(["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "x"]),
+        ],
+        "container eth0: interface",
+    ),
+    "inner MAC": (inside("ip link set eth0 address 02:00:00:00:00:99"), "container eth0: MAC"),
+    "inner MTU": (inside("ip link set eth0 mtu 1300"), "container eth0: MTU: expected 1400"),
+    "inner gso": (
+        inside("ip link set eth0 gso_max_size 9000"),
+        "container eth0: gso_max_size",
+    ),
+    "inner address": (inside("ip addr del 10.200.0.2/32 dev eth0"), "eth0: address"),
+    "inner address 6": (
+        inside("ip -6 addr del fd00:200::2/128 dev eth0"),
+        "container eth0: address: expected fd00:200::2/128",
+    ),
+    "inner prefix": (
+        lambda _, c: [
+            c.run(["ip", "addr", "del", "10.200.0.2/32", "dev", "eth0"]),
+            c.run(["ip", "addr", "add", "10.200.0.2/24", "dev", "eth0"]),
+        ],
+        "container eth0: address: expected 10.200.0.2/32",
+    ),
+    "inner default route": (inside("ip route del default"), "route: expected 0.0.0.0/0 via"),
+    "inner default route 6": (inside("ip -6 route del default"), "route: expected ::/0 via"),
+    "inner gateway route": (
+        lambda _, c: [
+            c.run(["ip", "route", "del", "default"]),
+            c.run(["ip", "route", "del", "10.200.0.1"]),
+        ],
+        "container eth0: route: expected 10.200.0.1/32",
+    ),
+    "inner other gateway": (
+        lambda _, c: [
+            c.run(
+                ["ip", "route", "replace", "default", "via", "10.200.0.99", "dev", "eth0", "onlink"]
+            ),
+        ],
+        "container eth0: route: expected 0.0.0.0/0 via 10.200.0.1",
+    ),
+    "inner qdisc": (inside("tc qdisc del dev eth0 root"), "container eth0: root qdisc"),
+    "inner other qdisc": (
+        inside("tc qdisc replace dev eth0 root handle 9: pfifo"),
+        "container eth0: root qdisc",
+    ),
+    "inner rate": (
+        inside("tc class change dev eth0 parent 1: classid 1:1 htb rate 1gbit ceil 2097152bps"),
+        "container eth0: class 1:1 rate",
+    ),
+    "inner ceil": (
+        inside("tc class change dev eth0 parent 1: classid 1:1 htb rate 2097152bps ceil 1gbit"),
+        "container eth0: class 1:1 ceil",
+    ),
+    "inner burst": (
+        inside(
+            "tc class change dev eth0 parent 1: classid 1:1 htb rate 2097152bps ceil 2097152bps "
+            "burst 1m cburst 2097"
+        ),
+        "container eth0: class 1:1 burst",
+    ),
+    "inner leaf": (
+        inside("tc qdisc replace dev eth0 parent 1:1 handle 20: pfifo limit 1000"),
+        "container eth0: leaf qdisc",
+    ),
+    "inner leaf limit": (
+        inside("tc qdisc change dev eth0 parent 1:1 handle 10: bfifo limit 9000000"),
+        "container eth0: bfifo limit",
+    ),
+    "outer down": (outside("ip link set faasm0 down"), "host faasm0: state: expected up"),
+    "outer renamed": (
+        lambda h, _: [
+            h.run(f"ip link set {word}".split())
+            for word in ("faasm0 down", "faasm0 name x0", "x0 up")
+        ],
+        "host faasm0: name: expected faasm0, found x0",
+    ),
+    "outer alias": (outside("ip link set faasm0 alias mine"), "host faasm0: alias"),
+    "outer MAC": (outside("ip link set faasm0 address 02:00:00:00:00:98"), "host faasm0: MAC"),
+    "outer MTU": (outside("ip link set faasm0 mtu 1280"), "host faasm0: MTU"),
+    "outer address": (outside("ip addr del 10.200.0.1/32 dev faasm0"), "host faasm0: address"),
+    "outer route": (outside("ip route del 10.200.0.2"), "host faasm0: route"),
+    "outer route 6": (outside("ip -6 route del fd00:200::2"), "host faasm0: route"),
+    "outer qdisc": (outside("tc qdisc del dev faasm0 root"), "host faasm0: root qdisc"),
+    "outer class": (
+        lambda h, _: [
+            h.run(
+                [
+                    "tc",
+                    "qdisc",
+                    "replace",
+                    "dev",
+                    "faasm0",
+                    "root",
+                    "handle",
+                    "1:",
+                    "htb",
+                    "default",
+                    "2",
+                ]
+            ),
+        ],
+        "host faasm0: htb default class",
+    ),
+    "lease": (_remove_lease, "lease fd00:200::2"),
+    "lease owner": (_rewrite_lease, "lease 10.200.0.2: owner"),
+    "forwarding": (
+        lambda h, _: h.sysctl("net.ipv4.ip_forward", "0"),
+        "IPv4 forwarding on the host: expected on, found off",
+    ),
+    "forwarding 6": (
+        lambda h, _: h.sysctl("net.ipv6.conf.all.forwarding", "0"),
+        "IPv6 forwarding on the host",
+    ),
+    "ruleset flushed": (outside("nft flush ruleset"), "masquerade"),
+    "rules flushed": (outside("nft flush table inet faasm_testnet"), "masquerade"),
+}
+
+
+@pytest.mark.parametrize("case", DRIFTS)
+def test_each_drift_is_named(
+    host: Host, container: Namespace, config: dict[str, Any], result: dict[str, Any], case: str
+) -> None:
+    change, words = DRIFTS[case]
+    change(host, container)
+    error = host.check(container, config, result).error(107)
+    assert words in error["details"], error["details"]
+    assert "expected" in error["details"]
+    assert "found" in error["details"]
+    host.delete_attachment(container, {**config, "prevResult": result})
+    assert host.leases().keys() <= {"testnet/10.200.0.2"}  # one whose owner is another stays
+    assert host.records() == {}
+
+
+def test_all_drifts_at_once(
+    host: Host, container: Namespace, config: dict[str, Any], result: dict[str, Any]
+) -> None:
+    cases = ("inner qdisc", "outer qdisc", "inner MTU", "lease", "forwarding", "ruleset flushed")
+    for case in cases:
+        DRIFTS[case][0](host, container)
+    details = host.check(container, config, result).error(107)["details"]
+    for case in cases:
+        assert DRIFTS[case][1] in details
+
+
+def test_an_unlimited_direction_that_got_a_limit(host: Host, container: Namespace) -> None:
+    config = host.config()
+    result = host.add(container, config)
+    container.run(
+        ["tc", "qdisc", "add", "dev", "eth0", "root", "handle", "1:", "htb", "default", "1"]
+    )
+    error = host.check(container, config, result).error(107)
+    assert "container eth0: root qdisc: expected no limit" in error["details"]
+
+
+def test_what_a_later_plugin_adds_is_no_drift(
+    host: Host, container: Namespace, config: dict[str, Any], result: dict[str, Any]
+) -> None:
+    container.run(["ip", "link", "add", "extra0", "type", "ifb"])
+    container.run(["ip", "addr", "add", "192.0.2.7/32", "dev", "eth0"])
+    container.run(["ip", "route", "add", "192.0.2.0/24", "via", "10.200.0.1"])
+    container.run(["ip", "link", "set", "eth0", "address", "02:00:00:00:00:77"])
+    host.run(["tc", "qdisc", "add", "dev", "faasm0", "clsact"])
+    host.run(["ip", "route", "add", "192.0.2.7/32", "dev", "faasm0"])
+    changed = json.loads(json.dumps(result))
+    changed["interfaces"][1]["mac"] = "02:00:00:00:00:77"
+    changed["interfaces"].append({"name": "extra0", "mac": "", "sandbox": container.path})
+    changed["ips"].append({"address": "192.0.2.7/32", "interface": 1})
+    changed["routes"].append({"dst": "192.0.2.0/24"})
+    host.check(container, config, changed).ok()
+    container.run(["busybox", "ping", "-c1", "-W2", "198.51.100.1"])
+
+
+def test_a_prev_result_that_lost_what_add_gave(
+    host: Host, container: Namespace, config: dict[str, Any], result: dict[str, Any]
+) -> None:
+    changed = json.loads(json.dumps(result))
+    changed["ips"] = changed["ips"][:1]
+    changed["interfaces"] = changed["interfaces"][1:]
+    changed["ips"][0]["interface"] = 0
+    details = host.check(container, config, changed).error(107)["details"]
+    assert "prevResult: address: expected fd00:200::2" in details
+    assert "prevResult: interface: expected faasm0" in details
+
+
+def test_unknown_attachment(host: Host, container: Namespace, config: dict[str, Any]) -> None:
+    error = host.cni("CHECK", container, {**config, "prevResult": {"ips": []}}).error(3)
+    assert container.name in error["msg"]

@@ -1,0 +1,128 @@
+"""GC removes what belongs to nothing, and only that; STATUS says whether an ADD would work."""
+
+import shutil
+from typing import Any
+
+import pytest
+
+from tests.host import Host
+
+
+def attachments(*pairs: tuple[str, str]) -> dict[str, Any]:
+    return {
+        "cni.dev/valid-attachments": [
+            {"containerID": container, "ifname": ifname} for container, ifname in pairs
+        ]
+    }
+
+
+def test_gc_keeps_the_valid_and_removes_the_rest(host: Host) -> None:
+    config = host.config(ipMasq=True, bandwidth={"ingressRate": 10**6, "egressRate": 10**6})
+    kept, lost, gone = (host.add_container() for _ in range(3))
+    for one in (kept, lost, gone):
+        host.add(one, config)
+    gone.delete()
+    host.cni("GC", None, {**config, **attachments((kept.name, "eth0"))}).ok()
+    assert kept.link("eth0") is not None
+    assert lost.link("eth0") is None
+    assert host.links() == ["lo", "faasm0"]
+    assert host.leases() == {"testnet/10.200.0.2": f"{kept.name}\r\neth0"}
+    assert list(host.records()) == [f"testnet/{kept.name}@eth0"]
+    assert host.nft_tables() == ["inet faasm_testnet"]
+
+
+def test_gc_with_no_valid_attachment_leaves_nothing_at_all(host: Host) -> None:
+    before = host.snapshot()
+    config = host.config(ipMasq=True)
+    for _ in range(3):
+        host.add(host.add_container(), config)
+    host.cni("GC", None, {**config, **attachments()}).ok()
+    assert host.nft_tables() == []
+    assert host.links() == list(before["links"])
+    assert host.leases() == {}
+    assert host.records() == {}
+    host.cni("GC", None, {**config, **attachments()}).ok()
+
+
+def test_gc_releases_leases_of_host_local_that_nobody_owns(host: Host) -> None:
+    config = host.config()
+    container = host.add_container()
+    host.add(container, config)
+    folder = host.data_dir / "testnet"
+    (folder / "10.200.0.77").write_bytes(b"stray\r\neth0")
+    (folder / "10.200.0.78").write_bytes(b"held\r\neth0")
+    (folder / "10.200.0.79").write_bytes(b"old-format")
+    valid = attachments((container.name, "eth0"), ("held", "eth0"), ("old-format", "eth0"))
+    host.cni("GC", None, {**config, **valid}).ok()
+    assert set(host.leases()) == {
+        "testnet/10.200.0.2",
+        "testnet/10.200.0.78",
+        "testnet/10.200.0.79",
+    }
+
+
+def test_gc_leaves_other_networks_alone(host: Host) -> None:
+    mine, other = host.add_container(), host.add_container()
+    host.add(mine, host.config())
+    foreign = host.config(name="other", ipam={"subnet": "10.201.0.0/16"})
+    host.add(other, foreign)
+    host.cni("GC", None, {**host.config(), **attachments()}).ok()
+    assert other.link("eth0") is not None
+    assert list(host.leases()) == ["other/10.201.0.2"]
+
+
+def test_gc_without_the_list_removes_nothing(host: Host) -> None:
+    host.add(host.add_container(), host.config())
+    before = host.snapshot()
+    error = host.cni("GC", None, host.config()).error(7)
+    assert "cni.dev/valid-attachments" in error["msg"]
+    host.assert_unchanged(before)
+
+
+def test_gc_with_a_lost_record_and_alias(host: Host) -> None:
+    """What a kill between the pair's creation and its alias leaves: only the MAC tells."""
+    config = host.config()
+    container = host.add_container()
+    host.add(container, config)
+    host.run(["ip", "link", "set", "faasm0", "alias", ""])
+    host.cni("GC", None, {**config, **attachments()}).ok()
+    assert host.links() == ["lo"]
+
+
+def test_status_is_well(host: Host) -> None:
+    before = host.snapshot()
+    call = host.cni("STATUS", None, host.config(ipMasq=True, bandwidth={"ingressRate": 10**6}))
+    call.ok()
+    assert call.stdout.strip() == b""
+    host.assert_unchanged(before)
+
+
+def test_status_with_an_exhausted_range(host: Host) -> None:
+    config = host.config(ipam={"subnet": "10.200.0.0/30"})
+    host.add(host.add_container(), config)
+    error = host.cni("STATUS", None, config).error(50)
+    assert "10.200.0.0/30" in error["msg"]
+
+
+@pytest.mark.parametrize("which", ["dataDir", "stateDir"])
+def test_status_with_a_store_that_cannot_be_written(host: Host, which: str) -> None:
+    folder = host.directory / "readonly"
+    folder.mkdir()
+    mounts = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(folder)]
+    host.run(mounts)
+    try:
+        config = host.config()
+        if which == "dataDir":
+            config["ipam"]["dataDir"] = str(folder)
+        else:
+            config["stateDir"] = str(folder)
+        error = host.cni("STATUS", None, config).error(50)
+        assert str(folder) in error["msg"]
+        assert "read-only" in error["details"].lower() or "Read-only" in error["msg"]
+    finally:
+        host.run(["umount", str(folder)])
+        shutil.rmtree(folder)
+
+
+def test_status_with_a_faulty_configuration(host: Host) -> None:
+    host.cni("STATUS", None, host.config(mtu=-5)).error(7)
