@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 REPO = Path(__file__).resolve().parent.parent
-BUNDLE = REPO / "dist" / "faasm"
+# The bundle under test; FAASM_BUNDLE=/usr/lib/cni-faasm tests the installed one.
+BUNDLE = Path(os.environ.get("FAASM_BUNDLE") or REPO / "dist" / "faasm")
 PRIVATE_MARKER = Path("/run/faasm-private-host")
 REFERENCE_PLUGINS = Path("/usr/lib/cni")
 
