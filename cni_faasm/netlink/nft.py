@@ -292,7 +292,10 @@ def parse_chain(body: bytes) -> Chain:
 
 
 class Rule:
-    """One rule. expressions: as in nft_expr, to be compared by nft_expr.describe."""
+    """One rule. expressions: as in nft_expr, to be compared by nft_expr.describe.
+
+    comment: nft's or, as iptables-restore leaves it, iptables' own.
+    """
 
     __slots__ = ("chain", "comment", "expressions", "family", "handle", "table", "userdata")
 
@@ -304,6 +307,10 @@ class Rule:
         self.expressions = attrs.get(NFTA_RULE_EXPRESSIONS, b"")
         self.userdata = attrs.get(NFTA_RULE_USERDATA, b"")
         self.comment = parse_comment(self.userdata)
+        if not self.comment and b"comment\0" in self.expressions:
+            from cni_faasm.netlink import nft_expr
+
+            self.comment = nft_expr.comment(self.expressions)
 
 
 def new_rule(

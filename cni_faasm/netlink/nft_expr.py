@@ -12,9 +12,8 @@ iptables-nft themselves make, so that both list the rules as if they had been ty
 Layout: <linux/netfilter/nf_tables.h>.
 """
 
-from sys import byteorder
-
 from cni_faasm.netlink.wire import (
+    Struct,
     attr,
     attr_be32,
     attr_be64,
@@ -70,17 +69,19 @@ NFT_META_NFPROTO = 15
 NFTA_COUNTER_BYTES = 1
 NFTA_COUNTER_PACKETS = 2
 
-# <linux/netfilter/nf_tables_compat.h>, <linux/netfilter/xt_conntrack.h>
+# <linux/netfilter/nf_tables_compat.h>: a match of iptables inside an expression.
 NFTA_MATCH_NAME = 1
 NFTA_MATCH_REV = 2
 NFTA_MATCH_INFO = 3
-XT_CONNTRACK_STATE = 1
+
+# <linux/netfilter/xt_conntrack.h>
+XT_CONNTRACK_STATE = 1 << 0
 XT_CONNTRACK_STATE_ESTABLISHED = 1 << 1
 XT_CONNTRACK_STATE_RELATED = 1 << 2
 XT_CONNTRACK_STATE_DNAT = 1 << 7
-# <linux/netfilter/nf_tables_compat.h>: a match of iptables inside an expression.
-NFTA_MATCH_NAME = 1
-NFTA_MATCH_INFO = 3
+# struct xt_conntrack_mtinfo3: eight addresses and masks, expires_min and _max, l4proto and
+# four ports; match_flags, invert_flags, state_mask; status_mask, four upper ports, to 8 bytes.
+_CONNTRACK_MTINFO3 = Struct("=128x8x10xHHH2x8x6x")
 
 _META_KEYS = {
     NFT_META_IIFNAME: "iifname",
@@ -244,14 +245,12 @@ def iptables_accept(
     daddr: "tuple[bytes, int] | None" = None,
     states: int = 0,
 ) -> bytes:
-    """Return what iptables-nft makes of "-s NET/N -d NET/N -j ACCEPT".
-
-    states: XT_CONNTRACK_STATE bits, of which the packet's connection must have one
-    ("-m conntrack --ctstate ..."); 0 for no such condition.
+    """Return what iptables-nft makes of "-s NET/N -d NET/N --ctstate S,S -j ACCEPT".
 
     Only such a rule may be put into iptables-nft's own tables (ip filter, ip6 filter):
     one that it cannot read makes it refuse to list the whole table.
-    Equivalent to: iptables -I FORWARD -s NET/N -d NET/N -j ACCEPT
+    states: XT_CONNTRACK_STATE_* bits, of which a packet's connection must have one; 0: any.
+    Equivalent to: iptables -I FORWARD -s NET/N -d NET/N -m conntrack --ctstate S -j ACCEPT
     """
     text = b""
     if saddr is not None:
@@ -263,20 +262,9 @@ def iptables_accept(
             "match",
             attr_text(NFTA_MATCH_NAME, "conntrack"),
             attr_be32(NFTA_MATCH_REV, 3),
-            attr(NFTA_MATCH_INFO, _conntrack_info(states)),
+            attr(NFTA_MATCH_INFO, _CONNTRACK_MTINFO3.pack(XT_CONNTRACK_STATE, 0, states)),
         )
     return text + counter() + verdict(ACCEPT)
-
-
-def _conntrack_info(states: int) -> bytes:
-    """Encode struct xt_conntrack_mtinfo3 with nothing but a state mask.
-
-    Layout: <linux/netfilter/xt_conntrack.h>; 164 bytes, padded to a multiple of 8.
-    """
-    info = bytearray(168)
-    info[146:148] = XT_CONNTRACK_STATE.to_bytes(2, byteorder)
-    info[150:152] = states.to_bytes(2, byteorder)
-    return bytes(info)
 
 
 # ---- decoding
@@ -308,7 +296,11 @@ def describe(expressions: bytes) -> str:
             words.append(f"{sign} {_value(data, NFTA_CMP_DATA)}")
         elif name == "immediate":
             words.append(_immediate(data))
-        elif name != "match" or get_text(data, NFTA_MATCH_NAME) != "comment":
+        elif name == "match":
+            match = get_text(data, NFTA_MATCH_NAME)
+            if match != "comment":
+                words.append(f"match {match} {data.get(NFTA_MATCH_INFO, b'').hex()}")
+        else:
             words.append("masquerade" if name == "masq" else name)
     return " ".join(words)
 
