@@ -1,1 +1,1 @@
-"""The operator's tool; any library is allowed here."""
+"""The operator's tool. The plugin never imports it, so any library is welcome here."""

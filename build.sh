@@ -1,0 +1,137 @@
+#!/bin/sh
+# Makes dist/faasm/ (the bundle: plugin, tool, shared contents) and from it an archive.
+#
+#   ./build.sh                          build; quick when nothing changed
+#   ./build.sh --install [--destdir D]  build, then put it where runtimes look
+#   ./build.sh --uninstall [--destdir D]
+#   ./build.sh --clean                  remove what building made, but not .venv
+#
+# A bare Debian 12 is enough: what is missing is installed by apt (as root) and, at exact
+# versions with hashes, into .venv.
+set -eu
+
+cd "$(dirname "$0")"
+umask 022
+export LC_ALL=C.UTF-8
+# Debian's own interpreter: optimised more than a local build, and with the shared library.
+python=/usr/bin/python3
+arch=$(uname -m)
+
+say() { printf 'build.sh: %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
+usage() {
+    sed -n '2,/^set -eu/{/^#/s/^# \{0,1\}//p}' "$0"
+}
+
+install_packages() {
+    missing=
+    [ -x "$python" ] || missing="$missing python3"
+    "$python" -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
+    ls /usr/lib/*/libpython3.*.so.1.0 >/dev/null 2>&1 || missing="$missing libpython3.11"
+    command -v objcopy >/dev/null || missing="$missing binutils"
+    [ -s /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
+    [ -n "$missing" ] || return 0
+    [ "$(id -u)" = 0 ] || die "please install as root:$missing"
+    say "apt-get install$missing"
+    apt-get update -q >&2
+    # shellcheck disable=SC2086  # a list
+    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing >&2
+}
+
+# Makes .venv from Debian's Python with everything requirements/build.txt names.
+prepare_venv() {
+    wanted=$(sha256sum requirements/build.txt)
+    if [ "$(cat .venv/.build-requirements 2>/dev/null)" = "$wanted" ]; then
+        return 0
+    fi
+    if [ "$(.venv/bin/python -c 'import sys; print(sys.base_prefix)' 2>/dev/null)" != /usr ]; then
+        say "making .venv"
+        "$python" -m venv --clear .venv
+    fi
+    say "installing requirements/build.txt into .venv"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+        -r requirements/build.txt >&2
+    printf '%s\n' "$wanted" >.venv/.build-requirements
+}
+
+# Prints one hash over everything that the bundle depends on.
+inputs() {
+    {
+        find cni_faasm packaging conf -type f ! -name '*.pyc' -print0 | sort -z | xargs -0 sha256sum
+        sha256sum build.sh requirements/build.txt
+        "$python" -VV
+        stat -L -c '%n %s %Y' "$python" /usr/lib/*/libpython3.*.so.1.0
+    } | sha256sum | cut -d' ' -f1
+}
+
+outputs_are_there() {
+    [ -x dist/faasm/faasm ] && [ -x dist/faasm/cni-faasm ] && [ -d dist/faasm/_internal ] &&
+        [ -f "dist/$archive" ] && [ -f "dist/$archive.sha256" ]
+}
+
+build() {
+    version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' cni_faasm/__init__.py)
+    [ -n "$version" ] || die "cni_faasm/__init__.py names no version"
+    archive=cni-faasm-$version-$arch.tar.gz
+    hash=$(inputs 2>/dev/null) || hash=
+    if [ -n "$hash" ] && [ "$(cat build/stamp 2>/dev/null)" = "$hash" ] && outputs_are_there; then
+        say "dist/faasm is up to date"
+        return 0
+    fi
+    install_packages
+    prepare_venv
+    hash=$(inputs)
+
+    # The same sources give the same bytes at any time: no random order of sets, no times
+    # but this one, no columns in the line tables.
+    export SOURCE_DATE_EPOCH=1704067200
+    export PYTHONHASHSEED=0 PYTHONNODEBUGRANGES=1 PYTHONDONTWRITEBYTECODE=1
+    export PYINSTALLER_CONFIG_DIR="$PWD/build/cache"
+    rm -rf build
+    mkdir -p build/dist
+    say "building dist/faasm"
+    if ! .venv/bin/python -m PyInstaller --noconfirm --log-level WARN \
+        --workpath build --distpath build/dist packaging/faasm.spec >build/log 2>&1; then
+        cat build/log >&2
+        die "PyInstaller failed"
+    fi
+    find build/dist/faasm -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
+    tar -C build/dist --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner \
+        --mode=go=rX,u+rw --format=gnu --transform "s,^faasm,cni-faasm-$version," -cf - faasm |
+        gzip -9n >"build/dist/$archive"
+    (cd build/dist && sha256sum "$archive" >"$archive.sha256")
+    rm -rf dist
+    mv build/dist dist
+    printf '%s\n' "$hash" >build/stamp
+    say "made dist/faasm and dist/$archive"
+}
+
+action=build
+destdir=/
+while [ $# -gt 0 ]; do
+    case $1 in
+        --install) action=install ;;
+        --uninstall) action=uninstall ;;
+        --clean) action=clean ;;
+        --destdir) [ $# -gt 1 ] || die "--destdir needs a folder"; destdir=$2; shift ;;
+        --destdir=*) destdir=${1#*=} ;;
+        -h | --help) usage; exit 0 ;;
+        *) usage >&2; exit 2 ;;
+    esac
+    shift
+done
+
+case $action in
+    build) build ;;
+    install) build; dist/faasm/cni-faasm install --destdir "$destdir" ;;
+    uninstall)
+        tool=$destdir/usr/lib/cni-faasm/cni-faasm
+        if [ ! -x "$tool" ]; then
+            build
+            tool=dist/faasm/cni-faasm
+        fi
+        "$tool" uninstall --destdir "$destdir"
+        ;;
+    clean) rm -rf build dist ;;
+esac

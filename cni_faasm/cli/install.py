@@ -1,0 +1,248 @@
+"""Put the bundle where container runtimes look for plugins, and take it away again.
+
+    /usr/lib/cni-faasm/              the bundle: plugin, tool, _internal/
+    /opt/cni/bin/faasm               -> the plugin
+    /usr/bin/cni-faasm               -> the tool
+    /etc/cni/net.d/10-faasm.conflist the network; an operator's changes are never touched
+
+The folder is exchanged for a new one in a single step, so that a runtime finds either the
+old plugin or the new one, and links need not change. Links are relative: they are right
+inside a --destdir, too. The bundle keeps a copy of the configuration as it was delivered,
+which is how changes to the one in /etc are noticed, and a list of the folders that the
+installation had to make, which uninstalling removes when nothing else is in them.
+"""
+
+import ctypes
+import errno
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from cni_faasm import __version__
+from cni_faasm.cli.fault import ToolError
+
+FOLDER = "usr/lib/cni-faasm"
+PLUGIN = "opt/cni/bin/faasm"
+TOOL = "usr/bin/cni-faasm"
+CONFIG = "etc/cni/net.d/10-faasm.conflist"
+
+DELIVERED_CONFIG = "_internal/conf/10-faasm.conflist"
+NOTES = "installed.json"  # in FOLDER
+
+AT_FDCWD = -100
+RENAME_EXCHANGE = 2
+
+
+class Step(NamedTuple):
+    """Tell what happened to one path."""
+
+    path: str
+    action: str  # installed, removed, kept
+    note: str = ""
+
+
+def bundle_folder() -> str:
+    """Return the folder of the bundle that this tool is part of. Raises: ToolError."""
+    if not getattr(sys, "frozen", False):
+        raise ToolError(
+            "this cni-faasm is a Python package; what gets installed is the bundle",
+            "make it with ./build.sh, then run dist/faasm/cni-faasm install",
+        )
+    return os.path.dirname(os.path.realpath(sys.executable))
+
+
+def install(bundle: str, destdir: str = "/") -> Iterator[Step]:
+    """Install the bundle below destdir. Yields: what was done, as it is done.
+
+    Raises: ToolError before anything is changed when a path is taken by somebody else;
+    OSError.
+    """
+    folder, plugin, tool, config = _targets(destdir)
+    for link in (plugin, tool):
+        if os.path.lexists(link) and not _is_ours(link, folder):
+            raise ToolError(
+                f"{link} exists and was not put there by cni-faasm", "move it away and try again"
+            )
+    notes = _notes(folder)
+    made = [path for path in notes["folders"] if isinstance(path, str)]
+    for path in (folder, plugin, tool, config):
+        made += _make_parents(path, destdir)
+    known_config = _read(os.path.join(folder, DELIVERED_CONFIG))
+    if os.path.realpath(bundle) != os.path.realpath(folder):
+        _replace_folder(bundle, folder, {"version": __version__, "folders": sorted(set(made))})
+    yield Step(folder, "installed", f"version {__version__}")
+    for link, target in ((plugin, "faasm"), (tool, "cni-faasm")):
+        yield _link(link, os.path.join(folder, target))
+    yield _install_config(os.path.join(folder, DELIVERED_CONFIG), config, known_config)
+
+
+def uninstall(destdir: str = "/") -> Iterator[Step]:
+    """Remove what install put below destdir. Yields: what was done, as it is done.
+
+    Leases, records and running containers stay. The folder goes last, because the tool
+    may be running from there. Raises: OSError.
+    """
+    folder, plugin, tool, config = _targets(destdir)
+    notes = _notes(folder)
+    for link in (plugin, tool):
+        if os.path.lexists(link):
+            if _is_ours(link, folder):
+                os.unlink(link)
+                yield Step(link, "removed")
+            else:
+                yield Step(link, "kept", "not put there by cni-faasm")
+    found = _read(config)
+    if found is not None:
+        if found == _read(os.path.join(folder, DELIVERED_CONFIG)):
+            os.unlink(config)
+            yield Step(config, "removed")
+        else:
+            yield Step(config, "kept", "changed since it was installed, or not put there by us")
+    if os.path.isdir(folder):
+        yield Step(folder, "removed")
+        # Out of its place first: a folder half removed would still be found.
+        grave = tempfile.mkdtemp(prefix=".cni-faasm.", dir=os.path.dirname(folder))
+        os.rename(folder, os.path.join(grave, "old"))
+        shutil.rmtree(grave)
+    # Longest first: folders inside of folders. What is in use by others is not empty.
+    for made in sorted(notes["folders"], key=len, reverse=True):
+        try:
+            os.rmdir(os.path.join(destdir, made))
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.ENOENT, errno.EBUSY):
+                raise
+
+
+def _targets(destdir: str) -> tuple[str, str, str, str]:
+    top = os.path.abspath(destdir)
+    return (
+        os.path.join(top, FOLDER),
+        os.path.join(top, PLUGIN),
+        os.path.join(top, TOOL),
+        os.path.join(top, CONFIG),
+    )
+
+
+def _make_parents(path: str, destdir: str) -> list[str]:
+    """Make the folders above a path. Returns: those that were not there, below destdir."""
+    made = []
+    parent = os.path.dirname(path)
+    while not os.path.isdir(parent):
+        made.append(parent)
+        parent = os.path.dirname(parent)
+    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+    top = os.path.abspath(destdir)
+    inside = os.path.join(top, "")
+    return [os.path.relpath(each, top) for each in made if each.startswith(inside)]
+
+
+def _notes(folder: str) -> dict[str, list[object]]:
+    """Return what an earlier installation wrote down."""
+    try:
+        notes = json.loads(_read(os.path.join(folder, NOTES)) or b"{}")
+        return {"folders": [path for path in notes.get("folders", ()) if isinstance(path, str)]}
+    except (ValueError, AttributeError, TypeError):
+        return {"folders": []}
+
+
+def _replace_folder(bundle: str, folder: str, notes: dict[str, object]) -> None:
+    """Copy the bundle beside its place and exchange it for what is there now."""
+    grave = tempfile.mkdtemp(prefix=".cni-faasm.", dir=os.path.dirname(folder))
+    try:
+        new = os.path.join(grave, "new")
+        shutil.copytree(bundle, new, symlinks=True)
+        with open(os.path.join(new, NOTES), "w", encoding="utf-8") as file:
+            json.dump(notes, file, indent=2)
+        _open_to_all(new)
+        _flush(new)  # after a power cut either folder must be whole
+        if os.path.isdir(folder):
+            _exchange(new, folder)
+        else:
+            os.rename(new, folder)
+    finally:
+        shutil.rmtree(grave)
+
+
+def _open_to_all(folder: str) -> None:
+    """Give the modes of a program to every file, whatever umask and sources were like."""
+    for parent, _, names in os.walk(folder):
+        os.chmod(parent, 0o755)
+        for name in names:
+            path = os.path.join(parent, name)
+            if not os.path.islink(path):
+                os.chmod(path, 0o755 if os.stat(path).st_mode & 0o100 else 0o644)
+
+
+def _flush(folder: str) -> None:
+    """Wait until the file system of a folder has everything on disk."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        ctypes.CDLL(None).syncfs(fd)
+    finally:
+        os.close(fd)
+
+
+def _exchange(one: str, other: str) -> None:
+    """Swap two paths in one step; in two where the file system cannot."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(
+        AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE
+    ):
+        number = ctypes.get_errno()
+        if number not in (errno.EINVAL, errno.ENOSYS):
+            raise OSError(number, os.strerror(number), other)
+        os.rename(other, one + ".old")
+        os.rename(one, other)
+
+
+def _link(link: str, target: str) -> Step:
+    """Point a link at a file, in one step."""
+    text = os.path.relpath(
+        os.path.join(os.path.realpath(os.path.dirname(target)), os.path.basename(target)),
+        os.path.realpath(os.path.dirname(link)),
+    )
+    temporary = f"{link}.{os.getpid()}"
+    os.symlink(text, temporary)
+    os.replace(temporary, link)
+    return Step(link, "installed", f"link to {text}")
+
+
+def _is_ours(link: str, folder: str) -> bool:
+    return os.path.islink(link) and os.path.dirname(os.path.realpath(link)) == os.path.realpath(
+        folder
+    )
+
+
+def _install_config(delivered: str, config: str, known: bytes | None) -> Step:
+    """Write the configuration unless an operator has made it theirs.
+
+    known: what the version installed before had delivered.
+    """
+    wanted = _read(delivered)
+    found = _read(config)
+    if wanted is None:
+        raise ToolError(f"{delivered} is missing", "the bundle is not whole; build it again")
+    if found == wanted:
+        return Step(config, "kept", "as delivered")
+    if found is not None and found != known:
+        return Step(config, "kept", f"yours; what is delivered now is in {delivered}")
+    temporary = f"{config}.{os.getpid()}"
+    with open(temporary, "wb") as file:
+        file.write(wanted)
+        file.flush()
+        os.fchmod(file.fileno(), 0o644)
+        os.fsync(file.fileno())
+    os.replace(temporary, config)
+    return Step(config, "installed", "" if found is None else "in place of an older delivery")
+
+
+def _read(path: str) -> bytes | None:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None

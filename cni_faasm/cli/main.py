@@ -1,0 +1,135 @@
+"""The commands of cni-faasm.
+
+Exit status: 0 done, 1 it could not be done, 2 the command line is wrong. With --json,
+one document on stdout and nothing else there; messages go to stderr.
+"""
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterable
+from typing import Annotated, NoReturn
+
+import typer
+
+from cni_faasm import __version__, protocol
+from cni_faasm.cli import install as installer
+from cni_faasm.cli.fault import ToolError
+
+app = typer.Typer(
+    name="cni-faasm",
+    help="Look after hosts whose containers get their network from the CNI plugin faasm.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Destdir = Annotated[
+    str,
+    typer.Option(
+        "--destdir",
+        metavar="DIR",
+        help="Use DIR instead of the root folder, as for an image or a package.",
+    ),
+]
+
+
+def main() -> NoReturn:
+    """Run one command and exit."""
+    try:
+        app()
+    except ToolError as error:
+        _fail(str(error), error.remedy)
+    except PermissionError as error:
+        _fail(_os_error(error), "" if os.geteuid() == 0 else "run it as root, or with --destdir")
+    except BrokenPipeError:
+        # Whoever read our output has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
+    except OSError as error:
+        _fail(_os_error(error))
+    sys.exit(0)
+
+
+@app.command()
+def version(as_json: AsJson = False) -> None:
+    """Say which version this is, and which CNI versions its plugin speaks.
+
+    Examples:
+
+        cni-faasm version
+
+        cni-faasm version --json
+    """
+    if as_json:
+        _print_json(
+            {
+                "version": __version__,
+                "cniVersions": list(protocol.SUPPORTED_VERSIONS),
+                "python": platform.python_version(),
+                "bundle": bool(getattr(sys, "frozen", False)),
+            }
+        )
+        return
+    typer.echo(f"cni-faasm {__version__}")
+    typer.echo(f"CNI versions: {', '.join(protocol.SUPPORTED_VERSIONS)}")
+
+
+@app.command()
+def install(destdir: Destdir = "/", as_json: AsJson = False) -> None:
+    """Install this bundle: plugin, tool and a first network configuration.
+
+    A configuration that you changed is left as it is. Installing again is an update.
+
+    Examples:
+
+        cni-faasm install
+
+        cni-faasm install --destdir /tmp/image
+    """
+    _show(installer.install(installer.bundle_folder(), destdir), as_json)
+
+
+@app.command()
+def uninstall(destdir: Destdir = "/", as_json: AsJson = False) -> None:
+    """Remove what install put there, and nothing else.
+
+    Address leases, attachment records, running containers and a configuration that you
+    changed stay.
+
+    Examples:
+
+        cni-faasm uninstall
+
+        cni-faasm uninstall --destdir /tmp/image --json
+    """
+    _show(installer.uninstall(destdir), as_json)
+
+
+def _show(steps: Iterable[installer.Step], as_json: bool) -> None:
+    if as_json:
+        _print_json({"steps": [step._asdict() for step in steps]})
+        return
+    nothing = True
+    for step in steps:
+        nothing = False
+        typer.echo(f"{step.action:<9} {step.path}" + (f" ({step.note})" if step.note else ""))
+    if nothing:
+        typer.echo("nothing was installed")
+
+
+def _print_json(document: dict[str, object]) -> None:
+    typer.echo(json.dumps(document, indent=2))
+
+
+def _os_error(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+
+
+def _fail(message: str, remedy: str = "") -> NoReturn:
+    typer.echo(f"cni-faasm: {message}" + (f"\n{remedy}" if remedy else ""), err=True)
+    sys.exit(1)

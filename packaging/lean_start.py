@@ -1,0 +1,116 @@
+"""Start the plugin inside its bundle. packaging/lean.py fills the tables.
+
+The bootloader runs this as __main__ in an isolated interpreter: no PYTHON* variable, no
+site, no current directory on the path. From here on nothing can be imported but what
+stands in the tables and what is built into the interpreter.
+"""
+
+import gc
+
+# One call lives for some milliseconds: no garbage is worth looking for.
+gc.disable()
+
+import marshal
+import posix
+import sys
+
+import _frozen_importlib
+import _frozen_importlib_external
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import CodeType, ModuleType
+
+CODE: "dict[str, bytes]" = {}
+PACKAGES: "tuple[str, ...]" = ()
+NEEDS: "dict[str, tuple[str, ...]]" = {}
+EXTENSIONS: "tuple[str, ...]" = ()
+
+_modules = sys.modules
+_Module = type(sys)
+
+
+def _load(name: str) -> None:
+    """Make a module without the import system, which would take ten times as long."""
+    module = _Module(name)
+    if name in PACKAGES:
+        module.__path__ = []
+        module.__package__ = name
+    else:
+        module.__package__ = name.rpartition(".")[0]
+    _modules[name] = module
+    try:
+        exec(marshal.loads(CODE[name]), module.__dict__)
+    except BaseException:
+        del _modules[name]
+        raise
+    parent, _, child = name.rpartition(".")
+    if parent:
+        setattr(_modules[parent], child, module)
+
+
+class _Finder:
+    """Find our modules, and the few C modules that lie beside the interpreter."""
+
+    @staticmethod
+    def find_spec(
+        name: str, path: object = None, target: object = None
+    ) -> "_frozen_importlib.ModuleSpec | None":
+        if name in CODE:
+            for each in NEEDS.get(name, ()):
+                if each not in _modules:
+                    _load(each)
+            return _frozen_importlib.ModuleSpec(name, _Finder, is_package=name in PACKAGES)
+        if name in EXTENSIONS:
+            # For instance python3.11/lib-dynload/_json.cpython-311-x86_64-linux-gnu.so.
+            file = (
+                f"{sys._MEIPASS}/python{sys.version_info[0]}.{sys.version_info[1]}/lib-dynload/"
+                f"{name}{_frozen_importlib_external.EXTENSION_SUFFIXES[0]}"
+            )
+            loader = _frozen_importlib_external.ExtensionFileLoader(name, file)
+            return _frozen_importlib.ModuleSpec(name, loader, origin=file)
+        return None
+
+    @staticmethod
+    def create_module(spec: object) -> None:
+        pass
+
+    @staticmethod
+    def exec_module(module: "ModuleType") -> None:
+        code: CodeType = marshal.loads(CODE[module.__name__])
+        exec(code, module.__dict__)
+
+
+sys.meta_path[:] = [_Finder, _frozen_importlib.BuiltinImporter, _frozen_importlib.FrozenImporter]
+sys.path_hooks.clear()
+sys.path.clear()
+
+# The bootloader's own variables, of no concern to a program that the plugin executes: with
+# LD_LIBRARY_PATH it would load our copies of shared libraries instead of the system's.
+_environ = posix.environ
+_before = _environ.pop(b"LD_LIBRARY_PATH_ORIG", None)
+if _before is None:
+    _environ.pop(b"LD_LIBRARY_PATH", None)
+    posix.unsetenv(b"LD_LIBRARY_PATH")
+else:
+    _environ[b"LD_LIBRARY_PATH"] = _before
+    posix.putenv(b"LD_LIBRARY_PATH", _before)
+    posix.unsetenv(b"LD_LIBRARY_PATH_ORIG")
+for _name in (b"_PYI_ARCHIVE_FILE", b"_PYI_PARENT_PROCESS_LEVEL", b"_PYI_LINUX_PROCESS_NAME"):
+    if _name in _environ:
+        del _environ[_name]
+        posix.unsetenv(_name)
+
+try:
+    from cni_faasm.__main__ import main
+
+    main()
+except BaseException as error:
+    # main() answers every fault of its own. What arrives here is a bundle with parts missing.
+    text = ascii(f"{type(error).__name__}: {error}")[1:-1].replace("\\", "/").replace('"', "'")
+    answer = (
+        '{"cniVersion": "1.0.0", "code": 100, "msg": "the plugin cannot start: '
+        f'{text}", "details": "its folder is incomplete; install it again"}}\n'
+    )
+    posix.write(1, answer.encode())
+    posix._exit(1)
