@@ -1,6 +1,7 @@
 """Share the runtimes, the network's configuration, and what a container must have."""
 
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,13 @@ def root_filesystem(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def short_path() -> Iterator[Path]:
+    """Return a directory whose name is as short as podman and Unix sockets want it."""
+    with tempfile.TemporaryDirectory(prefix="rt", dir="/run") as directory:
+        yield Path(directory)
+
+
+@pytest.fixture
 def runtime_host(make_host: Any) -> Host:
     """Return a host with a remote machine that serves iperf3; stores where they usually are."""
     assert (BUNDLE / "faasm").exists(), "no dist/faasm/faasm: run ./build.sh first"
@@ -60,12 +68,10 @@ def runtime(
     runtime_host: Host,
     conflist: dict[str, Any],
     root_filesystem: Path,
-    tmp_path: Path,
+    short_path: Path,
 ) -> Iterator[Runtime]:
     """Return each of the runtimes in turn, ready to start containers."""
-    directory = tmp_path / "runtime"
-    directory.mkdir()
-    started: Runtime = request.param(runtime_host, root_filesystem, directory)
+    started: Runtime = request.param(runtime_host, root_filesystem, short_path)
     try:
         yield started
     finally:

@@ -129,7 +129,16 @@ class Podman(Runtime):
         ]
 
     def run(self, name: str) -> Namespace:
-        options = ["--detach", "--name", name, "--network", "faasm", "--cgroup-parent", f"/{CGROUP}"]
+        options = [
+            "--detach",
+            "--name",
+            name,
+            "--network",
+            "faasm",
+            "--cgroup-parent",
+            f"/{CGROUP}",
+        ]
+        options += ["--cap-add", "NET_RAW"]  # ping
         # raising these takes CAP_SYS_RESOURCE, which not every root has
         options += ["--ulimit", "nofile=1000:1000", "--ulimit", "nproc=1000:1000"]
         sleep = ["/bin/busybox", "sleep", "1000"]
@@ -153,7 +162,7 @@ class Libcni(Runtime):
     def __init__(self, host: Host, root_filesystem: Path, directory: Path) -> None:
         super().__init__(host, root_filesystem, directory)
         self.client = directory / "libcni-client"
-        source = REPO / "tests" / "runtime" / "libcni-client"
+        source = REPO / "tests" / "runtime" / "libcni-client" / "main.go"
         environment = {
             "PATH": SYSTEM_PATH,
             "HOME": str(directory),
