@@ -9,6 +9,7 @@ from cni_faasm.netlink import tc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from cni_faasm.netlink import tc_parse
     from cni_faasm.config import Limit
     from cni_faasm.netlink.transport import Message
 
@@ -164,14 +165,16 @@ def leaf_message(ifindex: int, one: Shape) -> "Message":
 def drifts(
     where: str,
     one: "Shape | None",
-    qdiscs: "list[tc.Qdisc]",
-    classes: "list[tc.HtbClass]",
+    qdiscs: "list[tc_parse.Qdisc]",
+    classes: "list[tc_parse.HtbClass]",
 ) -> "list[tuple[str, str, str]]":
     """Compare one end with its shape. Returns: (what, expected, found) for each difference.
 
     qdiscs, classes: those of this interface only. A clsact or ingress qdisc that
     somebody else attached limits nothing of ours and is no drift.
     """
+    from cni_faasm.netlink import tc_parse  # only CHECK reads
+
     found: list[tuple[str, str, str]] = []
     root = next((qdisc for qdisc in qdiscs if qdisc.parent == tc.TC_H_ROOT), None)
     if one is None:
@@ -195,7 +198,7 @@ def drifts(
             found.append((f"{where}: class 1:1 {what}", *texts))
     for what, actual in (("burst", one_class.burst_ticks), ("cburst", one_class.cburst_ticks)):
         if actual != ticks:
-            bytes_found = tc.burst_bytes(one_class.rate_Bps, actual)
+            bytes_found = tc_parse.burst_bytes(one_class.rate_Bps, actual)
             texts = (f"{one.burst_bytes} bytes", f"{bytes_found} bytes")
             found.append((f"{where}: class 1:1 {what}", *texts))
     queue = next((qdisc for qdisc in qdiscs if qdisc.parent == CLASS_ID), None)

@@ -110,7 +110,8 @@ def outer_messages(plan: "Plan") -> "list[Message]":
     ]
     for item in plan.addresses:
         messages.append(addr.new_addr(ifindex, item.gateway, item.prefix_len, nodad=True))
-        messages.append(route.new_route(item.address, item.prefix_len, ifindex))
+        # The lease is ours, so whatever else the host routes this address to is dead.
+        messages.append(route.new_route(item.address, item.prefix_len, ifindex, replace=True))
         # Known, but not permanent: a later plugin in the chain may change the MAC.
         messages.append(neigh.new_neigh(ifindex, item.address, plan.mac, NUD_STALE))
     messages.extend(shaping.messages(ifindex, plan.ingress))

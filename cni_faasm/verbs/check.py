@@ -9,7 +9,7 @@ from cni_faasm import config as configuration
 from cni_faasm import forwarding, inet, kernel, nat, netns, plan, record, shaping, veth
 from cni_faasm.errors import DRIFT, UNKNOWN_CONTAINER, CniError
 from cni_faasm.ipam.store import Store
-from cni_faasm.netlink import addr, route, tc
+from cni_faasm.netlink import addr, route, tc, tc_parse
 from cni_faasm.netlink.link import IFF_UP
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
@@ -142,7 +142,8 @@ def _check_inner(
     if one is None:
         found.append((f"{where}: interface", "veth", "none"))
         return
-    if one.kind != "veth" or one.link != promised.host_ifindex:
+    # Without a namespace id the peer is in this same namespace, whatever its index is.
+    if one.kind != "veth" or one.link_netnsid is None or one.link != promised.host_ifindex:
         expected = f"veth, peer of {promised.host_interface}"
         actual = f"{one.kind or 'no veth'}, peer index {one.link}"
         found.append((f"{where}: interface", expected, actual))
@@ -151,7 +152,7 @@ def _check_inner(
     addresses = {item.address: item for item in _addresses(inner, one.ifindex)}
     for item in promised.addresses:
         _check_address(where, item.address, addresses, found)
-    routes = _routes(inner, one.ifindex)
+    routes = _routes(promised, inner, one.ifindex)
     for item in promised.addresses:
         _check_route(where, (item.gateway, item.prefix_len, None, None), routes, found)
     for wanted in promised.inner_routes():
@@ -173,7 +174,7 @@ def _check_outer(promised: "Plan", host: Netlink, found: "list[Drift]") -> None:
     expected = (promised.host_mac, promised.mtu, promised.outer_gso_bytes)
     _check_link(where, one, expected, found)
     addresses = {item.address: item for item in _addresses(host, one.ifindex)}
-    routes = _routes(host, one.ifindex)
+    routes = _routes(promised, host, one.ifindex)
     for item in promised.addresses:
         _check_address(where, item.gateway, addresses, found)
         _check_route(where, (item.address, item.prefix_len, None, None), routes, found)
@@ -184,16 +185,19 @@ def _addresses(netlink: Netlink, ifindex: int) -> "list[addr.Addr]":
     return [addr.parse_addr(body) for body in netlink.dump(addr.dump_addrs(ifindex))]
 
 
-def _routes(netlink: Netlink, ifindex: int) -> "list[route.RouteInfo]":
-    found = [route.parse_route(body) for body in netlink.dump(route.dump_routes(oif=ifindex))]
+def _routes(promised: "Plan", netlink: Netlink, ifindex: int) -> "list[route.RouteInfo]":
+    found: list[route.RouteInfo] = []
+    for family in sorted({inet.family(item.address) for item in promised.addresses}):
+        bodies = netlink.dump(route.dump_routes(family=family, oif=ifindex))
+        found += [route.parse_route(body) for body in bodies]
     return [one for one in found if one.oif == ifindex]
 
 
 def _shape_drifts(
     where: str, netlink: Netlink, ifindex: int, one: "shaping.Shape | None"
 ) -> "list[Drift]":
-    qdiscs = [tc.parse_qdisc(body) for body in netlink.dump(tc.dump_qdiscs(ifindex))]
-    classes = [tc.parse_class(body) for body in netlink.dump(tc.dump_classes(ifindex))]
+    qdiscs = [tc_parse.parse_qdisc(body) for body in netlink.dump(tc.dump_qdiscs(ifindex))]
+    classes = [tc_parse.parse_class(body) for body in netlink.dump(tc.dump_classes(ifindex))]
     return shaping.drifts(
         where,
         one,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import threading
 from pathlib import Path
@@ -67,10 +68,10 @@ def test_add_makes_the_promised_picture(host: Host) -> None:
         assert leaf["kind"] in ("fq_codel", "bfifo")
         assert leaf["parent"] == "1:1"
         [one] = namespace.classes(device)
-        assert one["class"] == "htb"
         assert one["handle"] == "1:1"
-        assert one["rate"] * 8 == rate
-        assert one["ceil"] * 8 == rate
+        assert one["kind"] == "htb"
+        assert one["rate"] == pytest.approx(rate, rel=1e-3)
+        assert one["ceil"] == pytest.approx(rate, rel=1e-3)
     assert host.sysctl("net.ipv4.ip_forward") == "1"
     assert host.leases() == {"testnet/10.200.0.2": f"{container.name}\r\neth0"}
     [record] = host.records()
@@ -104,7 +105,7 @@ def test_dual_stack_addresses_are_usable_at_once(host: Host) -> None:
     result = host.add(container, limited(host, ipam=DUAL_STACK))
     assert [ip["address"] for ip in result["ips"]] == ["10.200.0.2/32", "fd00:200::2/128"]
     [info] = container.json("ip", "-j", "-6", "addr", "show", "dev", "eth0", "scope", "global")
-    [address] = info["addr_info"]
+    [address] = filter(None, info["addr_info"])
     assert address["local"] == "fd00:200::2"
     assert not address.get("tentative")
     container.run(["busybox", "ping", "-6", "-c1", "-W1", "fd00:200::1"])
@@ -128,14 +129,14 @@ def test_two_containers_reach_each_other_unmasqueraded(host: Host) -> None:
     result = host.add(two, limited(host))
     address = result["ips"][0]["address"].partition("/")[0]
     assert address == "10.200.0.3"
-    seen = two.start(["busybox", "nc", "-l", "-p", "7000", "-v"], stderr=subprocess.PIPE)
-    host.processes.append(seen)
-    for _ in range(100):
-        done = one.run(["sh", "-c", f"echo x | busybox nc -w1 {address} 7000"], check=False)
-        if done.returncode == 0:
-            break
-    _, stderr = seen.communicate(timeout=5)
-    assert b"10.200.0.2" in stderr, "the peer's own address, not the host's"
+    with two.entered():
+        server = socket.create_server((address, 7000))
+    with one.entered():
+        client = socket.create_connection((address, 7000), timeout=5)
+    accepted, (peer, _) = server.accept()
+    for each in (accepted, client, server):
+        each.close()
+    assert peer == "10.200.0.2"
 
 
 def test_no_routes_still_reaches_the_network(host: Host) -> None:
@@ -171,7 +172,7 @@ def test_pool_names(host: Host) -> None:
     other = host.add_container()
     call = host.cni("ADD", other, host.config(), ifname="faasmp7")
     call.error(102)
-    assert other.links() == ["lo"] or other.links() == []
+    assert other.links() == []
     assert len(host.leases()) == 1
 
 
@@ -312,7 +313,7 @@ def test_del_when_the_namespace_is_gone(host: Host) -> None:
     host.delete_attachment(container.path, limited(host), container_id=container.name)
     assert host.leases() == {}
     assert host.records() == {}
-    assert host.links() == list(before["links"])
+    assert host.links() == []
 
 
 @pytest.mark.parametrize("given", ["namespace", "prevResult", "neither"])
@@ -328,16 +329,16 @@ def test_del_without_a_record(host: Host, given: str) -> None:
     )
     assert host.leases() == {}
     if given != "neither":
-        assert host.links() == ["lo"]
+        assert host.links() == []
 
 
 def test_del_with_a_broken_configuration(host: Host) -> None:
     container = host.add_container()
     host.add(container, limited(host))
-    broken = limited(host, bandwidth={"ingressRate": "many"}, mtu=-1, ipam={"subnet": "x"})
+    broken = host.config(bandwidth={"ingressRate": "many"}, mtu=-1, ipam={"subnet": "x"})
     host.delete_attachment(container, broken)
     assert host.leases() == {}
-    assert host.links() == ["lo"]
+    assert host.links() == []
 
 
 def test_del_without_a_lease(host: Host) -> None:
@@ -346,7 +347,7 @@ def test_del_without_a_lease(host: Host) -> None:
     for lease in (host.data_dir / "testnet").glob("10.*"):
         lease.unlink()
     host.delete_attachment(container, limited(host))
-    assert host.links() == ["lo"]
+    assert host.links() == []
     assert host.records() == {}
 
 

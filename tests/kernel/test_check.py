@@ -64,9 +64,7 @@ DRIFTS: dict[str, tuple[Change, str]] = {
     "inner gone": (inside("ip link del eth0"), "container eth0: interface"),
     "inner down": (inside("ip link set eth0 down"), "container eth0: state: expected up"),
     "inner renamed": (
-        lambda _, c: [
-            c.run(f"ip link set eth0 {word}".split()) for word in ("down", "name eth9", "up")
-        ],
+        lambda _, c: [c.run(f"ip link set eth0 {word}".split()) for word in ("down", "name eth9")],
         "container eth0: interface",
     ),
     "inner replaced": (
@@ -156,21 +154,8 @@ DRIFTS: dict[str, tuple[Change, str]] = {
     "outer qdisc": (outside("tc qdisc del dev faasm0 root"), "host faasm0: root qdisc"),
     "outer class": (
         lambda h, _: [
-            h.run(
-                [
-                    "tc",
-                    "qdisc",
-                    "replace",
-                    "dev",
-                    "faasm0",
-                    "root",
-                    "handle",
-                    "1:",
-                    "htb",
-                    "default",
-                    "2",
-                ]
-            ),
+            h.run("tc qdisc del dev faasm0 root".split()),
+            h.run("tc qdisc add dev faasm0 root handle 1: htb default 2".split()),
         ],
         "host faasm0: htb default class",
     ),

@@ -25,20 +25,19 @@ def test_gc_keeps_the_valid_and_removes_the_rest(host: Host) -> None:
     host.cni("GC", None, {**config, **attachments((kept.name, "eth0"))}).ok()
     assert kept.link("eth0") is not None
     assert lost.link("eth0") is None
-    assert host.links() == ["lo", "faasm0"]
+    assert host.links() == ["faasm0"]
     assert host.leases() == {"testnet/10.200.0.2": f"{kept.name}\r\neth0"}
     assert list(host.records()) == [f"testnet/{kept.name}@eth0"]
     assert host.nft_tables() == ["inet faasm_testnet"]
 
 
 def test_gc_with_no_valid_attachment_leaves_nothing_at_all(host: Host) -> None:
-    before = host.snapshot()
     config = host.config(ipMasq=True)
     for _ in range(3):
         host.add(host.add_container(), config)
     host.cni("GC", None, {**config, **attachments()}).ok()
     assert host.nft_tables() == []
-    assert host.links() == list(before["links"])
+    assert host.links() == []
     assert host.leases() == {}
     assert host.records() == {}
     host.cni("GC", None, {**config, **attachments()}).ok()
@@ -86,7 +85,7 @@ def test_gc_with_a_lost_record_and_alias(host: Host) -> None:
     host.add(container, config)
     host.run(["ip", "link", "set", "faasm0", "alias", ""])
     host.cni("GC", None, {**config, **attachments()}).ok()
-    assert host.links() == ["lo"]
+    assert host.links() == []
 
 
 def test_status_is_well(host: Host) -> None:
@@ -107,7 +106,7 @@ def test_status_with_an_exhausted_range(host: Host) -> None:
 @pytest.mark.parametrize("which", ["dataDir", "stateDir"])
 def test_status_with_a_store_that_cannot_be_written(host: Host, which: str) -> None:
     folder = host.directory / "readonly"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     mounts = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(folder)]
     host.run(mounts)
     try:
