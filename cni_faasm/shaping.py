@@ -9,8 +9,8 @@ from cni_faasm.netlink import tc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from cni_faasm.netlink import tc_parse
     from cni_faasm.config import Limit
+    from cni_faasm.netlink import tc_parse
     from cni_faasm.netlink.transport import Message
 
 ROOT_HANDLE = 0x10000  # 1:

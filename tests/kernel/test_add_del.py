@@ -307,7 +307,6 @@ def test_parallel_adds_get_different_addresses_and_names(host: Host) -> None:
 
 def test_del_when_the_namespace_is_gone(host: Host) -> None:
     container = host.add_container()
-    before = host.snapshot()
     host.add(container, limited(host))
     container.delete()
     host.delete_attachment(container.path, limited(host), container_id=container.name)

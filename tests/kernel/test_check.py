@@ -154,8 +154,22 @@ DRIFTS: dict[str, tuple[Change, str]] = {
     "outer qdisc": (outside("tc qdisc del dev faasm0 root"), "host faasm0: root qdisc"),
     "outer class": (
         lambda h, _: [
-            h.run("tc qdisc del dev faasm0 root".split()),
-            h.run("tc qdisc add dev faasm0 root handle 1: htb default 2".split()),
+            h.run(["tc", "qdisc", "del", "dev", "faasm0", "root"]),
+            h.run(
+                [
+                    "tc",
+                    "qdisc",
+                    "add",
+                    "dev",
+                    "faasm0",
+                    "root",
+                    "handle",
+                    "1:",
+                    "htb",
+                    "default",
+                    "2",
+                ]
+            ),
         ],
         "host faasm0: htb default class",
     ),
