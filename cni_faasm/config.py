@@ -304,7 +304,7 @@ def _read_prev_result(config: NetworkConfig, outer: Section) -> None:
         outer.fault("prevResult", "a JSON object")
         return
     try:
-        config.prev_result = parse_result(value, config.cni_version)
+        config.prev_result = parse_result(value)
     except CniError as error:
         outer.faults.append(
             Fault("prevResult", value, "a result as a plugin printed it", error.msg)

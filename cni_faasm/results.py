@@ -160,10 +160,10 @@ def _route_document(route: Route, latest: bool) -> "dict[str, object]":
     return document
 
 
-def parse_result(document: "dict[str, object]", version: str = "") -> Result:
+def parse_result(document: "dict[str, object]") -> Result:
     """Return the result in a JSON object of any version; unknown keys are passed over.
 
-    version: of the configuration, for a result that does not state its own.
+    A result that states no version, as those up to 0.2.0, is read by its shape.
     Raises: CniError 6 that names the key.
     """
     folded = _fold(document)
@@ -173,9 +173,11 @@ def parse_result(document: "dict[str, object]", version: str = "") -> Result:
             raise _unreadable("cniVersion", stated, "text like 1.0.0")
         if stated not in SUPPORTED_VERSIONS:
             raise _unreadable("cniVersion", stated, "one of " + ", ".join(SUPPORTED_VERSIONS))
-        version = stated
+        old = stated in ("0.1.0", "0.2.0")
+    else:
+        old = "ip4" in folded or "ip6" in folded
     result = Result(interfaces=[], ips=[], routes=[])
-    if version in ("0.1.0", "0.2.0") or (not version and ("ip4" in folded or "ip6" in folded)):
+    if old:
         for key, length in (("ip4", 4), ("ip6", 16)):
             if folded.get(key) is not None:
                 _read_old_ip(folded[key], key, length, result)
