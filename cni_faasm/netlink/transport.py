@@ -79,12 +79,13 @@ class Netlink:
 
     __slots__ = ("_port", "_sequence", "_socket", "warnings")
 
-    def __init__(self, protocol: int = NETLINK_ROUTE, timeout_s: int = TIMEOUT_S) -> None:
+    def __init__(self, protocol: int = NETLINK_ROUTE, timeout_s: float = TIMEOUT_S) -> None:
         self._socket = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol)
         self._sequence = 1
         self.warnings: list[str] = []
         try:
-            self._socket.setsockopt(SOL_SOCKET, SO_RCVTIMEO, _TIMEVAL.pack(timeout_s, 0))
+            timeval = _TIMEVAL.pack(int(timeout_s), int(timeout_s % 1 * 1_000_000))
+            self._socket.setsockopt(SOL_SOCKET, SO_RCVTIMEO, timeval)
             self._socket.bind((0, 0))
             self._port: int = self._socket.getsockname()[0]
             for option in (NETLINK_EXT_ACK, NETLINK_CAP_ACK, NETLINK_GET_STRICT_CHK):

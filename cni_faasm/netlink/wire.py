@@ -359,7 +359,7 @@ class Replies:
                 self.interrupted = True
             if kind in (NLMSG_ERROR, NLMSG_DONE):
                 if self.answers[index] is None:
-                    self.pending -= 1
                     self.answers[index] = parse_answer(kind, flags, body)
+                    self.pending -= 1
             elif kind >= NLMSG_MIN_TYPE:
                 self.bodies[index].append(body)
