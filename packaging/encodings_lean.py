@@ -14,25 +14,25 @@ def _decode(data: bytes, errors: str = "strict") -> tuple[str, int]:
 
 
 class _Encoder(codecs.IncrementalEncoder):
-    def encode(self, text: str, final: bool = False) -> bytes:
+    def encode(self, text: str, final: bool = False) -> bytes:  # noqa: ARG002 -- theirs
         return codecs.utf_8_encode(text, self.errors)[0]
 
 
 class _Decoder(codecs.BufferedIncrementalDecoder):
-    _buffer_decode = staticmethod(codecs.utf_8_decode)
+    _buffer_decode = staticmethod(codecs.utf_8_decode)  # type: ignore[assignment]
 
 
 class _Writer(codecs.StreamWriter):
-    encode = staticmethod(codecs.utf_8_encode)
+    encode = staticmethod(codecs.utf_8_encode)  # type: ignore[assignment]
 
 
 class _Reader(codecs.StreamReader):
-    decode = staticmethod(codecs.utf_8_decode)
+    decode = staticmethod(codecs.utf_8_decode)  # type: ignore[assignment]
 
 
 _UTF_8 = codecs.CodecInfo(
     codecs.utf_8_encode,
-    _decode,
+    _decode,  # type: ignore[arg-type]
     streamreader=_Reader,
     streamwriter=_Writer,
     incrementalencoder=_Encoder,

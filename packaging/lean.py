@@ -2,9 +2,11 @@
 
 PyInstaller's own loader costs 3 ms a start: its import hook, its archive reader, a zip
 file for the standard library. The plugin needs none of it: it imports a few dozen modules
-of ours and C modules of the interpreter. So its executable holds a single script, written
-here: lean_start.py with every module's code as bytes, and for each module the list of
-those it imports at its top, so that they can be loaded without asking the import system.
+of ours and C modules of the interpreter. So its executable holds the code of our modules,
+one after the other where PyInstaller's archive would be, and a single script written
+here: lean_start.py with a table of where each module's code lies, and for each module the
+list of those it imports at its top, so that they can be loaded without asking the import
+system, and nothing is read that the call does not need.
 
 What the modules import is read from their syntax trees; nothing is run. An import that
 the bundle could not satisfy, or that would cost the plugin its speed, ends the build.
@@ -23,7 +25,7 @@ ENTRY = "cni_faasm.__main__"
 EXTENSIONS = ("_ctypes", "_json")
 
 
-class LeanFault(Exception):
+class LeanError(Exception):
     """Say which import cannot be in the plugin, and where it stands."""
 
 
@@ -84,7 +86,7 @@ class _Imports(ast.NodeVisitor):
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
         if node.level:
-            raise LeanFault(f"{self._module.name}:{node.lineno}: relative import")
+            raise LeanError(f"{self._module.name}:{node.lineno}: relative import")
         name = node.module or ""
         self._add(name, node.lineno)
         for alias in node.names:
@@ -94,12 +96,12 @@ class _Imports(ast.NodeVisitor):
     def _add(self, name: str, line: int) -> None:
         if name.partition(".")[0] == PACKAGE:
             if not _path(name):
-                raise LeanFault(f"{self._module.name}:{line}: no module named {name}")
+                raise LeanError(f"{self._module.name}:{line}: no module named {name}")
             names = self._module.late if self._late else self._module.now
             parts = name.split(".")
             names += [".".join(parts[:i]) for i in range(1, len(parts) + 1)]
         elif not (name in sys.builtin_module_names or name in EXTENSIONS or self._optional):
-            raise LeanFault(
+            raise LeanError(
                 f"{self._module.name}:{line}: imports {name}; the plugin may import only its own "
                 f"modules, built-in ones, and {', '.join(EXTENSIONS)}"
             )
@@ -125,7 +127,8 @@ class _Annotations(ast.NodeTransformer):
 
 
 def _without_annotations(tree: ast.Module) -> ast.Module:
-    return ast.fix_missing_locations(_Annotations().visit(tree))
+    _Annotations().visit(tree)
+    return ast.fix_missing_locations(tree)
 
 
 _root = ""
@@ -144,7 +147,7 @@ def collect(root: str) -> dict[str, Module]:
     """Return every module that the plugin can ever import, by name.
 
     root: the folder that holds the package.
-    Raises: LeanFault.
+    Raises: LeanError.
     """
     global _root  # noqa: PLW0603 -- set once per build
     _root = root
@@ -174,14 +177,19 @@ def needs(modules: dict[str, Module], name: str) -> tuple[str, ...]:
     return tuple(order)
 
 
-def start_script(root: str) -> str:
-    """Return the source of the plugin's only script."""
+def start_script(root: str) -> tuple[str, bytes]:
+    """Return the source of the plugin's only script, and the code of its modules."""
     modules = collect(root)
     entered = {ENTRY}.union(*(module.late for module in modules.values()))
     with open(os.path.join(os.path.dirname(__file__), "lean_start.py"), encoding="utf-8") as file:
         template = file.read()
+    code = b""
+    places = {}
+    for module in modules.values():
+        places[module.name] = (len(code), len(module.code))
+        code += module.code
     tables = {
-        "CODE": {module.name: module.code for module in modules.values()},
+        "CODE": places,
         "PACKAGES": tuple(module.name for module in modules.values() if module.is_package),
         "NEEDS": {name: needs(modules, name) for name in sorted(entered)},
         "EXTENSIONS": EXTENSIONS,
@@ -189,6 +197,6 @@ def start_script(root: str) -> str:
     for name, table in tables.items():
         head, mark, tail = template.partition(f"\n{name}: ")
         if not mark:
-            raise LeanFault(f"lean_start.py has no table {name}")
+            raise LeanError(f"lean_start.py has no table {name}")
         template = f"{head}\n{name} = {table!r}\n{tail.partition(chr(10))[2]}"
-    return template
+    return template, code

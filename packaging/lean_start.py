@@ -5,29 +5,48 @@ site, no current directory on the path. From here on nothing can be imported but
 stands in the tables and what is built into the interpreter.
 """
 
+import _frozen_importlib
+import _frozen_importlib_external
 import gc
-
-# One call lives for some milliseconds: no garbage is worth looking for.
-gc.disable()
-
 import marshal
 import posix
 import sys
-
-import _frozen_importlib
-import _frozen_importlib_external
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import CodeType, ModuleType
 
-CODE: "dict[str, bytes]" = {}
+CODE: "dict[str, tuple[int, int]]" = {}
 PACKAGES: "tuple[str, ...]" = ()
 NEEDS: "dict[str, tuple[str, ...]]" = {}
 EXTENSIONS: "tuple[str, ...]" = ()
 
+# One call lives for some milliseconds: no garbage is worth looking for.
+gc.disable()
+
+_CONTENTS: str = sys._MEIPASS  # type: ignore[attr-defined]
 _modules = sys.modules
 _Module = type(sys)
+
+# Where the bootloader says that PyInstaller's archive of modules begins lies our code.
+# Kept open: whoever installs another version does not disturb a call.
+_executable, _, _offset = sys._pyinstaller_pyz.rpartition("?")  # type: ignore[attr-defined]
+_start = int(_offset)
+_file = posix.open(_executable, posix.O_RDONLY | posix.O_CLOEXEC)
+while _file <= 2:
+    # Standard descriptors that the caller closed must not be taken by what is opened here
+    # or later. These read as empty, and writing to them fails as it would have.
+    _taken = _file
+    _file = posix.dup(_file)
+    _null = posix.open("/dev/null", posix.O_RDONLY | posix.O_CLOEXEC)
+    posix.dup2(_null, _taken)
+    posix.close(_null)
+
+
+def _code(name: str) -> "CodeType":
+    offset, length = CODE[name]
+    code: CodeType = marshal.loads(posix.pread(_file, length, _start + offset))
+    return code
 
 
 def _load(name: str) -> None:
@@ -40,7 +59,7 @@ def _load(name: str) -> None:
         module.__package__ = name.rpartition(".")[0]
     _modules[name] = module
     try:
-        exec(marshal.loads(CODE[name]), module.__dict__)
+        exec(_code(name), module.__dict__)
     except BaseException:
         del _modules[name]
         raise
@@ -60,11 +79,15 @@ class _Finder:
             for each in NEEDS.get(name, ()):
                 if each not in _modules:
                     _load(each)
-            return _frozen_importlib.ModuleSpec(name, _Finder, is_package=name in PACKAGES)
+            return _frozen_importlib.ModuleSpec(
+                name,
+                _Finder,  # type: ignore[arg-type]
+                is_package=name in PACKAGES,
+            )
         if name in EXTENSIONS:
             # For instance python3.11/lib-dynload/_json.cpython-311-x86_64-linux-gnu.so.
             file = (
-                f"{sys._MEIPASS}/python{sys.version_info[0]}.{sys.version_info[1]}/lib-dynload/"
+                f"{_CONTENTS}/python{sys.version_info[0]}.{sys.version_info[1]}/lib-dynload/"
                 f"{name}{_frozen_importlib_external.EXTENSION_SUFFIXES[0]}"
             )
             loader = _frozen_importlib_external.ExtensionFileLoader(name, file)
@@ -77,8 +100,7 @@ class _Finder:
 
     @staticmethod
     def exec_module(module: "ModuleType") -> None:
-        code: CodeType = marshal.loads(CODE[module.__name__])
-        exec(code, module.__dict__)
+        exec(_code(module.__name__), module.__dict__)
 
 
 sys.meta_path[:] = [_Finder, _frozen_importlib.BuiltinImporter, _frozen_importlib.FrozenImporter]

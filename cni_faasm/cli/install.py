@@ -67,8 +67,7 @@ def install(bundle: str, destdir: str = "/") -> Iterator[Step]:
             raise ToolError(
                 f"{link} exists and was not put there by cni-faasm", "move it away and try again"
             )
-    notes = _notes(folder)
-    made = [path for path in notes["folders"] if isinstance(path, str)]
+    made = _folders_made(folder)
     for path in (folder, plugin, tool, config):
         made += _make_parents(path, destdir)
     known_config = _read(os.path.join(folder, DELIVERED_CONFIG))
@@ -87,7 +86,7 @@ def uninstall(destdir: str = "/") -> Iterator[Step]:
     may be running from there. Raises: OSError.
     """
     folder, plugin, tool, config = _targets(destdir)
-    notes = _notes(folder)
+    made = _folders_made(folder)
     for link in (plugin, tool):
         if os.path.lexists(link):
             if _is_ours(link, folder):
@@ -109,9 +108,9 @@ def uninstall(destdir: str = "/") -> Iterator[Step]:
         os.rename(folder, os.path.join(grave, "old"))
         shutil.rmtree(grave)
     # Longest first: folders inside of folders. What is in use by others is not empty.
-    for made in sorted(notes["folders"], key=len, reverse=True):
+    for path in sorted(made, key=len, reverse=True):
         try:
-            os.rmdir(os.path.join(destdir, made))
+            os.rmdir(os.path.join(destdir, path))
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.ENOENT, errno.EBUSY):
                 raise
@@ -140,13 +139,13 @@ def _make_parents(path: str, destdir: str) -> list[str]:
     return [os.path.relpath(each, top) for each in made if each.startswith(inside)]
 
 
-def _notes(folder: str) -> dict[str, list[object]]:
-    """Return what an earlier installation wrote down."""
+def _folders_made(folder: str) -> list[str]:
+    """Return the folders that earlier installations had to make, below their destdir."""
     try:
         notes = json.loads(_read(os.path.join(folder, NOTES)) or b"{}")
-        return {"folders": [path for path in notes.get("folders", ()) if isinstance(path, str)]}
-    except (ValueError, AttributeError, TypeError):
-        return {"folders": []}
+        return [path for path in notes["folders"] if isinstance(path, str)]
+    except (ValueError, TypeError, KeyError):
+        return []
 
 
 def _replace_folder(bundle: str, folder: str, notes: dict[str, object]) -> None:
@@ -189,9 +188,7 @@ def _flush(folder: str) -> None:
 def _exchange(one: str, other: str) -> None:
     """Swap two paths in one step; in two where the file system cannot."""
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.renameat2(
-        AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE
-    ):
+    if libc.renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE):
         number = ctypes.get_errno()
         if number not in (errno.EINVAL, errno.ENOSYS):
             raise OSError(number, os.strerror(number), other)
