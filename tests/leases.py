@@ -11,6 +11,7 @@ from typing import Any
 from cni_faasm import files, inet, record
 from cni_faasm.ipam import store as store_module
 from cni_faasm.ipam.ranges import Range, make
+from cni_faasm.ipam.store import Store
 
 
 def make_range(
@@ -45,6 +46,14 @@ def fill(folder: Path, source: Range, count: int, owner: str = "filler") -> None
     for number in range(count):
         name = inet.unpack(inet.from_int(first + number, width))
         (folder / name).write_bytes(f"{owner}{number}\r\neth0".encode())
+
+
+def lease(
+    store: Store, *sets: list[Range], container_id: str = "abc", ifname: str = "eth0"
+) -> list[str]:
+    chosen = store.choose(sets)
+    store.commit(chosen, container_id, ifname)
+    return [inet.unpack(item.address) for item in chosen]
 
 
 class Calls:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from cni_faasm import inet, record
-from cni_faasm.errors import ADDRESS_UNAVAILABLE, TRY_AGAIN, CniError
+from cni_faasm.errors import ADDRESS_UNAVAILABLE, IO_FAILURE, TRY_AGAIN, CniError
 from cni_faasm.ipam import reclaim
 from cni_faasm.ipam.ranges import Range
 from cni_faasm.ipam.store import Store
@@ -357,6 +357,54 @@ def test_storm_with_random_kills(folders: Folders) -> None:
     folders.collect({f"kept{number}" for number in range(5)})
     assert folders.names() == sorted(text for pair in kept for text in pair)
     assert folders.records() == [f"kept{number}@eth0" for number in range(5)]
+
+
+@pytest.fixture
+def small_disk(folders: Folders) -> Iterator[Callable[[str], None]]:
+    """Offer to mount memory of a given size, or remount it, where the folders are."""
+    mounted = []
+
+    def mount(options: str) -> None:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folders.root], check=True)
+        if "remount" not in options:
+            mounted.append(options)
+
+    yield mount
+    for _ in mounted:
+        subprocess.run(["umount", folders.root], check=True)
+
+
+@pytest.mark.parametrize("inodes", range(2, 14))
+def test_a_full_disk(folders: Folders, small_disk: Callable[[str], None], inodes: int) -> None:
+    """An ADD works or says that there is no space; a DEL works, and everything is as before."""
+    small_disk(f"size=64k,mode=755,nr_inodes={inodes}")
+    if inodes < 9:  # the mount and four folders; lock, record, two leases
+        with pytest.raises(CniError, match="No space left on device") as raised:
+            folders.add("a")
+        assert raised.value.code == IO_FAILURE
+        assert raised.value.details == "free space or inodes on that file system"
+        assert folders.names() == []
+        return
+    leased = folders.add("a")  # the cursors, being hints, need not fit
+    assert folders.names() == leased
+    with Store(folders.data, "net") as store:
+        store.release([inet.pack(text) for text in leased], "a", "eth0")
+    record.remove(folders.state, "net", "a", "eth0")
+    assert folders.names() == folders.records() == []
+
+
+def test_a_read_only_disk(folders: Folders, small_disk: Callable[[str], None]) -> None:
+    """Nothing can be leased, and it is said why; CHECK still reads."""
+    small_disk("size=64k,mode=755")
+    folders.add("a")
+    small_disk("remount,ro")
+    for work in (lambda: folders.add("b"), lambda: folders.delete("a")):
+        with pytest.raises(CniError, match="Read-only file system") as raised:
+            work()
+        assert raised.value.code == IO_FAILURE
+        assert "remount" in raised.value.details
+    with Store(folders.data, "net", lock=False, create=False) as store:
+        assert store.owner(inet.pack("10.9.0.2")) == ("a", "eth0")
 
 
 def test_a_holder_that_hangs(folders: Folders) -> None:
