@@ -212,11 +212,13 @@ def list_network(state_dir: str, network: str) -> "Iterator[tuple[str, str]]":
 
 
 def sweep_temporary(state_dir: str, network: str) -> int:
-    """Remove the half-written files of ADDs that were killed; return how many.
+    """Remove the half-written first records of ADDs that were killed; return how many.
 
-    Call it under the network's lock, as GC does: an ADD may be writing one otherwise.
+    Call it under the network's lock, which a first record is written under. One beside a
+    whole record stays: its ADD may be writing it anew just now; `remove` takes both.
     """
-    half_written = [name for name in _names(state_dir, network) if name.startswith(".")]
+    names = set(_names(state_dir, network))
+    half_written = [name for name in names if name.startswith(".") and name[1:] not in names]
     if not half_written:
         return 0
     folder = files.open_folder(state_dir, network, create=False, mode=0o700)

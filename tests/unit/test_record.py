@@ -220,7 +220,9 @@ def test_odd_names_in_the_folder_are_no_records(state: str, path: Path) -> None:
     for name in ("boot", "@eth0", "a@", "a@..", ".a@eth0", "a", "\udcff"):
         (path.parent / name).write_bytes(b"")
     assert list(record.list_network(state, "net")) == [(ID, "eth0")]
+    (path.parent / f".{path.name}").write_bytes(b"being written")
     assert record.sweep_temporary(state, "net") == 1
+    assert (path.parent / f".{path.name}").exists()
     assert record.sweep_temporary(state, "net") == 0
     assert record.sweep_temporary(state, "none") == 0
     assert list(record.list_network(state, "none")) == []
