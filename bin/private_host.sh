@@ -75,6 +75,18 @@ trap 'interrupted=130' INT
 trap 'interrupted=143' TERM
 trap 'interrupted=129' HUP
 
+# Control groups cannot be private: what runs inside keeps them below this one.
+remove_cgroups() {
+    for _ in {1..20}; do # those just killed may need a moment
+        left=$(find /sys/fs/cgroup -depth -type d -path '*/faasm-private-host*' 2>/dev/null) || true
+        [ -n "$left" ] || return 0
+        while IFS= read -r directory; do
+            rmdir "$directory" 2>/dev/null || true
+        done <<<"$left"
+        sleep 0.05
+    done
+}
+
 status=0
 wait "$child" || status=$?
 if [ "$interrupted" -ne 0 ]; then
@@ -89,4 +101,5 @@ if [ "$interrupted" -ne 0 ]; then
     wait "$child" 2>/dev/null || true
     status=$interrupted
 fi
+remove_cgroups
 exit "$status"

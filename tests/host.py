@@ -131,7 +131,11 @@ class Namespace:
             return _execute(argv, check=check, stdin=stdin, timeout=timeout)
 
     def start(self, argv: Sequence[str], **options: Any) -> "subprocess.Popen[bytes]":
-        """Start a command in here and leave it running; the caller ends it."""
+        """Start a command in here and leave it running; the caller ends it.
+
+        It has a session of its own: Ctrl-C reaches the test alone, which ends it in order.
+        """
+        options.setdefault("start_new_session", True)
         options.setdefault("stdin", subprocess.DEVNULL)
         options.setdefault("stdout", subprocess.PIPE)
         options.setdefault("stderr", subprocess.STDOUT)

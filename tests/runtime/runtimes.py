@@ -21,8 +21,8 @@ from tests.host import BUNDLE, REFERENCE_PLUGINS, REPO, SYSTEM_PATH, Host, Names
 CONFIG_DIR = Path("/etc/cni/net.d")
 PLUGIN_DIR = Path("/opt/cni/bin")
 CONFIG_FILE = CONFIG_DIR / "10-faasm.conflist"
-# Every cgroup of the tests' containers is below this one, to be found and removed again.
-CGROUP = "faasm-tests"
+# Every cgroup of the tests' containers is below this one, which bin/private_host.sh removes.
+CGROUP = "faasm-private-host"
 
 
 class Runtime(ABC):
