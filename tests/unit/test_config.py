@@ -223,9 +223,9 @@ def test_a_flood_of_faults_is_cut() -> None:
         ({"statedirs": "/x"}, "stateDir"),
         ({"ingresRate": 1}, "ingressRate"),
         ({"maxIngresRate": 1}, "maxIngressRate"),
-        ({"bandwith": {}}, "bandwidth"),
+        ({"bandwixth": {}}, "bandwidth"),
         ({"runtimeConfigs": {}}, "runtimeConfig"),
-        ({"capabilites": {}}, "capabilities"),
+        ({"capabilitise": {}}, "capabilities"),
         ({"bandwidth": {"latncy": 1}}, "latency"),
         ({"ipam": {**IPAM, "subnets": ""}}, "subnet"),
         ({"ipam": {**IPAM, "rangStart": ""}}, "rangeStart"),
@@ -486,7 +486,7 @@ def test_tolerant_takes_what_is_usable() -> None:
             "ipam": {"type": "nope", "subnet": 1, "dataDir": "/srv/leases", "ranges": 7},
             "runtimeConfig": {"ips": ["nonsense"], "bandwidth": 1},
             "prevResult": {"cniVersion": "1.0.0", "ips": [{"address": "10.1.0.2/16"}]},
-            "bandwidht": {},
+            "bandwixth": {},
         }
     )
     assert config.name == "net"
