@@ -22,8 +22,10 @@ VALUES = st.recursive(
 )
 SCRAPS = st.lists(
     st.sampled_from(
-        list('"\\{}[],: \n01-.e+ué\0\ufeff')
-        + ["d800", "true", "null", "NaN", "Infinity", '"a"', '"a":', "\\u00e9", "1e999"]
+        [
+            *'"\\{}[],: \n01-.e+ué\0\ufeff',
+            *("d800", "true", "null", "NaN", "Infinity", '"a"', '"a":', "\\u00e9", "1e999"),
+        ]
     )
 ).map("".join)
 
