@@ -11,14 +11,12 @@ from cni_faasm import __version__, jsonio, protocol, results
 from cni_faasm.errors import DECODING_FAILURE, INTERNAL, IO_FAILURE, CniError
 from cni_faasm.undo import Undo
 
-try:
-    import _signal
-except ImportError:  # an interpreter without the private name
-    import signal as _signal
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal as _signal
     from typing import NoReturn
+else:
+    import _signal
 
 MAX_STDIN_BYTES = 8 << 20
 _READ_BYTES = 1 << 16

@@ -77,7 +77,7 @@ def ensure(plan: "Plan") -> None:
 def _ensure_table(netfilter: Netlink, plan: "Plan") -> bool:
     """Return whether the table is as it must be, or has been made so."""
     name = table_name(plan.network)
-    table = _table(netfilter, name)
+    table, chain = _look(netfilter, name)
     present = [] if table is None else _ranges(table.comment, plan.ranges)
     if plan.ip_masq:
         wanted = present + [one for one in plan.ranges if one not in present]
@@ -85,7 +85,7 @@ def _ensure_table(netfilter: Netlink, plan: "Plan") -> bool:
         wanted = [one for one in present if one not in plan.ranges]
     if table is None and not wanted:
         return True
-    if table is not None and wanted == present and _has_rules(netfilter, name, wanted):
+    if table is not None and wanted == present and _has_rules(chain, wanted):
         return True
     messages = [] if table is None else [nft.del_table(nft.NFPROTO_INET, name)]
     if wanted:
@@ -99,28 +99,45 @@ def _ensure_table(netfilter: Netlink, plan: "Plan") -> bool:
     return True
 
 
-def _table(netfilter: Netlink, name: str) -> "nft.Table | None":
-    try:
-        return nft.parse_table(netfilter.execute([nft.get_table(nft.NFPROTO_INET, name)])[0][0])
-    except NetlinkError as error:
-        if error.errno == errno.ENOENT:
-            return None
-        raise
+def _ask(netfilter: Netlink, messages: "list[Message]") -> "list[bytes | None]":
+    """Ask for several objects at once. Returns: the body of each, None for an absent one."""
+    bodies: list[bytes | None] = []
+    for answer in netfilter.execute_tolerant(messages):
+        if not isinstance(answer, NetlinkError):
+            bodies.append(answer[0])
+        elif answer.errno == errno.ENOENT:
+            bodies.append(None)
+        else:
+            raise answer
+    return bodies
 
 
-def _chain(netfilter: Netlink, family: int, table: str, name: str) -> "nft.Chain | None":
-    try:
-        return nft.parse_chain(netfilter.execute([nft.get_chain(family, table, name)])[0][0])
-    except NetlinkError as error:
-        if error.errno == errno.ENOENT:
-            return None
-        raise
+def _look(netfilter: Netlink, name: str) -> "tuple[nft.Table | None, nft.Chain | None]":
+    """Return the network's table and its chain, as far as they are there."""
+    table, chain = _ask(
+        netfilter,
+        [nft.get_table(nft.NFPROTO_INET, name), nft.get_chain(nft.NFPROTO_INET, name, CHAIN)],
+    )
+    return (
+        None if table is None else nft.parse_table(table),
+        None if chain is None else nft.parse_chain(chain),
+    )
 
 
-def _has_rules(netfilter: Netlink, name: str, ranges: "list[Network]") -> bool:
+def _forward_chain(netfilter: Netlink, family: int) -> "nft.Chain | None":
+    """Return iptables' FORWARD chain of a family, if there is one."""
+    [chain] = _ask(netfilter, [nft.get_chain(family, "filter", "FORWARD")])
+    return None if chain is None else nft.parse_chain(chain)
+
+
+def _has_rules(chain: "nft.Chain | None", ranges: "list[Network]") -> bool:
     """Say by their number whether the chain has its rules; CHECK compares each of them."""
-    chain = _chain(netfilter, nft.NFPROTO_INET, name, CHAIN)
-    return chain is not None and chain.hook is not None and chain.use == len(_rules(ranges))
+    return chain is not None and chain.hook is not None and chain.use == _count(ranges)
+
+
+def _count(ranges: "list[Network]") -> int:
+    """Return how many rules the ranges need: two for each, and one for each family."""
+    return 2 * len(ranges) + len({len(net) for net, _ in ranges})
 
 
 def _ranges(comment: str, hoped: "list[Network]") -> "list[Network]":
@@ -180,7 +197,7 @@ def _missing_accepts(netfilter: Netlink, plan: "Plan", length: int) -> "list[Mes
     began or that a published port let in. So the policy still keeps strangers out.
     """
     family = _IPTABLES[length]
-    chain = _chain(netfilter, family, "filter", "FORWARD")
+    chain = _forward_chain(netfilter, family)
     if chain is None or chain.policy != nft.NF_DROP:
         return []
     present = {
@@ -219,11 +236,11 @@ def remove(network: str) -> bool:
     """
     removed = False
     with Netlink(NETLINK_NETFILTER) as netfilter:
-        if _table(netfilter, table_name(network)) is not None:
+        if _look(netfilter, table_name(network))[0] is not None:
             netfilter.nft_batch([nft.del_table(nft.NFPROTO_INET, table_name(network))])
             removed = True
         for family in _IPTABLES.values():
-            if _chain(netfilter, family, "filter", "FORWARD") is None:
+            if _forward_chain(netfilter, family) is None:
                 continue
             for body in netfilter.dump(nft.dump_rules(family, "filter", "FORWARD")):
                 rule = nft.parse_rule(body)
@@ -243,7 +260,7 @@ def drifts(plan: "Plan") -> "list[tuple[str, str, str]]":
     with Netlink(NETLINK_NETFILTER) as netfilter:
         if plan.ip_masq:
             what = f"masquerade: nft table inet {name}"
-            table = _table(netfilter, name)
+            table, chain = _look(netfilter, name)
             if table is None:
                 found.append((what, "present", "none"))
             else:
@@ -251,7 +268,7 @@ def drifts(plan: "Plan") -> "list[tuple[str, str, str]]":
                 lacking = [inet.cidr(*one) for one in plan.ranges if one not in ranges]
                 if lacking:
                     found.append((f"{what}: ranges", ", ".join(lacking), table.comment or "none"))
-                found.extend(_rule_drifts(netfilter, name, what, ranges))
+                found.extend(_rule_drifts(netfilter, chain, what, ranges))
         for length in sorted({len(item.address) for item in plan.addresses}):
             found.extend(
                 (f"forwarding: {message[3]}", "present", "none")
@@ -261,12 +278,11 @@ def drifts(plan: "Plan") -> "list[tuple[str, str, str]]":
 
 
 def _rule_drifts(
-    netfilter: Netlink, name: str, what: str, ranges: "list[Network]"
+    netfilter: Netlink, chain: "nft.Chain | None", what: str, ranges: "list[Network]"
 ) -> "list[tuple[str, str, str]]":
-    chain = _chain(netfilter, nft.NFPROTO_INET, name, CHAIN)
     if chain is None or chain.hook != nft.NF_INET_POST_ROUTING:
         return [(f"{what}: chain {CHAIN}", "hook postrouting", "none")]
-    bodies = netfilter.dump(nft.dump_rules(nft.NFPROTO_INET, name, CHAIN))
+    bodies = netfilter.dump(nft.dump_rules(nft.NFPROTO_INET, chain.table, CHAIN))
     actual = [nft_expr.describe(nft.parse_rule(body).expressions) for body in bodies]
     expected = [nft_expr.describe(rule) for rule in _rules(ranges)]
     if actual == expected:

@@ -68,7 +68,7 @@ def write(
     document = {
         **fields,
         "version": VERSION,
-        "bootID": boot_id(),
+        "bootID": fields.get("bootID") or boot_id(),
         "network": network,
         "containerID": container_id,
         "ifname": ifname,

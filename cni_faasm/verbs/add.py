@@ -138,7 +138,7 @@ def _remove_record(config: "NetworkConfig", promised: "Plan") -> None:
 
 
 def _release(config: "NetworkConfig", promised: "Plan") -> None:
-    with Store(config.data_dir, config.name, config.lock_timeout_ms) as store:
+    with Store(config.data_dir, config.name, config.lock_timeout_ms, create=False) as store:
         store.release(
             [item.address for item in promised.addresses], promised.container_id, promised.ifname
         )

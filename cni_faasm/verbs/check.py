@@ -32,7 +32,7 @@ def check(request: "Request") -> None:
     Raises: CniError 107 that names every drift (what, expected, found); 3 when nothing is
     known of the attachment.
     """
-    config = configuration.load(request.document, request.args)
+    config = configuration.load(request.document, request.args, request.verb)
     fields = record.read(config.state_dir, config.name, request.container_id, request.ifname)
     promised = None if fields is None else plan.from_fields(fields)
     if promised is None:

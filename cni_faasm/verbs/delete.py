@@ -127,7 +127,7 @@ def release(
 ) -> None:
     """Free the addresses of an attachment, then forget it: a lease is never without record."""
     data_dir = config.data_dir if promised is None else promised.data_dir
-    with Store(data_dir, name, config.lock_timeout_ms) as store:
+    with Store(data_dir, name, config.lock_timeout_ms, create=False) as store:
         if promised is not None:
             addresses = [item.address for item in promised.addresses]
         elif config.prev_result is not None and config.prev_result.ips:
@@ -135,7 +135,11 @@ def release(
         else:
             addresses = []
         released = store.release(addresses, container_id, ifname)
-        if promised is None and not released:
+        if (
+            promised is None
+            and not released
+            and not record.was_removed(config.state_dir, name, container_id, ifname)
+        ):
             # Attached by host-local, or the record is lost: look through all leases.
             found = store.find(container_id, ifname)
             store.release(found, container_id, ifname)

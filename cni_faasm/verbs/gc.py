@@ -117,7 +117,10 @@ def _release_strays(
 ) -> None:
     """Release the leases whose owner is no valid attachment, host-local's included."""
     containers = {container_id for container_id, _ in valid}
-    with Store(config.data_dir, config.name, config.lock_timeout_ms) as store:
+    with Store(config.data_dir, config.name, config.lock_timeout_ms, create=False) as store:
+        # What a kill leaves in the middle of a write.
+        store.sweep_torn()
+        record.sweep_temporary(config.state_dir, config.name)
         for address, container_id, ifname, _ in list(store.leases()):
             if (container_id, ifname) in valid or (not ifname and container_id in containers):
                 continue

@@ -26,7 +26,7 @@ def status(request: "Request") -> None:
 
     Raises: CniError 50 that says what is missing; 7 for a faulty configuration.
     """
-    config = configuration.load(request.document, request.args)
+    config = configuration.load(request.document, request.args, request.verb)
     try:
         allocations = _try_store(config)
         _try_kernel(config, request, allocations)
