@@ -100,6 +100,8 @@ def del_addr(ifindex: int, packed: bytes, prefix_len: int) -> "Message":
 def dump_addrs(ifindex: int = 0, family: int = 0) -> "Message":
     """Ask for the addresses of one interface (0: of all), of one family (0: of all).
 
+    Of one interface, the kernel does not notice when addresses change during a dump of
+    more than a few hundred.
     Equivalent to: ip [-4|-6] address show dev IF
     """
     label = f"ip address show dev if{ifindex}" if ifindex else "ip address show"

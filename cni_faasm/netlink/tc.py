@@ -223,6 +223,7 @@ def del_qdisc(ifindex: int, parent: int = TC_H_ROOT, handle: int = 0) -> "Messag
 def get_qdisc(ifindex: int, parent: int = TC_H_ROOT, handle: int = 0) -> "Message":
     """Ask for the qdisc at a place (the root, below a class) or, parent 0, of a handle.
 
+    The answer's parent is the one that was asked for, 0 with a handle.
     ENOENT when there is none but the kernel's own. Costs the same with any number of
     interfaces, which a dump of qdiscs does not. Without NLM_F_ECHO the kernel would answer
     everybody who listens, but not us.

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from cni_faasm.netlink.wire import Message as Message  # noqa: PLC0414 -- mypy: re-exported
 
+__all__ = ["Netlink", "NetlinkError"]
+
 # <asm-generic/errno.h>, <asm-generic/errno-base.h>
 EAGAIN = 11
 ENOBUFS = 105
