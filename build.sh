@@ -11,6 +11,9 @@
 set -eu
 
 cd "$(dirname "$0")"
+# One at a time: the next one finds everything up to date.
+exec 9<build.sh
+flock 9
 umask 022
 export LC_ALL=C.UTF-8
 # Debian's own interpreter: optimised more than a local build, and with the shared library.

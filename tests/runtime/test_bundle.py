@@ -28,7 +28,7 @@ LEAN = {"_ctypes", "_json", "_socket", "_struct", "errno", "fcntl", "gc"}
 
 def call(*command: str | Path, env: dict[str, str] | None = None, **options: Any) -> bytes:
     """Run VERSION; return what it printed."""
-    done = subprocess.run(
+    done: subprocess.CompletedProcess[bytes] = subprocess.run(
         command or (PLUGIN,),
         input=INPUT,
         env={"CNI_COMMAND": "VERSION"} if env is None else env,
@@ -177,7 +177,7 @@ def test_found_on_path(answer: bytes) -> None:
         {"PYINSTALLER_RESET_ENVIRONMENT": "1"},
         {"HOME": "/nonexistent", "TMPDIR": "/nonexistent", "PATH": ""},
     ],
-    ids=lambda value: ",".join(value),
+    ids=",".join,
 )
 def test_the_environment_changes_nothing(
     answer: bytes, tmp_path: Path, environment: dict[str, str]
@@ -281,8 +281,7 @@ def test_a_call_is_not_disturbed_by_variables_of_the_bootloader(tmp_path: Path) 
     probe.write_text(
         preload_source()
         .replace("' '.join(sorted(sys.modules))", "repr(sorted(posix.environ))")
-        .replace('PyRun_SimpleString");', 'PyRun_SimpleString");\n    extern char **environ;')
-        .replace("if (run", 'system("env >> $MODULES_AT_EXIT.env");\n    if (run')
+        .replace("if (run", 'if (run && system("env >> $MODULES_AT_EXIT.env"))\n\t;\n    if (run')
     )
     library = tmp_path / "probe.so"
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, probe], check=True)

@@ -1,0 +1,282 @@
+"""Test building and installing: what is put where, what is left alone, the same bytes twice."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.host import BUNDLE, REPO
+
+FOLDER = "usr/lib/cni-faasm"
+PLUGIN = "opt/cni/bin/faasm"
+TOOL = "usr/bin/cni-faasm"
+CONFIG = "etc/cni/net.d/10-faasm.conflist"
+
+
+def run(
+    *command: str | Path, check: bool = True, **options: Any
+) -> "subprocess.CompletedProcess[str]":
+    done = subprocess.run(
+        command, text=True, capture_output=True, check=False, timeout=300, **options
+    )
+    assert not check or done.returncode == 0, done
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def steps(*command: str | Path) -> dict[str, str]:
+    """Run install or uninstall; return what happened to which path."""
+    document = json.loads(run(*command, "--json").stdout)
+    return {step["path"]: step["action"] for step in document["steps"]}
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Return every path below a folder, with a hash of its contents."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_symlink():
+            found[name] = f"-> {path.readlink()}"
+        elif path.is_dir():
+            found[name] = "folder"
+        else:
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    destdir = tmp_path / "root"
+    assert set(steps(BUNDLE / "cni-faasm", "install", "--destdir", destdir).values()) == {
+        "installed"
+    }
+    return destdir
+
+
+def version_of(plugin: Path) -> str:
+    done = run(plugin, input='{"cniVersion": "1.0.0"}', env={"CNI_COMMAND": "VERSION"})
+    return str(json.loads(done.stdout)["cniVersion"])
+
+
+def test_everything_is_in_its_place(installed: Path) -> None:
+    assert version_of(installed / PLUGIN) == "1.1.0"
+    assert run(installed / TOOL, "version", env={}).stdout.startswith("cni-faasm ")
+    assert (installed / PLUGIN).resolve() == installed / FOLDER / "faasm"
+    assert (installed / CONFIG).read_bytes() == (REPO / "conf/10-faasm.conflist").read_bytes()
+    assert {str(path.relative_to(installed)) for path in installed.glob("*/*/*")} == {
+        FOLDER, TOOL, "opt/cni/bin", "etc/cni/net.d",
+    }  # fmt: skip
+    bundle = {
+        name: value for name, value in tree(installed / FOLDER).items() if name != "installed.json"
+    }
+    assert bundle == tree(BUNDLE)
+    for path in (installed / FOLDER).rglob("*"):
+        assert path.stat().st_mode & 0o022 == 0, path
+        assert path.stat().st_mode & 0o044 == 0o044, path
+
+
+def test_a_moved_tree_still_works(installed: Path, tmp_path: Path) -> None:
+    """As a package's contents do when they are unpacked on another machine."""
+    moved = tmp_path / "elsewhere"
+    installed.rename(moved)
+    assert version_of(moved / PLUGIN) == "1.1.0"
+    run(moved / TOOL, "version")
+
+
+def test_uninstall_takes_away_just_that(installed: Path) -> None:
+    leases = installed / "var/lib/cni/networks/faasm"
+    leases.mkdir(parents=True)
+    (leases / "10.200.0.2").write_text("c1\r\neth0")
+    done = steps(installed / TOOL, "uninstall", "--destdir", installed)
+    assert set(done.values()) == {"removed"}
+    assert tree(installed) == {
+        "var": "folder",
+        "var/lib": "folder",
+        "var/lib/cni": "folder",
+        "var/lib/cni/networks": "folder",
+        "var/lib/cni/networks/faasm": "folder",
+        "var/lib/cni/networks/faasm/10.200.0.2": hashlib.sha256(b"c1\r\neth0").hexdigest(),
+    }
+    assert run(BUNDLE / "cni-faasm", "uninstall", "--destdir", installed).stdout == (
+        "nothing was installed\n"
+    )
+
+
+def test_folders_of_others_stay(tmp_path: Path) -> None:
+    (tmp_path / "opt/cni/bin").mkdir(parents=True)
+    (tmp_path / "opt/cni/bin/bridge").write_text("theirs")
+    (tmp_path / "etc/cni/net.d").mkdir(parents=True)
+    before = tree(tmp_path)
+    run(BUNDLE / "cni-faasm", "install", "--destdir", tmp_path)
+    run(BUNDLE / "cni-faasm", "uninstall", "--destdir", tmp_path)
+    assert tree(tmp_path) == before
+
+
+def test_a_changed_configuration_stays(installed: Path) -> None:
+    config = installed / CONFIG
+    config.write_text(config.read_text().replace("10.200.0.0/16", "10.99.0.0/16"))
+    mine = config.read_bytes()
+    tool = BUNDLE / "cni-faasm"
+    again = run(tool, "install", "--destdir", installed)
+    assert f"kept      {config} (yours" in again.stdout
+    assert config.read_bytes() == mine
+    gone = run(tool, "uninstall", "--destdir", installed)
+    assert f"kept      {config} (changed" in gone.stdout
+    assert tree(installed).keys() == {"etc", "etc/cni", "etc/cni/net.d", CONFIG}
+
+
+def test_an_update_replaces_an_unchanged_configuration(installed: Path) -> None:
+    config = installed / CONFIG
+    delivered = installed / FOLDER / "_internal/conf/10-faasm.conflist"
+    older = delivered.read_text().replace("10.200.0.0/16", "10.201.0.0/16")
+    delivered.write_text(older)
+    config.write_text(older)
+    (installed / FOLDER / "of an older version").write_text("")
+    assert steps(BUNDLE / "cni-faasm", "install", "--destdir", installed)[str(config)] == (
+        "installed"
+    )
+    assert config.read_bytes() == (REPO / "conf/10-faasm.conflist").read_bytes()
+    assert not (installed / FOLDER / "of an older version").exists()
+    assert [path.name for path in (installed / "usr/lib").iterdir()] == ["cni-faasm"]
+
+
+def test_installing_from_the_installed_folder(installed: Path) -> None:
+    (installed / PLUGIN).unlink()
+    before = tree(installed / FOLDER)
+    steps(installed / TOOL, "install", "--destdir", installed)
+    assert tree(installed / FOLDER) == before
+    assert version_of(installed / PLUGIN) == "1.1.0"
+
+
+@pytest.mark.parametrize("taken", [PLUGIN, TOOL])
+def test_somebody_elses_file_is_not_overwritten(tmp_path: Path, taken: str) -> None:
+    (tmp_path / taken).parent.mkdir(parents=True)
+    (tmp_path / taken).write_text("theirs")
+    before = tree(tmp_path)
+    done = run(BUNDLE / "cni-faasm", "install", "--destdir", tmp_path, check=False)
+    assert done.returncode == 1
+    assert taken in done.stderr
+    assert tree(tmp_path) == before
+
+
+def test_calls_go_on_during_updates(installed: Path) -> None:
+    plugin = installed / PLUGIN
+    with subprocess.Popen(
+        [BUNDLE / "cni-faasm", "install", "--destdir", installed], stdout=subprocess.DEVNULL
+    ) as update:
+        calls = 0
+        while update.poll() is None:
+            assert version_of(plugin) == "1.1.0"
+            calls += 1
+        assert update.returncode == 0
+    assert calls > 1
+
+
+def test_the_command_line() -> None:
+    tool = BUNDLE / "cni-faasm"
+    assert run(tool, "instal", check=False).returncode == 2
+    assert run(tool, "install", "--nonsense", check=False).returncode == 2
+    assert "Examples" in run(tool, "install", "--help").stdout
+    assert "Examples" in run(tool, "uninstall", "--help").stdout
+    source = run(REPO / ".venv/bin/python", "-m", "cni_faasm.cli", "install", cwd=REPO, check=False)
+    assert (source.returncode, "build.sh" in source.stderr) == (1, True)
+
+
+def test_without_rights_it_says_so(tmp_path: Path) -> None:
+    for parent in (tmp_path, *tmp_path.parents[:3]):
+        parent.chmod(0o755)
+    shutil.copytree(BUNDLE, tmp_path / "faasm", symlinks=True)
+    done = run(
+        tmp_path / "faasm" / "cni-faasm",
+        "install",
+        check=False,
+        user=65534,
+        group=65534,
+        extra_groups=[],
+    )
+    assert done.returncode == 1
+    assert "root" in done.stderr
+
+
+def test_build_sh_installs_and_uninstalls(tmp_path: Path) -> None:
+    destdir = tmp_path / "with space"
+    run("./build.sh", "--install", "--destdir", destdir, cwd=REPO)
+    assert version_of(destdir / PLUGIN) == "1.1.0"
+    run("./build.sh", "--uninstall", f"--destdir={destdir}", cwd=REPO)
+    assert list(tmp_path.rglob("*")) == [destdir]
+    assert run("./build.sh", "--nonsense", cwd=REPO, check=False).returncode == 2
+
+
+def test_nothing_changed_is_quick() -> None:
+    run("./build.sh", cwd=REPO)
+    start = time.monotonic()
+    done = run("./build.sh", cwd=REPO)
+    assert "up to date" in done.stderr
+    assert time.monotonic() - start < 1
+
+
+def test_the_archive(tmp_path: Path) -> None:
+    archive = next((REPO / "dist").glob("cni-faasm-*.tar.gz"))
+    run("sha256sum", "--check", f"{archive.name}.sha256", cwd=archive.parent)
+    with tarfile.open(archive) as tar:
+        assert {(member.uid, member.gid) for member in tar} == {(0, 0)}
+        assert len({member.mtime for member in tar}) == 1
+    run("tar", "-C", tmp_path, "-xf", archive)
+    (top,) = tmp_path.iterdir()
+    assert archive.name.startswith(f"{top.name}-")
+    assert tree(top) == tree(BUNDLE)
+    assert version_of(top / "faasm") == "1.1.0"
+
+
+def test_two_builds_give_the_same_bytes(tmp_path: Path) -> None:
+    """The second from a copy elsewhere, at another time, under other settings."""
+    archive = next((REPO / "dist").glob("cni-faasm-*.tar.gz"))
+    copy = tmp_path / "sources"
+    copy.mkdir()
+    for name in ("build.sh", "cni_faasm", "packaging", "conf", "requirements", "pyproject.toml"):
+        if (REPO / name).is_dir():
+            shutil.copytree(REPO / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(REPO / name, copy / name)
+    (copy / ".venv").symlink_to(REPO / ".venv")
+    env = {**os.environ, "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "LANG": "C", "HOME": "/"}
+    run("sh", "-c", "umask 077; exec ./build.sh", cwd=copy, env=env)
+    again = copy / "dist" / archive.name
+    assert again.with_suffix(".gz.sha256").read_bytes() == (
+        archive.with_suffix(".gz.sha256").read_bytes()
+    )
+
+
+def test_pip_installs_both_commands(tmp_path: Path) -> None:
+    """From a wheel, as `pip install .` makes it."""
+    sources = tmp_path / "sources"
+    sources.mkdir()
+    shutil.copytree(
+        REPO / "cni_faasm",
+        sources / "cni_faasm",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    shutil.copy(REPO / "pyproject.toml", sources)
+    for name in ("README.md",):
+        if (REPO / name).exists():
+            shutil.copy(REPO / name, sources)
+    python = REPO / ".venv/bin/python"
+    site = tmp_path / "site"
+    run(
+        python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation",
+        "--target", site, sources,
+    )  # fmt: skip
+    env = {"PYTHONPATH": str(site), "CNI_COMMAND": "VERSION"}
+    done = run(python, site / "bin" / "faasm", input='{"cniVersion": "1.0.0"}', env=env)
+    assert "1.1.0" in done.stdout
+    assert run(python, site / "bin" / "cni-faasm", "version", env=env).stdout.startswith(
+        "cni-faasm "
+    )
+    assert (site / "cni_faasm" / "py.typed").exists()
