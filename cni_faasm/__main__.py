@@ -64,7 +64,7 @@ def serve(environ: "dict[str, str]", stdin: int = 0, stdout: int = 1, stderr: in
         status = 0
     except CniError as error:
         document, status = protocol.error_document(error, version), 1
-    except BaseException as error:  # noqa: BLE001 -- the edge: the runtime gets a document
+    except BaseException as error:
         document, status = protocol.error_document(_internal(error), version), 1
     try:
         for warning in warnings:
@@ -75,7 +75,7 @@ def serve(environ: "dict[str, str]", stdin: int = 0, stdout: int = 1, stderr: in
         if document is not None:
             _write(stdout, jsonio.dumps(document) + b"\n")
         undo.drop()
-    except BaseException as error:  # noqa: BLE001 -- the edge: nothing may be left
+    except BaseException as error:
         # The runtime never learnt of this attachment, so it must not exist.
         undo.roll_back(error)
         status = 1
