@@ -4,12 +4,24 @@ Kernel and runtime tests refuse to run outside a private host. A skip is a failu
 cannot be tested is not tested, and a run must not look otherwise.
 """
 
+import contextlib
+import os
+import signal
+import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.host import BUNDLE, Host, Namespace, built_plugin, in_private_host, source_plugin
+from tests.host import (
+    BUNDLE,
+    Host,
+    Namespace,
+    built_plugin,
+    in_private_host,
+    processes,
+    source_plugin,
+)
 
 NEED_PRIVATE_HOST = ("kernel", "runtime", "demo")
 ORDER = ("tools", "unit", "property", "kernel", "runtime", "demo")
@@ -71,6 +83,31 @@ def pytest_make_collect_report(
         report.outcome = "failed"
         report.longrepr = f"a skipped module counts as failed: {report.longrepr}"
     return report
+
+
+@pytest.fixture(autouse=True)
+def no_process_outlives_the_test(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves a process running; in a private host it can only be the test's.
+
+    DEL's detached child may take some milliseconds; anything else has no business there.
+    """
+    if not in_private_host() or _part(request.node) not in NEED_PRIVATE_HOST:
+        yield
+        return
+    before = processes().keys()
+    yield
+
+    def left() -> list[str]:
+        return [f"{pid} {name}" for pid, name in processes().items() if pid not in before]
+
+    end = time.monotonic() + 5
+    while left() and time.monotonic() < end:
+        time.sleep(0.01)
+    remaining = left()
+    for line in remaining:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(line.split()[0]), signal.SIGKILL)
+    assert remaining == []
 
 
 @pytest.fixture

@@ -594,6 +594,19 @@ def is_listening(namespace: Namespace, port: int) -> bool:
     return bool(namespace.run(["ss", "-Hltn", f"sport = :{port}"]).stdout.strip())
 
 
+def processes() -> dict[int, str]:
+    """Return PID → command of every process that we can see, but for zombies."""
+    found = {}
+    for directory in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (directory / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if command:
+            found[int(directory.name)] = command.replace(b"\0", b" ").decode(errors="replace")
+    return found
+
+
 def wait_until(condition: Any, what: str, timeout: float = 10) -> None:
     """Poll a condition; AssertionError naming what did not come."""
     end = time.monotonic() + timeout
