@@ -106,7 +106,9 @@ def outer_messages(plan: "Plan") -> "list[Message]":
     ifindex = plan.host_ifindex
     messages = [
         # No link-local address: nothing on the host's end may be spoken to but the gateway.
-        link.set_link(ifindex, up=True, alias=plan.alias, addr_gen_mode=_no_link_local())
+        # Said before it goes up, for then the kernel makes one.
+        link.set_link(ifindex, alias=plan.alias, addr_gen_mode=_no_link_local()),
+        link.set_link(ifindex, up=True),
     ]
     for item in plan.addresses:
         messages.append(addr.new_addr(ifindex, item.gateway, item.prefix_len, nodad=True))
@@ -122,15 +124,12 @@ def inner_messages(plan: "Plan") -> "list[Message]":
     """Return what the container's end needs: lo and it up, addresses, routes, queues."""
     ifindex = plan.ifindex
     has_ipv6 = any(len(item.address) == 16 for item in plan.addresses)
-    messages = [
-        link.set_link(LOOPBACK_IFINDEX, up=True),
-        link.set_link(
-            ifindex,
-            up=True,
-            # Without an IPv6 address the shaped link is spared router solicitations.
-            addr_gen_mode=None if has_ipv6 else _no_link_local(),
-        ),
-    ]
+    messages = [link.set_link(LOOPBACK_IFINDEX, up=True)]
+    mode = None if has_ipv6 else _no_link_local()
+    if mode is not None:
+        # Without an IPv6 address the shaped link is spared router solicitations.
+        messages.append(link.set_link(ifindex, addr_gen_mode=mode))
+    messages.append(link.set_link(ifindex, up=True))
     for item in plan.addresses:
         messages.append(addr.new_addr(ifindex, item.address, item.prefix_len, nodad=True))
         messages.append(route.new_route(item.gateway, item.prefix_len, ifindex))

@@ -47,7 +47,7 @@ def test_add_makes_the_promised_picture(host: Host) -> None:
     assert link["address"] == inner["mac"]
     assert link["mtu"] == 1400
     assert "UP" in link["flags"]
-    assert container.addresses("eth0") == ["10.200.0.2/32"]
+    assert container.addresses("eth0", scope=None) == ["10.200.0.2/32"]
     [default] = container.routes(dst="default")
     assert default["gateway"] == "10.200.0.1"
     [gateway] = container.routes(dst="10.200.0.1")
@@ -58,7 +58,7 @@ def test_add_makes_the_promised_picture(host: Host) -> None:
     assert end["address"] == outer["mac"]
     assert end["mtu"] == 1400
     assert end["ifalias"] == f"cni-faasm testnet {container.name} eth0"
-    assert host.addresses("faasm0") == ["10.200.0.1/32"]
+    assert host.addresses("faasm0", scope=None) == ["10.200.0.1/32"]
     [route] = host.routes(dst="10.200.0.2")
     assert route["dev"] == "faasm0"
 
