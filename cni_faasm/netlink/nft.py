@@ -263,7 +263,7 @@ def get_chain(family: int, table: str, name: str) -> "Message":
 
 
 def del_chain(family: int, table: str, name: str) -> "Message":
-    """Take away an empty chain; EBUSY when it has rules.
+    """Take away a chain with its rules; EBUSY when other chains jump to it.
 
     Equivalent to: nft delete chain FAMILY TABLE NAME
     """
