@@ -290,3 +290,35 @@ def test_without_rights_everything_is_refused(bare_host: Host) -> None:
             finally:
                 os._exit(status)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+class Garbling(Netlink):
+    """Cut the next answers short, as a broken kernel might."""
+
+    __slots__ = ("cut",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cut = 0
+
+    def _receive(self, flags: int) -> bytes:
+        data = super()._receive(flags)
+        return data[: -self.cut] if self.cut else data
+
+
+@pytest.mark.parametrize("cut", [1, 4, 20, 33])
+def test_a_malformed_answer_spoils_no_later_exchange(bare_host: Host, cut: int) -> None:
+    with bare_host.entered():
+        netlink = Garbling()
+    with netlink:
+        netlink.cut = cut
+        with pytest.raises(NetlinkError, match="malformed") as caught:
+            netlink.execute([new_addr(1), link.get_link(name="lo"), new_addr(2)])
+        assert caught.value.errno == wire.EBADMSG
+        netlink.cut = 0
+        assert addresses(netlink) == {1, 2}
+
+
+def test_an_unknown_protocol_is_an_os_error() -> None:
+    with pytest.raises(OSError, match="not supported"):
+        Netlink(999)
