@@ -33,6 +33,8 @@ install_packages() {
     "$python" -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
     ls /usr/lib/*/libpython3.*.so.1.0 >/dev/null 2>&1 || missing="$missing libpython3.11"
     command -v objcopy >/dev/null || missing="$missing binutils"
+    command -v gcc >/dev/null || missing="$missing gcc"
+    [ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
     [ -s /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
     [ -n "$missing" ] || return 0
     [ "$(id -u)" = 0 ] || die "please install as root:$missing"
@@ -56,6 +58,19 @@ prepare_venv() {
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
         -r requirements/build.txt >&2
     printf '%s\n' "$wanted" >.venv/.build-requirements
+}
+
+# Compiles the bootloader into .venv/bootloader, where it stays for the next build.
+prepare_bootloader() {
+    wanted=$(cat packaging/bootloader.py requirements/build.txt | sha256sum)
+    if [ "$(cat .venv/bootloader/stamp 2>/dev/null)" = "$wanted" ]; then
+        return 0
+    fi
+    say "compiling the bootloader"
+    rm -rf .venv/bootloader
+    mkdir .venv/bootloader
+    .venv/bin/python packaging/bootloader.py .venv/bootloader >&2
+    printf '%s\n' "$wanted" >.venv/bootloader/stamp
 }
 
 # Prints one hash over everything that the bundle depends on.
@@ -84,6 +99,7 @@ build() {
     fi
     install_packages
     prepare_venv
+    prepare_bootloader
     hash=$(inputs)
 
     # The same sources give the same bytes at any time: no random order of sets, no times

@@ -107,20 +107,9 @@ sys.meta_path[:] = [_Finder, _frozen_importlib.BuiltinImporter, _frozen_importli
 sys.path_hooks.clear()
 sys.path.clear()
 
-# The bootloader's own variables, of no concern to a program that the plugin executes: with
-# LD_LIBRARY_PATH it would load our copies of shared libraries instead of the system's.
-_environ = posix.environ
-_before = _environ.pop(b"LD_LIBRARY_PATH_ORIG", None)
-if _before is None:
-    _environ.pop(b"LD_LIBRARY_PATH", None)
-    posix.unsetenv(b"LD_LIBRARY_PATH")
-else:
-    _environ[b"LD_LIBRARY_PATH"] = _before
-    posix.putenv(b"LD_LIBRARY_PATH", _before)
-    posix.unsetenv(b"LD_LIBRARY_PATH_ORIG")
+# The bootloader's own variables: of no concern to a program that the plugin executes.
 for _name in (b"_PYI_ARCHIVE_FILE", b"_PYI_PARENT_PROCESS_LEVEL", b"_PYI_LINUX_PROCESS_NAME"):
-    if _name in _environ:
-        del _environ[_name]
+    if posix.environ.pop(_name, None) is not None:
         posix.unsetenv(_name)
 
 try:

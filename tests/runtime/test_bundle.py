@@ -130,13 +130,32 @@ def test_only_system_libraries_and_the_bundle_are_opened(tmp_path: Path) -> None
     assert elsewhere, "strace saw nothing"
     allowed = re.compile(
         r"/etc/ld\.so\.(cache|preload)"
-        r"|(/usr)?/lib/([^/]+/)?lib(c|m|dl|z|pthread)\.so\.\d+"
+        r"|(/usr)?/lib/([^/]+/)?lib[cm]\.so\.\d+"
         r"|/etc/localtime|/usr/(lib|share)/locale/.*|/usr/lib/([^/]+/)?gconv/gconv-modules\.cache"
         r"|/usr/share/zoneinfo/.*"
     )
     assert [path for path in sorted(elsewhere) if not allowed.fullmatch(path)] == []
-    programs = set(re.findall(r'execve\("([^"]+)"', trace.read_text()))
-    assert programs <= {str(PLUGIN), str(PLUGIN.resolve())}
+    # The bootloader does not execute itself again.
+    assert trace.read_text().count("execve(") == 1
+
+
+def test_bundled_libraries_win(runtime_host: Host, tmp_path: Path) -> None:
+    """What C modules need in turn comes from the bundle too, whatever LD_LIBRARY_PATH says."""
+    host = runtime_host
+    inside = host.add_container()
+    trace = tmp_path / "trace"
+    for name in ("libffi.so.8", "libexpat.so.1", "libz.so.1", "libpython3.11.so.1.0"):
+        (tmp_path / name).write_bytes(b"not a library")
+    plugin = ["strace", "-f", "-e", "trace=openat", "-E", f"LD_LIBRARY_PATH={tmp_path}"]
+    plugin += ["-o", str(trace), str(PLUGIN)]
+    config = host.config()
+    host.add(inside, config, plugin=plugin)
+    opened = set(re.findall(r'openat\([^"]*"([^"]+\.so[^"]*)".*\) = \d', trace.read_text()))
+    names = {os.path.basename(path) for path in opened if "/_internal/" in path}
+    assert {"libexpat.so.1", "libpython3.11.so.1.0", "libz.so.1"} <= names
+    outside = {os.path.basename(path) for path in opened if "/_internal/" not in path}
+    assert outside <= {"libc.so.6", "libm.so.6", "ld.so.cache"}
+    host.delete_attachment(inside, config)
 
 
 def test_through_a_symlink(answer: bytes, tmp_path: Path) -> None:
@@ -174,6 +193,8 @@ def test_found_on_path(answer: bytes) -> None:
         {"LD_LIBRARY_PATH": "HERE"},
         {"LD_LIBRARY_PATH_ORIG": "HERE"},
         {"_PYI_ARCHIVE_FILE": "/nonexistent", "_PYI_PARENT_PROCESS_LEVEL": "1"},
+        {"_PYI_ARCHIVE_FILE": "PLUGIN", "_PYI_PARENT_PROCESS_LEVEL": "9"},
+        {"_PYI_ARCHIVE_FILE": "PLUGIN", "_PYI_APPLICATION_HOME_DIR": "HERE"},
         {"PYINSTALLER_RESET_ENVIRONMENT": "1"},
         {"HOME": "/nonexistent", "TMPDIR": "/nonexistent", "PATH": ""},
     ],
@@ -187,7 +208,10 @@ def test_the_environment_changes_nothing(
         (tmp_path / f"{name}.py").write_text("import nonsense\n")
     for name in ("libpython3.11.so.1.0", "libexpat.so.1", "libffi.so.8"):
         (tmp_path / name).write_bytes(b"not a library")
-    env = {name: value.replace("HERE", str(tmp_path)) for name, value in environment.items()}
+    env = {
+        name: value.replace("HERE", str(tmp_path)).replace("PLUGIN", str(PLUGIN.resolve()))
+        for name, value in environment.items()
+    }
     assert call(env={"CNI_COMMAND": "VERSION", **env}, cwd=tmp_path) == answer
 
 

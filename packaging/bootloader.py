@@ -1,0 +1,96 @@
+"""Compile PyInstaller's bootloader with three lines changed; used by build.sh.
+
+    bootloader.py FOLDER      FOLDER/run is made
+
+The one in PyInstaller's wheel executes itself a second time, with LD_LIBRARY_PATH set, to
+find the bundled libraries: 1.1 ms of every call, a sixth of the start, and a variable that
+programs executed by us would inherit. Ours finds them by an rpath in the executable, which
+also goes before the caller's LD_LIBRARY_PATH. And it never takes up the state of another
+bootloader from the environment.
+
+The source is PyInstaller's own, at the version and hash in requirements/build.txt.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tarfile
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+# In bootloader/src/pyi_main.c; each must be found exactly once.
+CHANGES = (
+    (
+        "    reset_environment = false;\n\n    env_var_value =",
+        "    reset_environment = true;\n\n    env_var_value =",
+    ),
+    (
+        "pyi_utils_set_library_search_path(pyi_ctx->application_home_dir) == -1",
+        "false",
+    ),
+    (
+        "needs_restart = pyi_ctx->process_level == PYI_PROCESS_LEVEL_PARENT_NEEDS_RESTART;",
+        "needs_restart = false;",
+    ),
+)
+
+
+def download(folder: str) -> str:
+    """Fetch PyInstaller's source by pip. Returns: the path of the archive."""
+    with open(os.path.join(ROOT, "requirements", "build.txt"), encoding="utf-8") as file:
+        pinned = re.search(r"^pyinstaller==(?:.*\\\n)*.*\n", file.read(), re.MULTILINE)
+    if pinned is None:
+        raise SystemExit("requirements/build.txt does not name pyinstaller")
+    requirement = os.path.join(folder, "pyinstaller.txt")
+    with open(requirement, "w", encoding="utf-8") as file:
+        file.write(pinned[0])
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"),
+            *("--no-deps", "--no-binary=:all:", "--no-build-isolation", "--require-hashes"),
+            *("--dest", folder, "--requirement", requirement),
+        ],
+        check=True,
+    )
+    (archive,) = (name for name in os.listdir(folder) if name.endswith(".tar.gz"))
+    return os.path.join(folder, archive)
+
+
+def change(path: str) -> None:
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    for old, new in CHANGES:
+        if text.count(old) != 1:
+            raise SystemExit(f"{path}: not the source that CHANGES was written for: {old!r}")
+        text = text.replace(old, new)
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def main() -> None:
+    folder = os.path.abspath(sys.argv[1])
+    archive = download(folder)
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder)  # noqa: S202 -- its hash was checked
+    source = os.path.join(archive.removesuffix(".tar.gz"), "bootloader")
+    change(os.path.join(source, "src", "pyi_main.c"))
+    # DT_RPATH, not DT_RUNPATH: only that holds for what bundled libraries need in turn.
+    flags = "-Wl,--disable-new-dtags,-rpath,$ORIGIN/_internal"
+    environment = {"PATH": os.environ["PATH"], "LDFLAGS": flags, "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(
+        [sys.executable, "./waf", "configure", "--static-zlib", "build_release"],
+        cwd=source,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"the bootloader cannot be compiled:\n{done.stdout}")
+    os.replace(os.path.join(source, "build", "release", "run"), os.path.join(folder, "run"))
+
+
+if __name__ == "__main__":
+    main()
