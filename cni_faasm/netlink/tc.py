@@ -1,4 +1,4 @@
-"""Encode RTM_*QDISC and RTM_*TCLASS: HTB and the queues below it.
+"""Encode RTM_*QDISC and RTM_*TCLASS: HTB and the queues below it; tc_parse decodes.
 
 Rates are bytes/s. HTB keeps a burst as the time it takes to send it, in ticks of 64 ns.
 The kernel's rate tables are not sent: with the link layer named it does not look at them.
@@ -21,10 +21,6 @@ from cni_faasm.netlink.wire import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from cni_faasm.netlink.tc_parse import HtbClass as HtbClass  # noqa: PLC0414 -- mypy: re-exported
-    from cni_faasm.netlink.tc_parse import Qdisc as Qdisc  # noqa: PLC0414
-    from cni_faasm.netlink.tc_parse import parse_class as parse_class  # noqa: PLC0414
-    from cni_faasm.netlink.tc_parse import parse_qdisc as parse_qdisc  # noqa: PLC0414
     from cni_faasm.netlink.wire import Message
 
 # <linux/rtnetlink.h>
@@ -273,14 +269,3 @@ def dump_classes(ifindex: int) -> "Message":
     """
     body = tcmsg(ifindex, 0, 0)
     return RTM_GETTCLASS, 0, body, f"tc class show dev if{ifindex}"
-
-
-def __getattr__(name: str) -> object:
-    """Load the decoders (tc_parse) when one is first asked for: ADD needs none of them."""
-    if name not in {"HtbClass", "Qdisc", "parse_class", "parse_qdisc"}:
-        raise AttributeError(name)
-    from cni_faasm.netlink import tc_parse
-
-    value: object = getattr(tc_parse, name)
-    globals()[name] = value
-    return value

@@ -351,14 +351,19 @@ def in_namespace(namespace: Namespace) -> list[str]:
     return ["peer", "name", "eth0", "netns", namespace.name]
 
 
-def source_seen(server: Namespace, client: Namespace, address: str) -> str | None:
-    """Return the client's address as a server in another namespace sees it; None: no answer."""
+def source_seen(
+    server: Namespace, client: Namespace, address: str, *, patience_s: float = 5
+) -> str | None:
+    """Return the client's address as a server in another namespace sees it; None: no answer.
+
+    patience_s: enough for two retransmissions, since a link just made may lose a packet.
+    """
     with server.entered():
         listener = socket.create_server((address, 0))
     with client.entered():
         caller = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     with listener, caller:
-        caller.settimeout(0.5)
+        caller.settimeout(patience_s)
         try:
             caller.connect(listener.getsockname())
         except OSError:
@@ -371,7 +376,7 @@ def source_seen(server: Namespace, client: Namespace, address: str) -> str | Non
 def test_traffic_is_masqueraded(bare_host: Host, nf: Netlink) -> None:
     remote, container = bare_host.add_remote(), bare_host.add_container()
     attach(bare_host, container)
-    assert source_seen(remote, container, "198.51.100.1") is None  # no way back
+    assert source_seen(remote, container, "198.51.100.1", patience_s=0.5) is None  # no way back
     nf.nft_batch(
         table_with(
             (nft_expr.match_daddr(NET4, 16), nft_expr.verdict(RETURN)),
@@ -387,7 +392,7 @@ def test_forwarding_through_a_dropping_chain(bare_host: Host, nf: Netlink) -> No
     attach(bare_host, container)
     nf.nft_batch(table_with((nft_expr.match_saddr(NET4, 16), nft_expr.masquerade())))
     bare_host.run(["iptables", "-P", "FORWARD", "DROP"])
-    assert source_seen(remote, container, "198.51.100.1") is None
+    assert source_seen(remote, container, "198.51.100.1", patience_s=0.5) is None
     states = nft_expr.XT_CONNTRACK_STATE_ESTABLISHED | nft_expr.XT_CONNTRACK_STATE_RELATED
     rules = [
         nft_expr.iptables_accept(saddr=(NET4, 16)),
@@ -398,7 +403,9 @@ def test_forwarding_through_a_dropping_chain(bare_host: Host, nf: Netlink) -> No
     counted = [rule["counter"]["packets"] for rule in filter_rules(bare_host)]
     assert all(count > 0 for count in counted)
     remote.run(["ip", "route", "add", "10.200.0.0/16", "via", "198.51.100.2"])
-    assert source_seen(container, remote, "10.200.0.2") is None  # strangers stay out
+    assert (
+        source_seen(container, remote, "10.200.0.2", patience_s=0.5) is None
+    )  # strangers stay out
 
 
 def filter_rules(host: Host) -> list[dict[str, Any]]:

@@ -88,7 +88,7 @@ def test_every_rate(
     assert "class htb 1:1 root leaf 10: prio 0 quantum 60000 " in line
     assert "linklayer ethernet" in line
     ((body),) = rt.dump(tc.dump_classes(ifindex))
-    found = tc.parse_class(body)
+    found = tc_parse.parse_class(body)
     assert found is not None
     assert (found.rate_Bps, found.ceil_Bps, found.quantum) == (rate_Bps, rate_Bps, 60000)
     assert (found.handle, found.parent, found.leaf) == (CLASS, tc.TC_H_ROOT, LEAF)
@@ -97,10 +97,10 @@ def test_every_rate(
     with bare_host.entered(), IPRoute() as other:
         (seen,) = other.get_classes(index=ifindex)
     options = seen.get_attr("TCA_OPTIONS")
-    parms = options.get_attr("TCA_HTB_PARMS")
-    assert parms["rate"] == min(rate_Bps, 2**32 - 1)
+    numbers = options.get_attr("TCA_HTB_PARMS")
+    assert numbers["rate"] == min(rate_Bps, 2**32 - 1)
     assert options.get_attr("TCA_HTB_RATE64") == (rate_Bps if rate_Bps >= 2**32 else None)
-    assert parms["buffer"] == parms["cbuffer"] == found.burst_ticks
+    assert numbers["buffer"] == numbers["cbuffer"] == found.burst_ticks
 
 
 @pytest.mark.parametrize("burst", [1600, 1733, 12345, 125_000, 999_999])
@@ -171,7 +171,7 @@ def test_a_limit_changes_while_traffic_flows(bare_host: Host, rt: Netlink, ifind
             tc.new_qdisc_bfifo(ifindex, CLASS, LEAF, 20000, replace=True),
         ]
     )
-    found = [tc.parse_class(body) for body in rt.dump(tc.dump_classes(ifindex))]
+    found = [tc_parse.parse_class(body) for body in rt.dump(tc.dump_classes(ifindex))]
     assert [one and one.rate_Bps for one in found] == [5000]
     assert bare_host.qdiscs("v0")[1]["options"]["limit"] == 20000
 
@@ -190,24 +190,24 @@ def test_single_objects(rt: Netlink, ifindex: int) -> None:
     asked = rt.execute(
         [tc.get_qdisc(ifindex), tc.get_qdisc(ifindex, CLASS), tc.get_qdisc(ifindex, 0, LEAF)]
     )
-    found = [tc.parse_qdisc(body) for (body,) in asked]
+    found = [tc_parse.parse_qdisc(body) for (body,) in asked]
     assert [one.kind for one in found] == ["htb", "bfifo", "bfifo"]
     assert (found[0].htb_defcls, found[0].direct_qlen) == (1, 1000)
     assert [one.parent for one in found] == [tc.TC_H_ROOT, CLASS, 0]
     assert [one.limit for one in found] == [None, 31250, 31250]
     ((body,),) = rt.execute([tc.get_class(ifindex, CLASS)])
-    one = tc.parse_class(body)
+    one = tc_parse.parse_class(body)
     assert one is not None
     assert one.rate_Bps == 1_250_000
 
 
 def test_a_dump_knows_other_interfaces_too(rt: Netlink, ifindex: int) -> None:
     rt.execute([*shape(ifindex, 1_250_000, 12_500), *shape(LO, 1_250_000, 12_500)])
-    found = [tc.parse_qdisc(body) for body in rt.dump(tc.dump_qdiscs(ifindex))]
+    found = [tc_parse.parse_qdisc(body) for body in rt.dump(tc.dump_qdiscs(ifindex))]
     assert {(one.ifindex, one.kind) for one in found} >= {
         (index, kind) for index in (LO, ifindex) for kind in ("htb", "bfifo")
     }
-    classes = [tc.parse_class(body) for body in rt.dump(tc.dump_classes(ifindex))]
+    classes = [tc_parse.parse_class(body) for body in rt.dump(tc.dump_classes(ifindex))]
     assert [one and one.ifindex for one in classes] == [ifindex]
 
 
@@ -242,12 +242,12 @@ def test_counters(bare_host: Host, rt: Netlink) -> None:
     rt.execute(shape(LO, 1_250_000, 12_500))
     send_to_itself(bare_host, 5)
     (body,) = rt.dump(tc.dump_classes(LO))
-    one = tc.parse_class(body)
+    one = tc_parse.parse_class(body)
     assert one is not None
     assert (one.stats.packets, one.stats.drops) == (5, 0)
     assert one.stats.bytes == 5 * 1042
     ((reply,),) = rt.execute([tc.get_qdisc(LO)])
-    assert tc.parse_qdisc(reply).stats.packets == 5
+    assert tc_parse.parse_qdisc(reply).stats.packets == 5
 
 
 def test_overflow_of_the_leaf_is_counted(bare_host: Host, rt: Netlink) -> None:
@@ -260,11 +260,11 @@ def test_overflow_of_the_leaf_is_counted(bare_host: Host, rt: Netlink) -> None:
     )
     send_to_itself(bare_host, 8)
     (body,) = rt.dump(tc.dump_classes(LO))
-    one = tc.parse_class(body)
+    one = tc_parse.parse_class(body)
     assert one is not None
     assert (one.stats.qlen, one.stats.backlog_bytes) == (2, 2 * 1042)
     ((reply,),) = rt.execute([tc.get_qdisc(LO, CLASS)])
-    leaf = tc.parse_qdisc(reply)
+    leaf = tc_parse.parse_qdisc(reply)
     assert leaf.stats.drops > 0
     assert leaf.stats.qlen == 2
 
@@ -279,7 +279,7 @@ def test_fq_codel_is_made_or_refused_by_name(rt: Netlink, ifindex: int) -> None:
         assert not has_fq_codel()
     else:
         ((reply,),) = rt.execute([tc.get_qdisc(ifindex, CLASS)])
-        found = tc.parse_qdisc(reply)
+        found = tc_parse.parse_qdisc(reply)
         assert (found.kind, found.limit) == ("fq_codel", 100)
 
 
@@ -295,7 +295,7 @@ def test_other_kinds_are_read(bare_host: Host, rt: Netlink, ifindex: int) -> Non
     bare_host.run(["tc", "qdisc", "add", "dev", "v0", "clsact"])
     found = {
         one.kind: one
-        for one in map(tc.parse_qdisc, rt.dump(tc.dump_qdiscs(ifindex)))
+        for one in map(tc_parse.parse_qdisc, rt.dump(tc.dump_qdiscs(ifindex)))
         if one.ifindex == ifindex
     }
     assert found["pfifo"].limit == 12

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cni_faasm import inet
-from cni_faasm.netlink import addr, link, neigh, nft, nft_expr, route, tc, wire
+from cni_faasm.netlink import addr, link, neigh, nft, nft_expr, route, tc, tc_parse, wire
 from cni_faasm.netlink.wire import NetlinkError
 
 ADDRESS = inet.pack("10.200.0.2")
@@ -25,10 +25,10 @@ DECODERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "addr": (addr.parse_addr, addr.new_addr(3, ADDRESS, 32)[2]),
     "route": (route.parse_route, ROUTE),
     "neigh": (neigh.parse_neigh, neigh.new_neigh(3, ADDRESS, bytes(6))[2]),
-    "qdisc": (tc.parse_qdisc, QDISC),
-    "fifo": (tc.parse_qdisc, tc.new_qdisc_bfifo(3, 1, 2, 3)[2]),
-    "fq_codel": (tc.parse_qdisc, tc.new_qdisc_fq_codel(3, 1, 2, limit=3)[2]),
-    "class": (tc.parse_class, CLASS),
+    "qdisc": (tc_parse.parse_qdisc, QDISC),
+    "fifo": (tc_parse.parse_qdisc, tc.new_qdisc_bfifo(3, 1, 2, 3)[2]),
+    "fq_codel": (tc_parse.parse_qdisc, tc.new_qdisc_fq_codel(3, 1, 2, limit=3)[2]),
+    "class": (tc_parse.parse_class, CLASS),
     "table": (nft.parse_table, nft.new_table(1, "t", comment="one")[2]),
     "chain": (nft.parse_chain, CHAIN),
     "rule": (nft.parse_rule, nft.new_rule(1, "t", "c", RULE, comment="one")[2]),

@@ -32,13 +32,3 @@ def test_only_two_c_modules_are_imported() -> None:
     assert ours - {"cni_faasm", "cni_faasm.netlink", "cni_faasm.inet"} == {
         f"cni_faasm.netlink.{name}" for name in (*MODULES, "wire")
     }
-
-
-def test_encoding_alone_loads_no_decoder_of_tc() -> None:
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", SCRIPT, str(REPO), "tc"],
-        capture_output=True,
-        check=True,
-        text=True,
-    )
-    assert "cni_faasm.netlink.tc_parse" not in done.stdout

@@ -328,10 +328,10 @@ def test_htb() -> None:
     message = tc.new_class_htb(3, 0x10000, 0x10001, 2**33, 2**20, 10**6, 2000, 60000)
     decoded = read(tcmsg, message)
     options = attrs(decoded)["TCA_OPTIONS"]
-    parms = options["TCA_HTB_PARMS"]
-    assert (parms["rate"], parms["ceil"], parms["quantum"]) == (2**32 - 1, 2**20, 60000)
-    assert parms["buffer"] == tc.burst_ticks(2**33, 10**6)
-    assert parms["cbuffer"] == tc.burst_ticks(2**20, 2000)
+    numbers = options["TCA_HTB_PARMS"]
+    assert (numbers["rate"], numbers["ceil"], numbers["quantum"]) == (2**32 - 1, 2**20, 60000)
+    assert numbers["buffer"] == tc.burst_ticks(2**33, 10**6)
+    assert numbers["cbuffer"] == tc.burst_ticks(2**20, 2000)
     assert options["TCA_HTB_RATE64"] == 2**33
     assert "TCA_HTB_CEIL64" not in options
     changed = tc.new_class_htb(3, 0x10000, 0x10001, 5, 5, 5, 5, 5, replace=True)

@@ -293,7 +293,7 @@ def test_htb_qdisc(ifindex: int, default: int, direct_qlen: int) -> None:
     body = tc.new_qdisc_htb(ifindex, 0x10000, default, direct_qlen)[2]
     options = parse_attrs(parse_attrs(body, 20)[tc.TCA_OPTIONS])
     assert options[tc.TCA_HTB_INIT] == bytes(HtbGlob(version=3, rate2quantum=10, defcls=default))
-    found = tc.parse_qdisc(body)
+    found = tc_parse.parse_qdisc(body)
     assert (found.kind, found.ifindex, found.handle) == ("htb", ifindex, 0x10000)
     assert (found.parent, found.htb_defcls) == (tc.TC_H_ROOT, default)
     assert found.direct_qlen == direct_qlen
@@ -315,7 +315,7 @@ def test_htb_class(rate: int, ceil: int, burst: int, cburst: int, quantum: int) 
     assert options[tc.TCA_HTB_PARMS] == bytes(expected)
     assert (tc.TCA_HTB_RATE64 in options) == (rate >= 2**32)
     assert (tc.TCA_HTB_CEIL64 in options) == (ceil >= 2**32)
-    found = tc.parse_class(body)
+    found = tc_parse.parse_class(body)
     assert found is not None
     assert (found.rate_Bps, found.ceil_Bps, found.quantum) == (rate, ceil, quantum)
     assert found.burst_ticks == tc.burst_ticks(rate, burst)
@@ -344,7 +344,7 @@ def test_counters_of_a_class(
     stats += wire.attr(3, bytes(StatsQueue(*queue)))
     if packets64 is not None:
         stats += wire.attr_u64(8, packets64)
-    found = tc.parse_qdisc(tc.tcmsg(1, 2, 3) + wire.attr(7, stats)).stats
+    found = tc_parse.parse_qdisc(tc.tcmsg(1, 2, 3) + wire.attr(7, stats)).stats
     assert (found.bytes, found.packets) == (sent, packets if packets64 is None else packets64)
     assert [found.qlen, found.backlog_bytes, found.drops, found.overlimits] == queue[:3] + queue[4:]
 
@@ -354,7 +354,7 @@ def test_bfifo(limit: int) -> None:
     body = tc.new_qdisc_bfifo(3, 0x10001, 0x100000, limit)[2]
     expected = bytes(c_uint32(min(limit, 2**32 - 1)))
     assert parse_attrs(body, 20)[tc.TCA_OPTIONS] == expected
-    found = tc.parse_qdisc(body)
+    found = tc_parse.parse_qdisc(body)
     assert (found.kind, found.limit, found.parent) == ("bfifo", min(limit, 2**32 - 1), 0x10001)
 
 
@@ -370,7 +370,7 @@ def test_fq_codel(values: tuple[int, ...]) -> None:
         memory_limit=values[3],
         quantum=values[4],
     )
-    found = tc.parse_qdisc(message[2])
+    found = tc_parse.parse_qdisc(message[2])
     numbers = (found.limit, found.target_us, found.interval_us, found.memory_limit, found.quantum)
     assert numbers == values
 
