@@ -38,6 +38,7 @@ needed=(
     "setpriv util-linux"
     "strace strace"
     "tcpdump tcpdump"
+    "/usr/include/stdlib.h libc6-dev"
     "/usr/lib/cni/ptp containernetworking-plugins"
     "/usr/lib/python3.11/ensurepip python3-venv"
     "/usr/share/gocode/src/github.com/containernetworking/cni/libcni golang-github-appc-cni-dev"
