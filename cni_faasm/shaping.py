@@ -165,18 +165,19 @@ def leaf_message(ifindex: int, one: Shape) -> "Message":
 def drifts(
     where: str,
     one: "Shape | None",
-    qdiscs: "list[tc_parse.Qdisc]",
-    classes: "list[tc_parse.HtbClass]",
+    *,
+    root: "tc_parse.Qdisc | None",
+    queue: "tc_parse.Qdisc | None",
+    one_class: "tc_parse.HtbClass | None",
 ) -> "list[tuple[str, str, str]]":
     """Compare one end with its shape. Returns: (what, expected, found) for each difference.
 
-    qdiscs, classes: those of this interface only. A clsact or ingress qdisc that
-    somebody else attached limits nothing of ours and is no drift.
+    root, queue, one_class: what there is at the root, below class 1:1, and of that class.
+    A clsact or ingress qdisc that somebody else attached limits nothing of ours.
     """
     from cni_faasm.netlink import tc_parse  # only CHECK reads
 
     found: list[tuple[str, str, str]] = []
-    root = next((qdisc for qdisc in qdiscs if qdisc.parent == tc.TC_H_ROOT), None)
     if one is None:
         if root is not None and root.kind == "htb":
             found.append((f"{where}: root qdisc", "no limit", "htb"))
@@ -187,7 +188,6 @@ def drifts(
         return found
     if root.htb_defcls != CLASS_ID & 0xFFFF:
         found.append((f"{where}: htb default class", "1:1", f"1:{root.htb_defcls or 0:x}"))
-    one_class = next((item for item in classes if item.handle == CLASS_ID), None)
     if one_class is None:
         found.append((f"{where}: class", "htb 1:1", "none"))
         return found
@@ -201,7 +201,6 @@ def drifts(
             bytes_found = tc_parse.burst_bytes(one_class.rate_Bps, actual)
             texts = (f"{one.burst_bytes} bytes", f"{bytes_found} bytes")
             found.append((f"{where}: class 1:1 {what}", *texts))
-    queue = next((qdisc for qdisc in qdiscs if qdisc.parent == CLASS_ID), None)
     if queue is None or queue.kind != one.leaf:
         text = "none" if queue is None else queue.kind
         found.append((f"{where}: leaf qdisc", one.leaf, text))

@@ -200,10 +200,15 @@ class Netlink:
     # ---- one exchange
 
     def _run_batch(self, batch: "list[Message]") -> "list[NetlinkError | list[bytes]]":
-        replies = self._send(
-            [(kind, flags | NLM_F_REQUEST | NLM_F_ACK, body) for kind, flags, body, _ in batch]
-        )
-        lost = self._collect(replies)
+        # The kernel works in order and answers failures unasked. So the last message's
+        # acknowledgement says that the others are done, and spares theirs.
+        requests = [(kind, flags | NLM_F_REQUEST, body) for kind, flags, body, _ in batch]
+        last = len(requests) - 1
+        requests[last] = (requests[last][0], requests[last][1] | NLM_F_ACK, requests[last][2])
+        replies = self._send(requests)
+        lost = self._collect(replies, last)
+        if not lost and replies.answers[last] is not None:
+            replies.answers = [answer or (0, "") for answer in replies.answers]
         return [
             self._result(replies, index, label, lost)
             for index, (_, _, _, label) in enumerate(batch)
@@ -252,7 +257,7 @@ class Netlink:
             except BaseException:
                 self._drain()
                 raise
-        return 0
+        return lost
 
     def _receive(self, flags: int) -> bytes:
         """Return the next datagram of the kernel, whatever its size.
