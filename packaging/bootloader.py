@@ -52,6 +52,8 @@ def download(folder: str) -> str:
             *("--dest", folder, "--requirement", requirement),
         ],
         check=True,
+        # Some versions of pip compile it all to learn the metadata; that needs no zlib then.
+        env={**os.environ, "PYI_STATIC_ZLIB": "1"},
     )
     (archive,) = (name for name in os.listdir(folder) if name.endswith(".tar.gz"))
     return os.path.join(folder, archive)

@@ -264,9 +264,8 @@ def test_pip_installs_both_commands(tmp_path: Path) -> None:
         ignore=shutil.ignore_patterns("__pycache__"),
     )
     shutil.copy(REPO / "pyproject.toml", sources)
-    for name in ("README.md",):
-        if (REPO / name).exists():
-            shutil.copy(REPO / name, sources)
+    for name in ("README.md", "LICENSE"):
+        shutil.copy(REPO / name, sources)
     python = REPO / ".venv/bin/python"
     site = tmp_path / "site"
     run(
