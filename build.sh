@@ -79,7 +79,9 @@ inputs() {
         find cni_faasm packaging conf -type f ! -name '*.pyc' -print0 | sort -z | xargs -0 sha256sum
         sha256sum build.sh requirements/build.txt
         "$python" -VV
-        stat -L -c '%n %s %Y' "$python" /usr/lib/*/libpython3.*.so.1.0
+        # The interpreter and Debian's libraries that go into the bundle.
+        stat -L -c '%n %s %Y' "$python" /usr/lib/*/libpython3.*.so.1.0 /usr/lib/*/libexpat.so.1 \
+            /usr/lib/*/libffi.so.8 /lib/*/libz.so.1 /usr/lib/*/libssl.so.3 2>/dev/null || :
     } | sha256sum | cut -d' ' -f1
 }
 
