@@ -17,7 +17,7 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 
 missing=()
-for line in "busybox busybox-static" "ip iproute2" "iperf3 iperf3" "nft nftables" "python3 python3"; do
+for line in "ip iproute2" "iperf3 iperf3" "nft nftables" "python3 python3"; do
     read -r command package <<<"$line"
     command -v "$command" >/dev/null || missing+=("$package")
 done
