@@ -19,6 +19,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -160,6 +161,7 @@ def _replace_folder(bundle: str, folder: str, notes: dict[str, object]) -> None:
         _flush(new)  # after a power cut either folder must be whole
         if os.path.isdir(folder):
             _exchange(new, folder)
+            _let_calls_end(os.path.join(new, os.path.basename(PLUGIN)))
         else:
             os.rename(new, folder)
     finally:
@@ -174,6 +176,27 @@ def _open_to_all(folder: str) -> None:
             path = os.path.join(parent, name)
             if not os.path.islink(path):
                 os.chmod(path, 0o755 if os.stat(path).st_mode & 0o100 else 0o644)
+
+
+def _let_calls_end(plugin: str) -> None:
+    """Wait until no process that began with this executable still needs its folder.
+
+    A process that asks the kernel for its executable after the exchange learns the new name
+    of the old folder, and loads its libraries from there. A call takes milliseconds; one
+    that hangs is not waited for.
+    """
+    old = os.stat(plugin)
+    end = time.monotonic() + 10
+    running = True
+    while running and time.monotonic() < end:
+        time.sleep(0.1)  # also for those that the kernel is just starting
+        running = False
+        for name in os.listdir("/proc"):
+            if name.isdigit():
+                try:
+                    running = running or os.path.samestat(os.stat(f"/proc/{name}/exe"), old)
+                except OSError:
+                    continue  # ended, or a thread of the kernel
 
 
 def _flush(folder: str) -> None:

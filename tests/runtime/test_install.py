@@ -167,16 +167,18 @@ def test_somebody_elses_file_is_not_overwritten(tmp_path: Path, taken: str) -> N
 
 
 def test_calls_go_on_during_updates(installed: Path) -> None:
+    """Some are being started at the moment when the old folder becomes the new one."""
     plugin = installed / PLUGIN
-    with subprocess.Popen(
-        [BUNDLE / "cni-faasm", "install", "--destdir", installed], stdout=subprocess.DEVNULL
-    ) as update:
-        calls = 0
-        while update.poll() is None:
-            assert version_of(plugin) == "1.1.0"
-            calls += 1
-        assert update.returncode == 0
-    assert calls > 1
+    for _ in range(3):
+        with subprocess.Popen(
+            [BUNDLE / "cni-faasm", "install", "--destdir", installed], stdout=subprocess.DEVNULL
+        ) as update:
+            calls = 0
+            while update.poll() is None:
+                assert version_of(plugin) == "1.1.0"
+                calls += 1
+            assert update.returncode == 0
+        assert calls > 1
 
 
 def test_the_command_line() -> None:
