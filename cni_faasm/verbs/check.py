@@ -62,8 +62,9 @@ def check(request: "Request") -> None:
 def drift_error(found: "list[Drift]") -> CniError:
     """Return the one error that names every drift."""
     lines = [f"{what}: expected {expected}, found {actual}" for what, expected, actual in found]
-    more = len(lines) - MAX_DRIFTS_IN_MESSAGE
-    summary = "; ".join(lines[:MAX_DRIFTS_IN_MESSAGE]) + (f"; and {more} more" if more > 0 else "")
+    more = len(found) - MAX_DRIFTS_IN_MESSAGE
+    summary = "; ".join(what for what, _, _ in found[:MAX_DRIFTS_IN_MESSAGE])
+    summary += f"; and {more} more" if more > 0 else ""
     return CniError(
         DRIFT, f"the attachment has drifted from what ADD promised: {summary}", "; ".join(lines)
     )
@@ -159,7 +160,7 @@ def _check_inner(
     routes: list[route.RouteInfo] = []
     for family in sorted({inet.family(item.address) for item in promised.addresses}):
         bodies = inner.dump(route.dump_routes(family=family, oif=one.ifindex))
-        routes += [route.parse_route(body) for body in bodies]
+        routes += [route.parse_route(body, one.ifindex) for body in bodies]
     routes = [item for item in routes if item.oif == one.ifindex]
     for item in promised.addresses:
         _check_route(where, (item.gateway, item.prefix_len, None, None), routes, found)

@@ -50,7 +50,7 @@ def kernel_log() -> Iterator[list[str]]:
         pass
     finally:
         os.close(fd)
-    assert not [line for line in lines if "quantum" in line or "work-conserving" in line]
+    assert not [line for line in lines if "quantum of class" in line]
 
 
 def shape(ifindex: int, rate_Bps: int, burst: int) -> "list[Message]":

@@ -183,7 +183,7 @@ def test_calls_go_on_during_updates(installed: Path) -> None:
 
 def test_the_command_line() -> None:
     tool = BUNDLE / "cni-faasm"
-    assert run(tool, "instal", check=False).returncode == 2
+    assert run(tool, "instal", check=False).returncode == 2  # codespell:ignore instal
     assert run(tool, "install", "--nonsense", check=False).returncode == 2
     assert "Examples" in run(tool, "install", "--help").stdout
     assert "Examples" in run(tool, "uninstall", "--help").stdout
