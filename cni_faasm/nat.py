@@ -52,15 +52,16 @@ def table_name(network: str) -> str:
     return f"faasm_{network}"
 
 
-def ensure(plan: "Plan") -> None:
+def ensure(plan: "Plan", *, renew: bool = False) -> None:
     """Make sure that an attachment's network is masqueraded (or is not) and forwarded.
 
     Ranges that earlier containers of the network got under another configuration stay.
+    renew: make the table anew even when it looks right; connections keep their addresses.
     Raises: NetlinkError; CniError 11 when others change the table all the time.
     """
     with Netlink(NETLINK_NETFILTER) as netfilter:
         for _ in range(_ATTEMPTS):
-            if _ensure_table(netfilter, plan):
+            if _ensure_table(netfilter, plan, renew=renew):
                 break
         else:
             raise CniError(
@@ -74,7 +75,7 @@ def ensure(plan: "Plan") -> None:
                 netfilter.nft_batch(missing)
 
 
-def _ensure_table(netfilter: Netlink, plan: "Plan") -> bool:
+def _ensure_table(netfilter: Netlink, plan: "Plan", *, renew: bool) -> bool:
     """Return whether the table is as it must be, or has been made so."""
     name = table_name(plan.network)
     table, chain = _look(netfilter, name)
@@ -85,7 +86,7 @@ def _ensure_table(netfilter: Netlink, plan: "Plan") -> bool:
         wanted = [one for one in present if one not in plan.ranges]
     if table is None and not wanted:
         return True
-    if table is not None and wanted == present and _has_rules(chain, wanted):
+    if table is not None and wanted == present and _has_rules(chain, wanted) and not renew:
         return True
     messages = [] if table is None else [nft.del_table(nft.NFPROTO_INET, name)]
     if wanted:

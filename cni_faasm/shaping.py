@@ -132,22 +132,28 @@ def messages(ifindex: int, one: "Shape | None") -> "list[Message]":
         return []
     return [
         tc.new_qdisc_htb(ifindex, ROOT_HANDLE, CLASS_ID & 0xFFFF, direct_qlen=1000),
-        tc.new_class_htb(
-            ifindex,
-            ROOT_HANDLE,
-            CLASS_ID,
-            one.rate_Bps,
-            one.rate_Bps,
-            one.burst_bytes,
-            one.burst_bytes,
-            one.quantum_bytes,
-        ),
+        class_message(ifindex, one),
         leaf_message(ifindex, one),
     ]
 
 
-def leaf_message(ifindex: int, one: Shape) -> "Message":
-    """Return what makes the bounded leaf queue under class 1:1."""
+def class_message(ifindex: int, one: Shape, *, replace: bool = False) -> "Message":
+    """Return what makes class 1:1, or with replace changes its numbers under traffic."""
+    return tc.new_class_htb(
+        ifindex,
+        ROOT_HANDLE,
+        CLASS_ID,
+        one.rate_Bps,
+        one.rate_Bps,
+        one.burst_bytes,
+        one.burst_bytes,
+        one.quantum_bytes,
+        replace=replace,
+    )
+
+
+def leaf_message(ifindex: int, one: Shape, *, replace: bool = False) -> "Message":
+    """Return what makes the bounded leaf queue under class 1:1, or changes its bounds."""
     if one.leaf == "fq_codel":
         return tc.new_qdisc_fq_codel(
             ifindex,
@@ -158,8 +164,9 @@ def leaf_message(ifindex: int, one: Shape) -> "Message":
             interval_us=max(100_000, one.target_us * 20),
             memory_limit=max(one.leaf_bytes, 64 * 1514),
             quantum=1514,
+            replace=replace,
         )
-    return tc.new_qdisc_bfifo(ifindex, CLASS_ID, LEAF_HANDLE, one.leaf_bytes)
+    return tc.new_qdisc_bfifo(ifindex, CLASS_ID, LEAF_HANDLE, one.leaf_bytes, replace=replace)
 
 
 def drifts(

@@ -282,9 +282,17 @@ class Store:
             "without a container, or enlarge ipam.ranges",
         )
 
-    def commit(self, allocations: "Sequence[Allocation]", container_id: str, ifname: str) -> None:
+    def commit(
+        self,
+        allocations: "Sequence[Allocation]",
+        container_id: str,
+        ifname: str,
+        *,
+        move_cursor: bool = True,
+    ) -> None:
         """Write the leases, then the cursors. On failure no lease of these stays.
 
+        move_cursor: False when a lost lease is put back, after which nothing follows.
         Raises: CniError 5; CniError 11 when somebody who ignores the lock took an address.
         """
         content = f"{container_id}\r\n{ifname}".encode()
@@ -312,8 +320,9 @@ class Store:
                     f"ignores {self.path}/lock",
                 ) from None
             raise io_error(error, "cannot write the lease", f"{self.path}/{name}") from None
-        for allocation in allocations:
-            self._set_cursor(allocation.range_index, allocation.address)
+        if move_cursor:
+            for allocation in allocations:
+                self._set_cursor(allocation.range_index, allocation.address)
 
     def _cursor(self, index: int) -> "bytes | None":
         """Return the address leased last from a range set; None when unknown or nonsense."""
