@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 RECORD_VERSION = 1
 DEFAULT_MTU = 1500
+MIN_MTU_IPV6 = 1280  # RFC 8200; below it the kernel gives an interface no IPv6 at all
+MAX_MTU = 65535  # of a veth
 IFALIASZ = 256  # <linux/if.h>, with the NUL
 RT_SCOPE_LINK = 253  # <linux/rtnetlink.h>
 RT_TABLE_MAIN = 254  # <linux/rtnetlink.h>
@@ -118,6 +120,11 @@ class Plan:
         return alias(self.network, self.container_id, self.ifname)
 
     @property
+    def alias_prefix(self) -> str:
+        """Return what the aliases of all of the network's outer ends begin with."""
+        return alias(self.network, "", "").rstrip()
+
+    @property
     def inner_gso_bytes(self) -> "int | None":
         """Return the inner end's gso_max_size."""
         return gso_max_bytes(self.egress)
@@ -127,22 +134,42 @@ class Plan:
         """Return the outer end's gso_max_size."""
         return gso_max_bytes(self.ingress)
 
+    @property
+    def gateways(self) -> "list[bytes]":
+        """Return each gateway once: several range sets may share one."""
+        found: list[bytes] = []
+        for item in self.addresses:
+            if item.gateway not in found:
+                found.append(item.gateway)
+        return found
+
     def inner_routes(self) -> "list[Route]":
         """Return the container's routes beyond those to its gateways, gateways filled in.
 
         Without a default route in the configuration the network's own subnets are still
-        reached through the gateway, as ptp does it.
+        reached through the gateway, as ptp does it. A route that is asked for twice, or
+        is there anyway, comes once.
         """
         gateways = {len(item.address): item.gateway for item in self.addresses}
         routes: list[Route] = []
+        seen = [(gateway, len(gateway) * 8, RT_TABLE_MAIN) for gateway in self.gateways]
+        asked = [_destination(route) for route in self.routes]
         for net, prefix_len in self.ranges:
             gateway = gateways.get(len(net))
-            if gateway is not None and not self._has_default(len(net)):
+            if (
+                gateway is not None
+                and not self._has_default(len(net))
+                and (net, prefix_len, RT_TABLE_MAIN) not in asked
+            ):
                 routes.append(Route(dst=net, prefix_len=prefix_len, gateway=gateway))
+        said: list[dict[str, object]] = []
         for route in self.routes:
             gateway = gateways.get(len(route.dst))
             if gateway is None:
                 continue  # a route of a family in which the container has no address
+            if _destination(route) in seen or _route_fields(route) in said:
+                continue
+            said.append(_route_fields(route))
             on_link = route.scope is not None and route.scope >= RT_SCOPE_LINK
             if route.gateway is not None or on_link:
                 routes.append(route)
@@ -173,6 +200,10 @@ class Plan:
             and route.table in (None, RT_TABLE_MAIN)
             for route in self.routes
         )
+
+
+def _destination(route: Route) -> "tuple[bytes, int, int]":
+    return route.dst, route.prefix_len, route.table or RT_TABLE_MAIN
 
 
 def alias(network: str, container_id: str, ifname: str) -> str:
@@ -206,6 +237,17 @@ def host_interface_pattern(prefix: str, ifname: str) -> str:
         if len(name) <= 15:  # IFNAMSIZ less the NUL
             return name
     return prefix + "%d"
+
+
+def link_mtu(config: "NetworkConfig", uplink_mtu: int) -> int:
+    """Return the MTU of both ends: the configured one, else the uplink's as far as it can be.
+
+    uplink_mtu: 0 when there is none.
+    """
+    if config.mtu:
+        return config.mtu
+    has_ipv6 = any(len(range_set[0].network) == 16 for range_set in config.range_sets)
+    return min(max(uplink_mtu or DEFAULT_MTU, MIN_MTU_IPV6 if has_ipv6 else 0), MAX_MTU)
 
 
 def make(

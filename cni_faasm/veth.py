@@ -10,17 +10,20 @@ import posix
 import time
 
 from cni_faasm import forwarding, inet, shaping
-from cni_faasm.errors import KERNEL_REFUSED, CniError
+from cni_faasm.errors import ADDRESS_UNAVAILABLE, KERNEL_REFUSED, CniError
 from cni_faasm.netlink import addr, link, neigh, route
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
+from cni_faasm.plan import MIN_MTU_IPV6
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni_faasm.netlink.wire import Message
-    from cni_faasm.plan import Plan
+    from cni_faasm.plan import Plan, PlannedAddress
+    from cni_faasm.results import Route
 
 LOOPBACK_IFINDEX = 1
+RTN_LOCAL = 2  # <linux/rtnetlink.h>
 NUD_STALE = 0x04  # <linux/neighbour.h>
 NUD_PERMANENT = 0x80
 GC_GROUP = 0xFAA5  # an interface group that links are in only while they are deleted
@@ -107,13 +110,14 @@ def outer_messages(plan: "Plan") -> "list[Message]":
     messages = [
         # No link-local address: nothing on the host's end may be spoken to but the gateway.
         # Said before it goes up, for then the kernel makes one.
-        link.set_link(ifindex, alias=plan.alias, addr_gen_mode=_no_link_local()),
+        link.set_link(ifindex, alias=plan.alias, addr_gen_mode=_no_link_local(plan.mtu)),
         link.set_link(ifindex, up=True),
     ]
+    messages.extend(
+        addr.new_addr(ifindex, gateway, len(gateway) * 8, nodad=True) for gateway in plan.gateways
+    )
     for item in plan.addresses:
-        messages.append(addr.new_addr(ifindex, item.gateway, item.prefix_len, nodad=True))
-        # The lease is ours, so whatever else the host routes this address to is dead.
-        messages.append(route.new_route(item.address, item.prefix_len, ifindex, replace=True))
+        messages.append(route.new_route(item.address, item.prefix_len, ifindex))
         # Known, but not permanent: a later plugin in the chain may change the MAC.
         messages.append(neigh.new_neigh(ifindex, item.address, plan.mac, NUD_STALE))
     messages.extend(shaping.messages(ifindex, plan.ingress))
@@ -125,37 +129,46 @@ def inner_messages(plan: "Plan") -> "list[Message]":
     ifindex = plan.ifindex
     has_ipv6 = any(len(item.address) == 16 for item in plan.addresses)
     messages = [link.set_link(LOOPBACK_IFINDEX, up=True)]
-    mode = None if has_ipv6 else _no_link_local()
+    mode = None if has_ipv6 else _no_link_local(plan.mtu)
     if mode is not None:
         # Without an IPv6 address the shaped link is spared router solicitations.
         messages.append(link.set_link(ifindex, addr_gen_mode=mode))
     messages.append(link.set_link(ifindex, up=True))
-    for item in plan.addresses:
-        messages.append(addr.new_addr(ifindex, item.address, item.prefix_len, nodad=True))
-        messages.append(route.new_route(item.gateway, item.prefix_len, ifindex))
-        # The gateway's MAC never changes, and no request waits behind a full queue.
-        messages.append(neigh.new_neigh(ifindex, item.gateway, plan.host_mac, NUD_PERMANENT))
     messages.extend(
-        route.new_route(
-            one.dst,
-            one.prefix_len,
-            ifindex,
-            gateway=one.gateway,
-            scope=one.scope,
-            mtu=one.mtu,
-            advmss=one.advmss,
-            priority=one.priority,
-            table=one.table,
-        )
-        for one in plan.inner_routes()
+        addr.new_addr(ifindex, item.address, item.prefix_len, nodad=True) for item in plan.addresses
     )
+    for gateway in plan.gateways:
+        # Behind what the container has: its earlier interfaces keep what goes by them.
+        messages.append(route.new_route(gateway, len(gateway) * 8, ifindex, append=True))
+        # The gateway's MAC never changes, and no request waits behind a full queue.
+        messages.append(neigh.new_neigh(ifindex, gateway, plan.host_mac, NUD_PERMANENT))
+    messages.extend(inner_route(ifindex, one) for one in plan.inner_routes())
     messages.extend(shaping.messages(ifindex, plan.egress))
     return messages
 
 
-def _no_link_local() -> "int | None":
-    """Return the mode without a link-local address; None on a kernel without IPv6."""
-    return link.IN6_ADDR_GEN_MODE_NONE if posix.access(_IPV6, posix.F_OK) else None
+def inner_route(ifindex: int, one: "Route", *, replace: bool = False) -> "Message":
+    """Return what makes one of the container's routes."""
+    return route.new_route(
+        one.dst,
+        one.prefix_len,
+        ifindex,
+        gateway=one.gateway,
+        scope=one.scope,
+        mtu=one.mtu,
+        advmss=one.advmss,
+        priority=one.priority,
+        table=one.table,
+        replace=replace,
+        append=not replace,
+    )
+
+
+def _no_link_local(mtu: int) -> "int | None":
+    """Return the mode without a link-local address; None on a link without IPv6."""
+    if mtu < MIN_MTU_IPV6 or not posix.access(_IPV6, posix.F_OK):
+        return None
+    return link.IN6_ADDR_GEN_MODE_NONE
 
 
 def configure(host: Netlink, inner: Netlink, plan: "Plan") -> None:
@@ -163,16 +176,62 @@ def configure(host: Netlink, inner: Netlink, plan: "Plan") -> None:
 
     The end that comes up second has its carrier at once, the first a moment later by the
     kernel's own work queue; and it is the container that speaks first.
-    Raises: NetlinkError.
+    Raises: NetlinkError; CniError 104 when the host already routes an address elsewhere.
     """
-    host.execute(outer_messages(plan))
+    _configure_outer(host, plan)
     inner.execute(inner_messages(plan))
 
 
-def enable_ipv6(ifname: str) -> None:
-    """Let the container's end have IPv6 addresses; called inside its namespace.
+def _configure_outer(host: Netlink, plan: "Plan") -> None:
+    questions = [route.get_route(item.address) for item in plan.addresses]
+    answers = host.execute_tolerant([*outer_messages(plan), *questions])
+    is_taken = False
+    for answer in answers[: -len(questions)]:
+        if not isinstance(answer, NetlinkError):
+            continue
+        if answer.errno != errno.EEXIST or not answer.label.startswith("ip route add"):
+            raise answer
+        is_taken = True  # an address's route; which one's, the answers below tell
+    for item, answer in zip(plan.addresses, answers[-len(questions) :], strict=True):
+        taken = None if isinstance(answer, NetlinkError) else route.parse_route(answer[0])
+        # Another interface alone proves nothing: rules may route by more than the address.
+        if (taken is not None and taken.type == RTN_LOCAL) or (
+            is_taken and (taken is None or taken.oif != plan.host_ifindex)
+        ):
+            _take_route(host, plan, item, taken)
 
-    Runtimes often start namespaces with disable_ipv6=1 as the default.
+
+def _take_route(
+    host: Netlink, plan: "Plan", item: "PlannedAddress", taken: "route.RouteInfo | None"
+) -> None:
+    """Replace a dead attachment's route to an address that is now leased to this one.
+
+    Dead is only what our own network left: its store has just given us the address. A
+    route of another network or of the operator's is in use, for all that we know.
+    """
+    where = "nowhere" if taken is None else "to itself"
+    if taken is not None and taken.type != RTN_LOCAL:
+        other = find(host, ifindex=taken.oif) if taken.oif else None
+        if other is not None and other.alias.startswith(f"{plan.alias_prefix} "):
+            message = route.new_route(
+                item.address, item.prefix_len, plan.host_ifindex, replace=True
+            )
+            host.execute([message])
+            return
+        where = "elsewhere" if other is None else f"to {other.name} {other.alias}".rstrip()
+    raise CniError(
+        ADDRESS_UNAVAILABLE,
+        f"the host routes {inet.unpack(item.address)} {where}",
+        "it belongs to somebody else: do two networks share a range, or has the host an "
+        "address of this network's? Give this network another range",
+    )
+
+
+def enable_ipv6(ifname: str) -> None:
+    """Let an end have IPv6 addresses; called inside its namespace.
+
+    Runtimes often start namespaces with disable_ipv6=1 as the default, and operators of
+    hosts without IPv6 set it too.
     """
     path = f"/proc/sys/net/ipv6/conf/{ifname}/disable_ipv6"
     if forwarding.read(path) == "1":
@@ -191,6 +250,26 @@ def delete(host: Netlink, ifindex: int) -> None:
             raise
 
 
+def delete_all(host: Netlink, doomed: "list[link.Link]") -> None:
+    """Delete many pairs by their outer ends, and wait for the kernel once instead of for each.
+
+    One message by interface group waits once for RCU. Absent is success.
+    Raises: NetlinkError.
+    """
+    if not doomed:
+        return
+    for answer in host.execute_tolerant(
+        [link.set_link(one.ifindex, group=GC_GROUP) for one in doomed]
+    ):
+        if isinstance(answer, NetlinkError) and not is_absent(answer):
+            raise answer
+    try:
+        host.execute([link.del_link(group=GC_GROUP)])
+    except NetlinkError as error:
+        if not is_absent(error):
+            raise
+
+
 def delete_detached(host: Netlink, ifindex: int) -> None:
     """Delete a pair and return as soon as nothing of it can be seen any more.
 
@@ -198,7 +277,11 @@ def delete_detached(host: Netlink, ifindex: int) -> None:
     child waits there instead, without the runtime's pipes, whose end the runtime awaits.
     Raises: NetlinkError; CniError when the link stays.
     """
-    child = posix.fork()
+    try:
+        child = posix.fork()
+    except OSError:  # no process to be had: then it takes longer
+        delete(host, ifindex)
+        return
     if child == 0:
         _delete_and_exit(ifindex)
     deadline = time.monotonic() + DELETE_TIMEOUT_S
@@ -213,7 +296,10 @@ def delete_detached(host: Netlink, ifindex: int) -> None:
                 f"interface {ifindex} is still there {DELETE_TIMEOUT_S:.0f} s after its deletion",
                 "look at the kernel log; DEL may be called again",
             )
-        ended = posix.waitpid(child, posix.WNOHANG)[0] == child
+        try:
+            ended = posix.waitpid(child, posix.WNOHANG)[0] == child
+        except ChildProcessError:  # who ignores SIGCHLD, as a runtime may, has none to wait for
+            ended = True
         time.sleep(_POLL_S)
 
 
@@ -235,11 +321,12 @@ def _delete_and_exit(ifindex: int) -> None:
 def owned(found: "link.Link | None", alias: str, mac: bytes) -> bool:
     """Say whether a link is an attachment's outer end: numbers and names are used again.
 
-    A kill between the pair's creation and its alias leaves only the MAC to tell.
+    A kill between the pair's creation and its alias leaves only the MAC to tell, and so
+    does somebody who changes the alias; nobody else is given the same random MAC.
     """
     if found is None or found.kind != "veth":
         return False
-    return found.alias == alias or (not found.alias and bool(mac) and found.address == mac)
+    return found.alias == alias or (bool(mac) and found.address == mac)
 
 
 def describe(found: "link.Link") -> str:

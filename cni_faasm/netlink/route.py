@@ -5,6 +5,7 @@ Layout: struct rtmsg and attributes in <linux/rtnetlink.h>.
 
 from cni_faasm.inet import cidr, family, unpack
 from cni_faasm.netlink.wire import (
+    NLM_F_APPEND,
     NLM_F_CREATE,
     NLM_F_EXCL,
     NLM_F_REPLACE,
@@ -168,12 +169,14 @@ def new_route(
     onlink: bool = False,
     protocol: int = RTPROT_BOOT,
     replace: bool = False,
+    append: bool = False,
 ) -> "Message":
     """Add a route; EEXIST when there is one to the same destination of the same priority.
 
     scope: None is "link" without a gateway, else "global", as ip has it.
     src: preferred source address. onlink: the gateway need not be reachable by a route.
     protocol: who made it; ip's own by default. replace: take the place of the other.
+    append: stand after it; EEXIST only when it has the same gateway and interface.
     Raises: ValueError when gateway or src are not of dst's family.
     Equivalent to: ip route add DST via GATEWAY dev IF src SRC mtu N metric N table N onlink
     """
@@ -206,9 +209,12 @@ def new_route(
         RTN_UNICAST,
         RTNH_F_ONLINK if onlink else 0,
     )
-    how = NLM_F_CREATE | (NLM_F_REPLACE if replace else NLM_F_EXCL)
-    verb = "replace" if replace else "add"
-    return RTM_NEWROUTE, how, head + b"".join(parts), f"ip route {verb} {words}"
+    how, verb = NLM_F_EXCL, "add"
+    if replace:
+        how, verb = NLM_F_REPLACE, "replace"
+    elif append:
+        how, verb = NLM_F_APPEND, "append"
+    return RTM_NEWROUTE, NLM_F_CREATE | how, head + b"".join(parts), f"ip route {verb} {words}"
 
 
 def del_route(
@@ -266,9 +272,10 @@ def dump_routes(
     return RTM_GETROUTE, 0, b"".join(parts), " ".join(words)
 
 
-def parse_route(body: bytes) -> RouteInfo:
+def parse_route(body: bytes, oif: "int | None" = None) -> RouteInfo:
     """Decode RTM_NEWROUTE.
 
+    oif: which hop of a multipath route to tell; the first when None, or when no hop has it.
     Raises: NetlinkError when it is malformed or of a family other than IPv4 and IPv6.
     """
     one_family, prefix_len, _, _, table, protocol, scope, kind, flags = fixed(_RTMSG, body, "rtmsg")
@@ -279,12 +286,9 @@ def parse_route(body: bytes) -> RouteInfo:
     # Hops stand by themselves in a multipath route.
     hop = attrs
     multipath = attrs.get(RTA_MULTIPATH)
-    oif = get_u32(attrs, RTA_OIF) if RTA_OIF in attrs else None
-    if oif is None and multipath:
-        hop_length, _, _, oif = fixed(_RTNEXTHOP, multipath, "rtnexthop")
-        if not _RTNEXTHOP.size <= hop_length <= len(multipath):
-            raise malformed("rtnexthop")
-        hop = parse_attrs(multipath, _RTNEXTHOP.size, hop_length)
+    told = get_u32(attrs, RTA_OIF) if RTA_OIF in attrs else None
+    if told is None and multipath:
+        told, hop = _hop(multipath, oif)
     dst = attrs.get(RTA_DST, bytes(length))
     gateway = hop.get(RTA_GATEWAY)
     src = attrs.get(RTA_PREFSRC)
@@ -301,10 +305,30 @@ def parse_route(body: bytes) -> RouteInfo:
         scope=scope,
         type=kind,
         flags=flags,
-        oif=oif,
+        oif=told,
         gateway=gateway,
         src=src,
         priority=get_u32(attrs, RTA_PRIORITY) if RTA_PRIORITY in attrs else None,
         mtu=get_u32(metrics, RTAX_MTU) if RTAX_MTU in metrics else None,
         advmss=get_u32(metrics, RTAX_ADVMSS) if RTAX_ADVMSS in metrics else None,
     )
+
+
+def _hop(multipath: bytes, oif: "int | None") -> "tuple[int, dict[int, bytes]]":
+    """Return interface and attributes of a route's hop by an interface, else of its first."""
+    first: tuple[int, dict[int, bytes]] | None = None
+    start = 0
+    while start < len(multipath):
+        hop_length, _, _, hop_oif = fixed(_RTNEXTHOP, multipath[start:], "rtnexthop")
+        end = start + hop_length
+        if hop_length < _RTNEXTHOP.size or end > len(multipath):
+            raise malformed("rtnexthop")
+        if first is None or hop_oif == oif:
+            found = hop_oif, parse_attrs(multipath, start + _RTNEXTHOP.size, end)
+            first = first or found
+            if oif in (None, hop_oif):
+                return found
+        start = end + -end % 4
+    if first is None:
+        raise malformed("rtnexthop")
+    return first

@@ -67,7 +67,7 @@ def _attach(
             f"CNI_IFNAME: the container already has an interface {request.ifname!r}",
             "DEL the attachment that made it, or ask for another name",
         )
-    mtu = config.mtu or veth.uplink_mtu(host) or plan.DEFAULT_MTU
+    mtu = plan.link_mtu(config, 0 if config.mtu else veth.uplink_mtu(host))
     boot_id = record.boot_id()
     with Store(config.data_dir, config.name, config.lock_timeout_ms) as store:
         marker = reclaim.read_marker(config.state_dir, config.name)
@@ -114,6 +114,7 @@ def _make(
     undo.push(f"delete {promised.host_interface}", veth.delete, host, promised.host_ifindex)
     _write_record(config, promised)
     if 16 in lengths:
+        veth.enable_ipv6(promised.host_interface)
         with netns.Inside(netns_fd, own_fd):
             veth.enable_ipv6(promised.ifname)
     veth.configure(host, inner, promised)
