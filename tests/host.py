@@ -229,7 +229,11 @@ class Namespace:
             ),
             "rules": [tables[1], tables6[1]],
             "neighbours": [tables[2], tables6[2]],
-            "qdiscs": [_without(q, "refcnt") for q in qdiscs],
+            "qdiscs": [
+                _without(q, "refcnt", "options")
+                | {"options": _without(q["options"], "direct_packets_stat")}
+                for q in qdiscs
+            ],
             "classes": {
                 dev: self.run(["tc", "-d", "class", "show", "dev", dev]).stdout for dev in classful
             },

@@ -4,7 +4,6 @@ Exit status: 0 done, 1 it could not be done, 2 the command line is wrong. With -
 one document on stdout and nothing else there; messages go to stderr.
 """
 
-import json
 import os
 import platform
 import sys
@@ -14,20 +13,36 @@ from typing import Annotated, NoReturn
 import typer
 
 from cni_faasm import __version__, protocol
+from cni_faasm.cli import (
+    checking,
+    iperf_servers,
+    network_check,
+    output,
+    pool_commands,
+    repairing,
+)
 from cni_faasm.cli import install as installer
 from cni_faasm.cli.fault import ToolError
+from cni_faasm.cli.output import AsJson
+from cni_faasm.cli.status import status
+from cni_faasm.errors import CniError
+from cni_faasm.netlink.wire import NetlinkError
 
 app = typer.Typer(
     name="cni-faasm",
     help="Look after hosts whose containers get their network from the CNI plugin faasm.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(pool_commands.app, name="pool")
+app.command()(status)
+app.command()(checking.check)
+app.command()(repairing.repair)
+app.command("network-check")(network_check.network_check)
+app.command("iperf-servers")(iperf_servers.iperf_servers)
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Destdir = Annotated[
     str,
     typer.Option(
@@ -44,6 +59,13 @@ def main() -> NoReturn:
         app()
     except ToolError as error:
         _fail(str(error), error.remedy)
+    except CniError as error:
+        _fail(error.msg, error.details)
+    except NetlinkError as error:
+        from cni_faasm import kernel
+
+        refused = kernel.refusal(error)
+        _fail(refused.msg, refused.details)
     except PermissionError as error:
         _fail(_os_error(error), "" if os.geteuid() == 0 else "run it as root, or with --destdir")
     except BrokenPipeError:
@@ -66,7 +88,7 @@ def version(as_json: AsJson = False) -> None:
         cni-faasm version --json
     """
     if as_json:
-        _print_json(
+        output.print_json(
             {
                 "version": __version__,
                 "cniVersions": list(protocol.SUPPORTED_VERSIONS),
@@ -112,7 +134,7 @@ def uninstall(destdir: Destdir = "/", as_json: AsJson = False) -> None:
 
 def _show(steps: Iterable[installer.Step], as_json: bool) -> None:
     if as_json:
-        _print_json({"steps": [step._asdict() for step in steps]})
+        output.print_json({"steps": [step._asdict() for step in steps]})
         return
     nothing = True
     for step in steps:
@@ -120,10 +142,6 @@ def _show(steps: Iterable[installer.Step], as_json: bool) -> None:
         typer.echo(f"{step.action:<9} {step.path}" + (f" ({step.note})" if step.note else ""))
     if nothing:
         typer.echo("nothing was installed")
-
-
-def _print_json(document: dict[str, object]) -> None:
-    typer.echo(json.dumps(document, indent=2))
 
 
 def _os_error(error: OSError) -> str:

@@ -1,0 +1,213 @@
+"""Find the attachments of this host, and look at each as CHECK does.
+
+The records say what there is; a namespace that has gone, or a record of an earlier boot,
+makes an attachment dead, and everything else about it is still told.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from cni_faasm import kernel, netns, plan, record, results, shaping, veth
+from cni_faasm.cli.fault import ToolError
+from cni_faasm.errors import CniError
+from cni_faasm.netlink import tc, tc_parse
+from cni_faasm.netlink.transport import Netlink
+from cni_faasm.netlink.wire import NetlinkError
+from cni_faasm.verbs.check import drifts
+
+Drift = tuple[str, str, str]
+
+LIBCNI_CACHE = "/var/lib/cni/results"
+
+
+class Attachment(NamedTuple):
+    """One attachment record. promised: None when the record cannot be read."""
+
+    state_dir: str
+    network: str
+    container_id: str
+    ifname: str
+    promised: plan.Plan | None
+    fields: dict[str, object]
+
+    @property
+    def title(self) -> str:
+        return f"{self.network}/{self.container_id}/{self.ifname}"
+
+
+def every(state_dirs: Sequence[str], network: str = "") -> Iterator[Attachment]:
+    """Yield all attachments, by network and in the order of their names."""
+    for state_dir in state_dirs:
+        for name in record.networks(state_dir):
+            if network and name != network:
+                continue
+            for container_id, ifname in sorted(
+                record.list_network(state_dir, name), key=lambda pair: natural(*pair)
+            ):
+                yield load(state_dir, name, container_id, ifname)
+
+
+def natural(*texts: str) -> list[tuple[int, int, str]]:
+    """Return a sorting key in which faasmns10 comes after faasmns9."""
+    key: list[tuple[int, int, str]] = []
+    for text in texts:
+        digits = ""
+        for sign in text + " ":
+            if sign.isascii() and sign.isdigit():
+                digits += sign
+                continue
+            if digits:
+                key.append((0, int(digits), ""))
+                digits = ""
+            key.append((1, 0, sign))
+    return key
+
+
+def load(state_dir: str, network: str, container_id: str, ifname: str) -> Attachment:
+    fields = record.read(state_dir, network, container_id, ifname)
+    promised = None if fields is None else plan.from_fields(fields)
+    return Attachment(state_dir, network, container_id, ifname, promised, fields or {})
+
+
+def matching(attachments: Iterator[Attachment], wanted: str) -> list[Attachment]:
+    """Return those of a container: by its id, its beginning, or the host's interface.
+
+    wanted: "" for all. Raises: ToolError when there is none, or a beginning is of several.
+    """
+    known = list(attachments)
+    if not wanted:
+        return known
+    exact = [one for one in known if one.container_id == wanted]
+    by_link = [one for one in known if one.promised and one.promised.host_interface == wanted]
+    begins = [one for one in known if one.container_id.startswith(wanted)]
+    for found in (exact, by_link, begins):
+        containers = sorted({one.container_id for one in found})
+        if len(containers) == 1:
+            return found
+        if containers:
+            raise ToolError(
+                f"{wanted!r} is the beginning of {len(containers)} containers: "
+                f"{', '.join(containers[:5])}",
+                "give more of the id",
+            )
+    raise ToolError(
+        f"no attachment of a container {wanted!r}",
+        "cni-faasm status lists them; --state-dir looks elsewhere",
+    )
+
+
+@contextmanager
+def opened(one: Attachment, *, keep: bool = False) -> Iterator[Netlink]:
+    """Open a socket in an attachment's namespace; keep: the caller closes it.
+
+    Raises: ToolError when the namespace has gone.
+    """
+    if one.promised is None:
+        raise ToolError(f"{one.title}: its record cannot be read", "cni-faasm gc removes it")
+    if one.promised.boot_id != record.boot_id():
+        raise ToolError(f"{one.title}: it is of an earlier boot", "cni-faasm gc removes it")
+    own_fd = netns.open_own()
+    try:
+        netns_fd = netns.open_container(one.promised.netns, own_fd)
+        try:
+            with netns.Inside(netns_fd, own_fd):
+                inner = Netlink()
+        finally:
+            os.close(netns_fd)
+    except CniError as error:
+        raise ToolError(f"{one.title}: {error.msg}", "cni-faasm gc removes what is left") from None
+    finally:
+        os.close(own_fd)
+    try:
+        yield inner
+    finally:
+        if not keep:
+            inner.close()
+
+
+def cached_result(one: Attachment) -> results.Result | None:
+    """Return what the whole chain of plugins made, as libcni remembers it.
+
+    A later plugin may have changed the MAC address or the MTU, and that is no drift.
+    """
+    path = f"{LIBCNI_CACHE}/{one.network}-{one.container_id}-{one.ifname}"
+    try:
+        with open(path, "rb") as file:
+            document = json.load(file)
+        return results.parse_result(document["result"])
+    except (OSError, ValueError, KeyError, TypeError, CniError):
+        return None
+
+
+def look(one: Attachment, host: Netlink) -> list[Drift]:
+    """Return every drift of an attachment; a namespace that has gone is one."""
+    try:
+        with opened(one) as inner:
+            return drifts_of(one, host, inner)
+    except ToolError as error:
+        return [("attachment", "alive", str(error).partition(": ")[2])]
+
+
+def drifts_of(one: Attachment, host: Netlink, inner: Netlink) -> list[Drift]:
+    """Return every drift of an attachment whose namespace is there. Raises: CniError."""
+    if one.promised is None:
+        return []
+    try:
+        return drifts(one.promised, host, inner, cached_result(one))
+    except NetlinkError as error:
+        raise kernel.refusal(error) from None
+
+
+class Counters(NamedTuple):
+    """What one direction has counted, and what waits in its queue now."""
+
+    bytes: int = 0
+    packets: int = 0
+    drops: int = 0
+    overlimits: int = 0
+    backlog_bytes: int = 0
+    backlog_packets: int = 0
+
+
+def counters(netlink: Netlink, ifindex: int, shape: shaping.Shape | None) -> Counters | None:
+    """Count what passed one end of a pair: by its class, or by the link where none is.
+
+    None when the end has gone.
+    """
+    try:
+        if shape is not None:
+            [[body]] = netlink.execute([tc.get_class(ifindex, shaping.CLASS_ID)])
+            found = tc_parse.parse_class(body)
+            if found is not None:
+                stats = found.stats
+                return Counters(
+                    stats.bytes,
+                    stats.packets,
+                    stats.drops + _leaf_drops(netlink, ifindex),
+                    stats.overlimits,
+                    stats.backlog_bytes,
+                    stats.qlen,
+                )
+    except NetlinkError as error:
+        if veth.is_absent(error):
+            return None
+    try:
+        from cni_faasm.netlink import link
+
+        [[body]] = netlink.execute([link.get_link(ifindex=ifindex, stats=True)])
+    except NetlinkError:
+        return None
+    found_link = link.parse_link(body)
+    return Counters(found_link.tx_bytes or 0, found_link.tx_packets or 0)
+
+
+def _leaf_drops(netlink: Netlink, ifindex: int) -> int:
+    """Return what fq_codel dropped from its queue's head, which HTB does not count."""
+    [answer] = netlink.execute_tolerant([tc.get_qdisc(ifindex, parent=shaping.CLASS_ID)])
+    if isinstance(answer, NetlinkError):
+        return 0
+    leaf = tc_parse.parse_qdisc(answer[0])
+    return leaf.stats.drops if leaf.kind == "fq_codel" else 0

@@ -1,0 +1,83 @@
+"""Compare every attachment with its record, once or as things change."""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import typer
+
+from cni_faasm.cli import attachments, networks, output
+from cni_faasm.cli.attachments import Attachment, Drift
+from cni_faasm.cli.status import Container
+from cni_faasm.netlink.transport import Netlink
+
+
+def check(
+    container: Container = "",
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Go on, and report changes as they happen.")
+    ] = False,
+    conf_dir: networks.ConfDir = networks.CONF_DIR,
+    state_dir: networks.StateDir = "",
+    as_json: output.AsJson = False,
+) -> None:
+    """Compare attachments with what ADD promised: a row for each drift, status 1 if any.
+
+    With --watch the kernel tells of changes, and each is reported within a moment: as it
+    appears, and as it is put right. With --json too, each is one line.
+
+    Examples:
+
+        cni-faasm check
+
+        cni-faasm check 3f2a --json
+
+        cni-faasm check --watch
+    """
+    folders = networks.state_dirs(networks.installed(conf_dir), state_dir)
+
+    def known() -> list[Attachment]:
+        return attachments.matching(attachments.every(folders), container)
+
+    if watch:
+        from cni_faasm.cli import watching
+
+        watching.run(known, as_json)
+        return
+    found = [(one, drift) for one, drifts in look_at_all(known()) for drift in drifts]
+    looked = len(known())
+    if as_json:
+        output.print_json(
+            {"attachments": looked, "drifts": [document(one, drift) for one, drift in found]}
+        )
+    elif found:
+        heads = ("ATTACHMENT", "WHAT", "EXPECTED", "FOUND")
+        typer.echo(output.table(heads, [(one.title, *drift) for one, drift in found]))
+    else:
+        typer.echo(f"{looked} attachments, no drift")
+    if found:
+        raise typer.Exit(1)
+
+
+def look_at_all(
+    known: Sequence[Attachment], step: Callable[[], None] = lambda: None
+) -> list[tuple[Attachment, list[Drift]]]:
+    """Return each attachment with its drifts."""
+    looked = []
+    with Netlink() as host:
+        for one in known:
+            looked.append((one, attachments.look(one, host)))
+            step()
+    return looked
+
+
+def document(one: Attachment, drift: Drift) -> dict[str, str]:
+    """Return a drift for machines."""
+    what, expected, found = drift
+    return {
+        "container": one.container_id,
+        "ifname": one.ifname,
+        "network": one.network,
+        "what": what,
+        "expected": expected,
+        "found": found,
+    }

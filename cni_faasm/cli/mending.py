@@ -1,0 +1,257 @@
+"""Put back what has drifted from an attachment's promise, and only that.
+
+Each drift that CHECK finds names the thing that is wrong; here stands what puts each
+thing right in a running container. What is added or changed is done by messages that
+replace or stand beside, so that no connection is cut; only a root qdisc of a wrong kind has to go first.
+A drift that no message can put right (the pair is gone) needs a new ADD.
+"""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from cni_faasm import forwarding, inet, kernel, nat, shaping, veth
+from cni_faasm.cli import attachments
+from cni_faasm.cli.attachments import Attachment, Drift
+from cni_faasm.errors import CniError
+from cni_faasm.ipam.store import Allocation, Store
+from cni_faasm.netlink import addr, link, neigh, route, tc, tc_parse
+from cni_faasm.netlink.transport import Netlink
+from cni_faasm.netlink.wire import NetlinkError
+from cni_faasm.plan import RT_TABLE_MAIN, Plan
+from cni_faasm.results import Route
+
+if TYPE_CHECKING:
+    from cni_faasm.netlink.wire import Message
+
+# Putting an interface up brings routes to light that went with it, and the like.
+MAX_ROUNDS = 4
+
+NEW_ADD = "restart the container, so that its runtime calls DEL and ADD"
+COMES_BACK = "it comes back each time: somebody else sets it"
+
+
+class Mended(NamedTuple):
+    """done: what was put back. left: drifts that stay, each with the reason."""
+
+    done: list[Drift]
+    left: list[tuple[Drift, str]]
+
+
+def mend(one: Attachment, host: Netlink, inner: Netlink, *, dry_run: bool = False) -> Mended:
+    """Put back all that can be put back, then look again.
+
+    dry_run: change nothing; done is then what would be put back.
+    Raises: CniError.
+    """
+    promised = one.promised
+    if promised is None:
+        return Mended([], [])
+    seen: dict[str, Drift] = {}
+    reasons: dict[str, str] = {}
+    left: list[Drift] = []
+    for _ in range(MAX_ROUNDS):
+        left = attachments.drifts_of(one, host, inner)
+        seen = {drift[0]: drift for drift in left} | seen
+        todo = [drift for drift in left if not hopeless(drift)]
+        if dry_run:
+            return Mended(todo, [(drift, hopeless(drift)) for drift in left if drift not in todo])
+        if not todo:
+            break
+        mender = _Mender(promised, host, inner)
+        for drift in todo:
+            # A step may fail because one before it did its work too; the next look tells.
+            try:
+                mender.put_back(drift)
+            except NetlinkError as error:
+                reasons[drift[0]] = kernel.refusal(error).msg
+            except CniError as error:
+                reasons[drift[0]] = error.msg
+    stuck = {drift[0] for drift in left}
+    done = [drift for what, drift in seen.items() if what not in stuck]
+    return Mended(
+        done, [(drift, hopeless(drift) or reasons.get(drift[0], COMES_BACK)) for drift in left]
+    )
+
+
+def hopeless(drift: Drift) -> str:
+    """Return why a drift cannot be put back without a new ADD; "" when it can."""
+    what, _, found = drift
+    if what.endswith(": interface") and not what.startswith("prevResult"):
+        return NEW_ADD
+    if what.startswith("prevResult"):
+        return "the runtime's cached result differs: " + NEW_ADD
+    if what.startswith("lease ") and what.endswith(": owner"):
+        return f"the address is leased to {found}: {NEW_ADD}"
+    if what == "attachment":
+        return "cni-faasm gc removes what is left of it"
+    return ""
+
+
+class _Mender:
+    """The repairs of one attachment, each for one kind of drift."""
+
+    def __init__(self, promised: Plan, host: Netlink, inner: Netlink) -> None:
+        self.promised = promised
+        self.host = host
+        self.inner = inner
+
+    def put_back(self, drift: Drift) -> None:
+        """Put one thing right. Raises: NetlinkError, CniError."""
+        what = drift[0]
+        where, _, thing = what.partition(": ")
+        if where.startswith("lease "):
+            self._lease(where.removeprefix("lease "))
+        elif what.endswith("forwarding on the host"):
+            self._forwarding(4 if what.startswith("IPv4") else 16)
+        elif where.startswith(("masquerade", "forwarding")):
+            nat.ensure(self.promised, renew=where.startswith("masquerade"))
+        else:
+            self._end(where.startswith("container "), thing, drift)
+
+    def _lease(self, text: str) -> None:
+        promised = self.promised
+        address = inet.pack(text)
+        gateway = next(item.gateway for item in promised.addresses if item.address == address)
+        with Store(promised.data_dir, promised.network) as store:
+            if store.owner(address) is None:
+                allocation = Allocation(address, len(address) * 8, gateway, -1)
+                store.commit(
+                    [allocation], promised.container_id, promised.ifname, move_cursor=False
+                )
+
+    def _forwarding(self, length: int) -> None:
+        uplink = veth.uplink_name(self.host, length) if length == 16 else ""
+        forwarding.switch_on({length}, uplink)
+
+    def _end(self, inside: bool, thing: str, drift: Drift) -> None:
+        """Put right what is wrong with one end of the pair."""
+        promised = self.promised
+        netlink = self.inner if inside else self.host
+        ifindex = promised.ifindex if inside else promised.host_ifindex
+        shape = promised.egress if inside else promised.ingress
+        messages: "list[Message]" = []
+        if thing == "state":
+            messages = [link.set_link(ifindex, up=True)]
+        elif thing == "MAC":
+            # Not the record's: a later plugin of the chain may have chosen another.
+            messages = [link.set_link(ifindex, address=inet.parse_mac(drift[1]))]
+        elif thing == "MTU":
+            messages = [link.set_link(ifindex, mtu=int(drift[1]))]
+        elif thing == "gso_max_size":
+            gso = promised.inner_gso_bytes if inside else promised.outer_gso_bytes
+            messages = [link.set_link(ifindex, gso_max_size=gso)]
+        elif thing == "name":
+            messages = [link.set_link(ifindex, name=promised.host_interface)]
+        elif thing == "alias":
+            messages = [link.set_link(ifindex, alias=promised.alias)]
+        elif thing == "address":
+            self._address(netlink, ifindex, drift)
+        elif thing == "route":
+            one_side = self._inner_routes if inside else self._host_routes
+            messages = one_side(drift[1])
+        else:
+            messages = reshape(netlink, ifindex, shape, thing)
+        netlink.execute(messages)
+        if thing in ("MAC", "state", "address"):
+            self._neighbours()
+
+    def _address(self, netlink: Netlink, ifindex: int, drift: Drift) -> None:
+        address, prefix_len = inet.parse_cidr(drift[1])
+        wrong = [
+            one
+            for one in map(addr.parse_addr, netlink.dump(addr.dump_addrs(ifindex)))
+            if one.address == address and one.prefix_len != prefix_len
+        ]
+        removals = [addr.del_addr(ifindex, one.address, one.prefix_len) for one in wrong]
+        addition = addr.new_addr(ifindex, address, prefix_len, replace=True)
+        # IPv4 may have an address twice, so the right one comes first; IPv6 refuses it.
+        netlink.execute([*removals, addition] if len(address) == 16 else [addition, *removals])
+
+    def _host_routes(self, expected: str) -> "list[Message]":
+        """Return what makes the host's route to the address that is expected."""
+        return [
+            route.new_route(item.address, item.prefix_len, self.promised.host_ifindex, replace=True)
+            for item in self.promised.addresses
+            if inet.cidr(item.address, item.prefix_len) == expected.split(maxsplit=1)[0]
+        ]
+
+    def _inner_routes(self, expected: str) -> "list[Message]":
+        """Return what makes the container's route that is expected, then removes a wrong one.
+
+        Other interfaces of the container may have routes to the same destination.
+        """
+        promised, ifindex = self.promised, self.promised.ifindex
+        wanted = [
+            Route(dst=gateway, prefix_len=len(gateway) * 8)
+            for gateway in promised.gateways
+            if inet.cidr(gateway, len(gateway) * 8) == expected
+        ]
+        for one in promised.inner_routes():
+            text = inet.cidr(inet.network(one.dst, one.prefix_len), one.prefix_len)
+            if one.gateway is not None:
+                text += f" via {inet.unpack(one.gateway)}"
+            if text == expected:
+                wanted.append(one)
+        messages = []
+        for one in wanted:
+            messages.append(veth.inner_route(ifindex, one))
+            question = route.dump_routes(family=inet.family(one.dst), oif=ifindex)
+            for body in self.inner.dump(question):
+                found = route.parse_route(body, ifindex)
+                if (
+                    found.oif == ifindex
+                    and found.dst == inet.network(one.dst, one.prefix_len)
+                    and found.prefix_len == one.prefix_len
+                    and found.table == (one.table or RT_TABLE_MAIN)
+                    and found.gateway != one.gateway
+                ):
+                    messages.append(
+                        route.del_route(
+                            found.dst,
+                            found.prefix_len,
+                            ifindex,
+                            gateway=found.gateway,
+                            table=found.table,
+                        )
+                    )
+        return messages
+
+    def _neighbours(self) -> None:
+        """Tell both ends the other's MAC, as ADD did: what goes with an address or an end."""
+        promised = self.promised
+        self.host.execute_tolerant(
+            neigh.new_neigh(promised.host_ifindex, item.address, promised.mac, veth.NUD_STALE)
+            for item in promised.addresses
+        )
+        self.inner.execute_tolerant(
+            neigh.new_neigh(promised.ifindex, gateway, promised.host_mac, veth.NUD_PERMANENT)
+            for gateway in promised.gateways
+        )
+
+
+def reshape(
+    netlink: Netlink, ifindex: int, shape: shaping.Shape | None, thing: str
+) -> "list[Message]":
+    """Return what puts one end's queues right.
+
+    thing: what CHECK says is wrong; a wrong number is changed where it stands, and the
+    packets that wait stay.
+    """
+    if shape is None:
+        return [tc.del_qdisc(ifindex)]
+    if thing.startswith("class 1:1"):
+        return [shaping.class_message(ifindex, shape, replace=True)]
+    if thing == "bfifo limit":
+        return [shaping.leaf_message(ifindex, shape, replace=True)]
+    if thing == "class":
+        return shaping.messages(ifindex, shape)[1:]
+    if thing == "leaf qdisc":
+        return [*_removal(netlink, ifindex, shaping.CLASS_ID), shaping.leaf_message(ifindex, shape)]
+    return [*_removal(netlink, ifindex, tc.TC_H_ROOT), *shaping.messages(ifindex, shape)]
+
+
+def _removal(netlink: Netlink, ifindex: int, parent: int) -> "list[Message]":
+    """Return what takes away the qdisc at a place, nothing where only the default is."""
+    [answer] = netlink.execute_tolerant([tc.get_qdisc(ifindex, parent=parent)])
+    if isinstance(answer, NetlinkError) or not tc_parse.parse_qdisc(answer[0]).handle:
+        return []
+    return [tc.del_qdisc(ifindex, parent)]

@@ -1,0 +1,176 @@
+"""Find the networks of this host: the list files that name faasm, and their folders.
+
+A runtime reads the files of /etc/cni/net.d in the order of their names; so do we.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple
+
+import typer
+
+from cni_faasm import config as configuration
+from cni_faasm import jsonio, protocol
+from cni_faasm.cli.fault import ToolError
+from cni_faasm.errors import CniError
+
+CONF_DIR = "/etc/cni/net.d"
+DELIVERED = "10-faasm.conflist"
+PLUGIN = "faasm"
+# What libcni and CRI-O read; a .conf holds one plugin without a list around it.
+ENDINGS = (".conflist", ".conf", ".json")
+
+ConfDir = Annotated[
+    str,
+    typer.Option("--conf-dir", metavar="DIR", help="Where the host's network configurations are."),
+]
+StateDir = Annotated[
+    str,
+    typer.Option(
+        "--state-dir",
+        metavar="DIR",
+        help="Where the attachment records are, if no configuration in --conf-dir says it.",
+    ),
+]
+
+
+class Network(NamedTuple):
+    """One network as its file describes it.
+
+    document: what the plugin gets on stdin. place: of the plugin in the list.
+    others: types of the plugins that come after it.
+    """
+
+    name: str
+    path: str
+    document: dict[str, object]
+    place: int
+    others: list[str]
+
+
+def read(path: str) -> Network | None:
+    """Read a list file; None when no plugin of it is ours.
+
+    Raises: OSError; CniError 6 for what is no JSON.
+    """
+    with open(path, "rb") as file:
+        listed = jsonio.load_object(file.read(), path)
+    folded = {key.lower(): value for key, value in listed.items()}
+    plugins = folded.get("plugins")
+    if plugins is None:
+        plugins = [listed]
+    if not isinstance(plugins, list):
+        return None
+    types = [_type(plugin) for plugin in plugins]
+    if PLUGIN not in types:
+        return None
+    index = types.index(PLUGIN)
+    document = dict(plugins[index])
+    for key in ("name", "cniVersion"):
+        value = folded.get(key.lower())
+        if value is not None:
+            document = {k: v for k, v in document.items() if k.lower() != key.lower()}
+            document[key] = value
+    return Network(str(folded.get("name", "")), path, document, index, types[index + 1 :])
+
+
+def _type(plugin: Any) -> str:
+    if not isinstance(plugin, dict):
+        return ""
+    return next((str(value) for key, value in plugin.items() if key.lower() == "type"), "")
+
+
+def installed(conf_dir: str) -> list[Network]:
+    """Return the networks of a folder that are ours; files that cannot be read are none."""
+    try:
+        names = sorted(os.listdir(conf_dir))
+    except OSError:
+        return []
+    found = []
+    for name in names:
+        if not name.endswith(ENDINGS):
+            continue
+        try:
+            network = read(os.path.join(conf_dir, name))
+        except (OSError, CniError):
+            continue
+        if network is not None:
+            found.append(network)
+    return found
+
+
+def find(name: str, conf: str, conf_dir: str) -> Network:
+    """Return the network of that file, else of that name, else the first there is.
+
+    Raises: ToolError, OSError.
+    """
+    if conf:
+        try:
+            network = read(conf)
+        except CniError as error:
+            raise ToolError(f"{conf}: {error.msg}", error.details) from None
+        if network is None:
+            raise ToolError(f"{conf}: no plugin of it is of type {PLUGIN}")
+        return network
+    networks = installed(conf_dir)
+    if name:
+        for network in networks:
+            if network.name == name:
+                return network
+        known = ", ".join(network.name for network in networks) or "none"
+        raise ToolError(
+            f"no configuration in {conf_dir} is of a faasm network {name!r}",
+            f"there are: {known}; --conf FILE reads another file",
+        )
+    for network in networks:
+        if os.path.basename(network.path) == DELIVERED:
+            return network
+    if networks:
+        return networks[0]
+    delivered = read(_delivered())
+    if delivered is None:
+        raise ToolError(f"{_delivered()} is damaged", "install cni-faasm again")
+    return delivered
+
+
+def _delivered() -> str:
+    """Return the configuration that came with this tool."""
+    bundled = getattr(sys, "_MEIPASS", None)
+    here = os.path.dirname(os.path.abspath(__file__))
+    top = bundled or os.path.dirname(os.path.dirname(here))
+    return os.path.join(top, "conf", DELIVERED)
+
+
+def state_dirs(networks: Sequence[Network], given: str) -> list[str]:
+    """Return the folders where attachment records may be, without doubles."""
+    if given:
+        return [given.rstrip("/") or "/"]
+    found = [configuration.load_tolerant(network.document).state_dir for network in networks]
+    return list(dict.fromkeys((*found, configuration.DEFAULT_STATE_DIR)))
+
+
+def data_dir_of(networks: Sequence[Network], name: str) -> str:
+    """Return where a network's leases are."""
+    for network in networks:
+        if network.name == name:
+            return configuration.load_tolerant(network.document).data_dir
+    return configuration.DEFAULT_DATA_DIR
+
+
+def request(
+    verb: str,
+    document: dict[str, object],
+    container_id: str = "",
+    ifname: str = "",
+    netns: str = "",
+) -> protocol.Request:
+    """Return a call of one verb, as a runtime would make it."""
+    return protocol.Request(
+        verb=verb,
+        container_id=container_id,
+        netns=netns,
+        ifname=ifname,
+        path="/opt/cni/bin",
+        document=document,
+    )

@@ -1,0 +1,131 @@
+"""Print what commands found: tables for people, one JSON document for machines."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any, Self
+
+import typer
+
+from cni_faasm import units
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+def print_json(document: object) -> None:
+    """Print the one document that --json promises."""
+    typer.echo(json.dumps(document, indent=2))
+
+
+def note(text: str) -> None:
+    """Tell a person something that is not the command's output."""
+    typer.echo(f"cni-faasm: {text}", err=True)
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> str:
+    """Return a plain table, its columns as wide as what is in them.
+
+    right: heads of the columns whose cells end in line, as numbers should.
+    """
+    widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
+    lines = []
+    for row in (heads, *rows):
+        cells = [
+            cell.rjust(width) if head in right else cell.ljust(width)
+            for head, cell, width in zip(heads, row, widths, strict=True)
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def rate(bits_per_s: float | None) -> str:
+    """Return a rate in three or four digits: 33.55M, 10M, 256k."""
+    if bits_per_s is None:
+        return "-"
+    for unit, power in (("P", 5), ("T", 4), ("G", 3), ("M", 2), ("k", 1)):
+        if bits_per_s >= 1000**power:
+            return f"{bits_per_s / 1000**power:.4g}{unit}"
+    return f"{bits_per_s:.0f}"
+
+
+def exact_rate(bits_per_s: int | None) -> str:
+    """Return a rate with all its digits."""
+    return "unlimited" if not bits_per_s else units.rate_text(bits_per_s)
+
+
+def size(count: float) -> str:
+    """Return a number of bytes: 512B, 4.0K, 12M."""
+    for unit, power in (("T", 4), ("G", 3), ("M", 2), ("K", 1)):
+        if count >= 1024**power:
+            return f"{count / 1024**power:.3g}{unit}"
+    return f"{count:.0f}B"
+
+
+def age(seconds: float) -> str:
+    """Return a duration in its two largest units: 3d4h, 12m5s."""
+    left = max(0, int(seconds))
+    parts: list[str] = []
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        number, left = divmod(left, length)
+        if number or parts or unit == "s":
+            parts.append(f"{number}{unit}")
+        if len(parts) == 2:
+            break
+    return "".join(parts)
+
+
+def clock() -> str:
+    """Return the time of day, for lines that report events."""
+    return time.strftime("%H:%M:%S")
+
+
+def write_whole(path: str, data: bytes, mode: int = 0o644) -> None:
+    """Put contents under a name in one step: readers see the old or the new, never half.
+
+    Raises: OSError.
+    """
+    temporary = os.path.join(
+        os.path.dirname(path) or ".", f".{os.path.basename(path)}.{os.getpid()}"
+    )
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            os.fchmod(file.fileno(), mode)
+        os.replace(temporary, path)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+
+
+class Progress:
+    """A bar on stderr while somebody looks; nothing where nobody does."""
+
+    def __init__(self, what: str, total: int, *, quiet: bool = False) -> None:
+        self._bar: Any = None
+        if quiet or total < 2 or not sys.stderr.isatty():
+            return
+        # Imported late: rich takes longer than a small pool.
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import TimeRemainingColumn as Remaining
+
+        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), Remaining())
+        self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._task = self._bar.add_task(what, total=total)
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def step(self) -> None:
+        """One more is done."""
+        if self._bar:
+            self._bar.advance(self._task)

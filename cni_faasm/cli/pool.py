@@ -1,0 +1,246 @@
+"""Make and remove pools: namespaces faasmns1..N, each attached to one network.
+
+    faasmnsK    the namespace, and the container id of its attachment
+    faasmpK     the interface inside
+    faasmK      the interface outside
+
+Every attachment is an ADD of the plugin, done in this process: what takes the time is the
+kernel, which makes one pair after the other whoever asks, so that more processes or
+threads do not help (measured). What helps is that nothing is executed.
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from cni_faasm import config as configuration
+from cni_faasm import inet, kernel, netns, plan, protocol, veth
+from cni_faasm.cli import attachments, mending, netfolder, networks, resolvers
+from cni_faasm.cli.attachments import Attachment
+from cni_faasm.cli.fault import ToolError
+from cni_faasm.config import MAX_PREFIX
+from cni_faasm.errors import CniError
+from cni_faasm.netlink import link
+from cni_faasm.netlink.transport import Netlink
+from cni_faasm.netlink.wire import NetlinkError
+from cni_faasm.undo import Undo
+from cni_faasm.verbs.add import add
+from cni_faasm.verbs.delete import delete
+
+LOCK = "/run/cni-faasm-pool.lock"
+IFNAMSIZ = 15  # without the NUL
+
+
+class Names(NamedTuple):
+    """The names of a pool's members."""
+
+    prefix: str
+
+    def namespace(self, number: int) -> str:
+        return f"{self.prefix}ns{number}"
+
+    def inner(self, number: int) -> str:
+        return f"{self.prefix}p{number}"
+
+    def outer(self, number: int) -> str:
+        return f"{self.prefix}{number}"
+
+    def number(self, namespace: str) -> int:
+        """Return a member's number, 0 for a namespace that is none."""
+        digits = namespace.removeprefix(f"{self.prefix}ns")
+        if digits == namespace or not digits.isascii() or not digits.isdigit():
+            return 0
+        return 0 if digits.startswith("0") else int(digits)
+
+
+class Member(NamedTuple):
+    """One member of a pool: its number, whether its namespace is there, its attachments."""
+
+    number: int
+    namespace: bool
+    attachments: list[Attachment]
+
+
+class Outcome(NamedTuple):
+    """What became of one member: made, completed, kept, failed; removed by pool down."""
+
+    number: int
+    action: str
+    address: str = ""
+    error: str = ""
+    remedy: str = ""
+
+
+def names_of(prefix: str, most: int) -> Names:
+    """Return the names of a pool. Raises: ToolError when they cannot be interfaces' names."""
+    names = Names(prefix)
+    if not protocol.is_name(prefix) or len(prefix) > MAX_PREFIX:
+        raise ToolError(
+            f"--prefix {prefix!r}: a letter or digit, then letters, digits, "
+            f'"_", "." or "-", at most {MAX_PREFIX} in all'
+        )
+    if len(names.inner(most)) > IFNAMSIZ:
+        raise ToolError(
+            f"--prefix {prefix!r}: {names.inner(most)} is longer than an interface's name may "
+            f"be, which is {IFNAMSIZ}",
+            "choose a shorter prefix",
+        )
+    return names
+
+
+@contextlib.contextmanager
+def locked(say: Callable[[str], None]) -> Iterator[None]:
+    """Keep other pool commands out: two would make the same namespaces."""
+    fd = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another cni-faasm pool command")
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def members(names: Names, state_dirs: Sequence[str]) -> list[Member]:
+    """Return what there is of a pool, by number."""
+    attached: dict[int, list[Attachment]] = {}
+    for one in attachments.every(state_dirs):
+        number = names.number(one.container_id)
+        if number:
+            attached.setdefault(number, []).append(one)
+    try:
+        listed = {names.number(name) for name in os.listdir(netfolder.FOLDER)} - {0}
+    except FileNotFoundError:
+        listed = set()
+    return [
+        Member(number, number in listed, attached.get(number, []))
+        for number in sorted(listed | attached.keys())
+    ]
+
+
+class Builder:
+    """Bring up the members of a pool, one by one."""
+
+    def __init__(self, names: Names, network: networks.Network) -> None:
+        self.names = names
+        # The outer end gets the number of the inner one when the prefixes agree.
+        document = {k: v for k, v in network.document.items() if k.lower() != _PREFIX_KEY.lower()}
+        self.document: dict[str, object] = {**document, _PREFIX_KEY: names.prefix}
+        config = configuration.load(self.document)
+        self.network = network.name
+        self.state_dir = config.state_dir
+        self.servers = resolvers.choose(config.dns, config.range_sets)
+        self.warnings: list[str] = []
+        self._own_fd = netns.open_own()
+        self._host = Netlink()
+        netfolder.prepare()
+
+    def close(self) -> None:
+        self._host.close()
+        os.close(self._own_fd)
+
+    def up(self, number: int) -> Outcome:
+        """Bring up one member, or complete what is missing of it. Never raises CniError."""
+        try:
+            return self._up(number)
+        except CniError as error:
+            return Outcome(number, "failed", error=error.msg, remedy=error.details)
+        except NetlinkError as error:
+            refused = kernel.refusal(error)
+            return Outcome(number, "failed", error=refused.msg, remedy=refused.details)
+        except ToolError as error:
+            return Outcome(number, "failed", error=str(error), remedy=error.remedy)
+
+    def _up(self, number: int) -> Outcome:
+        name, ifname = self.names.namespace(number), self.names.inner(number)
+        done = "kept"
+        fresh = not netfolder.exists(name)
+        if fresh:
+            netfolder.add(name, self._own_fd)
+            done = "made"
+        if self.servers.text and resolvers.put(name, self.servers.text) and not fresh:
+            done = "completed"
+        one = attachments.load(self.state_dir, self.network, name, ifname)
+        if one.fields:
+            kept = None if fresh else self._keep(one)
+            if kept is not None:
+                address = _addresses(one.promised)
+                return Outcome(number, done if kept == "kept" else kept, address)
+            # Of a namespace that has gone, or half made: nothing of it can be used.
+            delete(self._request("DEL", number), self.warnings, detach=False)
+        result = add(self._request("ADD", number), Undo(), self.warnings)
+        addresses = ", ".join(inet.unpack(ip.address) for ip in result.ips)
+        return Outcome(number, "made" if fresh else "completed", addresses)
+
+    def _keep(self, one: Attachment) -> str | None:
+        """Leave alone an attachment that is whole, mend one that is not.
+
+        Returns: "kept", "completed", or None when only a new ADD helps.
+        """
+        try:
+            with attachments.opened(one) as inner:
+                inner.execute([link.set_link(veth.LOOPBACK_IFINDEX, up=True)])
+                if not attachments.drifts_of(one, self._host, inner):
+                    return "kept"
+                left = mending.mend(one, self._host, inner).left
+        except ToolError:
+            return None
+        return None if left else "completed"
+
+    def _request(self, verb: str, number: int) -> protocol.Request:
+        name = self.names.namespace(number)
+        path = netfolder.path_of(name)
+        return networks.request(verb, self.document, name, self.names.inner(number), path)
+
+
+_PREFIX_KEY = "hostInterfacePrefix"
+
+
+def _addresses(promised: plan.Plan | None) -> str:
+    return ", ".join(inet.unpack(item.address) for item in promised.addresses) if promised else ""
+
+
+def down(names: Names, doomed: Sequence[Member], step: Callable[[], None]) -> list[Outcome]:
+    """Remove members: their links in one stroke, then each one's leases and namespace."""
+    failed: dict[int, str] = {}
+    with Netlink() as host:
+        links = []
+        for member in doomed:
+            for one in member.attachments:
+                found = veth.find_outer(host, one.promised) if one.promised else None
+                if found is not None:
+                    links.append(found)
+        try:
+            veth.delete_all(host, links)
+        except NetlinkError as error:
+            raise ToolError(kernel.refusal(error).msg) from None
+    outcomes = []
+    for member in doomed:
+        try:
+            _remove(names, member)
+        except CniError as error:
+            failed[member.number] = error.msg
+        except OSError as error:
+            failed[member.number] = f"{error.filename}: {error.strerror}"
+        problem = failed.get(member.number, "")
+        outcomes.append(Outcome(member.number, "failed" if problem else "removed", error=problem))
+        step()
+    return outcomes
+
+
+def _remove(names: Names, member: Member) -> None:
+    name = names.namespace(member.number)
+    for one in member.attachments:
+        document: dict[str, object] = {"name": one.network, "stateDir": one.state_dir}
+        warnings: list[str] = []
+        delete(
+            networks.request("DEL", document, one.container_id, one.ifname),
+            warnings,
+            detach=False,
+        )
+    resolvers.remove(name)
+    netfolder.remove(name)

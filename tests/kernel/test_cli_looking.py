@@ -1,0 +1,295 @@
+"""status, check, repair: what they say and mend on attachments that a runtime made."""
+
+import json
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.host import Host, Namespace, wait_until
+from tests.tool import Tool
+
+DUAL_STACK = {
+    "subnet": None,
+    "ranges": [[{"subnet": "10.200.0.0/16"}], [{"subnet": "fd00:200::/64"}]],
+    "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+}
+
+
+@pytest.fixture
+def tool(bare_host: Host) -> Tool:
+    bare_host.add_remote()
+    tool = Tool(bare_host)
+    tool.network(ipam=DUAL_STACK, mtu=1400)
+    return tool
+
+
+def plugin_config(tool: Tool) -> dict[str, Any]:
+    listed = json.loads((tool.conf_dir / "10-testnet.conflist").read_text(encoding="utf-8"))
+    plugin: dict[str, Any] = listed["plugins"][0]
+    return {**plugin, "name": listed["name"], "cniVersion": listed["cniVersion"]}
+
+
+@pytest.fixture
+def container(tool: Tool) -> Namespace:
+    namespace = tool.host.add_container()
+    # Otherwise a link-local address comes into the snapshots some time after ADD.
+    namespace.sysctl("net.ipv6.conf.default.accept_dad", "0")
+    tool.host.add(namespace, plugin_config(tool))
+    return namespace
+
+
+def send(container: Namespace, size: int) -> None:
+    """Send UDP from the container to the remote machine, where it is thrown away."""
+    with container.entered():
+        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    for _ in range(size // 1000):
+        sender.sendto(bytes(1000), ("198.51.100.1", 9))
+    sender.close()
+
+
+def test_status_shows_who_where_and_what(tool: Tool, container: Namespace) -> None:
+    before = tool("status", "--json").ok().document["attachments"][0]
+    send(container, 20_000)
+    [row] = tool("status", "--json").ok().document["attachments"]
+    assert row["container"] == container.name
+    assert row["ifname"] == "eth0"
+    assert row["network"] == "testnet"
+    assert row["netns"] == container.path
+    assert row["addresses"] == ["10.200.0.2", "fd00:200::2"]
+    assert row["hostInterface"] == "faasm0"
+    assert row["ingress"]["limit"] == 20_000_000
+    assert row["egress"]["limit"] == 10_000_000
+    assert row["egress"]["bytes"] - before["egress"]["bytes"] >= 20_000
+    assert row["egress"]["rate"] == pytest.approx(0, abs=10_000)
+    assert row["drifts"] == []
+    text = tool("status").ok().stdout
+    assert re.search(rf"{container.name} +eth0 +testnet +10\.200\.0\.2,fd00:200::2 +faasm0", text)
+    assert "20M" in text
+    detail = tool("status", "faasm0").ok().stdout
+    assert f"namespace {container.path}, MTU 1400" in detail
+    assert "limit 10 Mbit/s, burst" in detail
+
+
+def test_status_measures_the_rate_now(tool: Tool, container: Namespace) -> None:
+    stop = threading.Event()
+
+    def flood() -> None:
+        with container.entered():
+            sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        while not stop.is_set():
+            sender.sendto(bytes(1000), ("198.51.100.1", 9))
+        sender.close()
+
+    thread = threading.Thread(target=flood)
+    thread.start()
+    try:
+        [row] = tool("status", "--json").ok().document["attachments"]
+    finally:
+        stop.set()
+        thread.join()
+    assert row["egress"]["rate"] == pytest.approx(10_000_000, rel=0.1)
+    assert row["egress"]["drops"] > 0
+    assert row["egress"]["overlimits"] > 0
+    assert row["egress"]["backlog_bytes"] > 1000
+
+
+def test_a_container_is_named_by_id_beginning_or_interface(tool: Tool) -> None:
+    config = plugin_config(tool)
+    for name in ("aaa1", "aaa2", "bbb1"):
+        namespace = tool.host.add_container()
+        tool.host.add(namespace, config, container_id=name)
+
+    def ids(wanted: str) -> list[str]:
+        rows = tool("status", wanted, "--json").ok().document["attachments"]
+        return [row["container"] for row in rows]
+
+    assert ids("aaa2") == ["aaa2"]
+    assert ids("b") == ["bbb1"]
+    assert ids("faasm1") == ["aaa2"]
+    assert "aaa1, aaa2" in tool("status", "aaa").expect(1).stderr
+    assert "no attachment" in tool("check", "ccc").expect(1).stderr
+
+
+def test_status_sorts(tool: Tool) -> None:
+    for name, rate in (("c2", "5M"), ("c10", "50M"), ("c1", "500M")):
+        config = plugin_config(tool) | {"bandwidth": {"ingressRate": rate}}
+        tool.host.add(tool.host.add_container(), config, container_id=name)
+
+    def order(*words: str) -> list[str]:
+        rows = tool("status", "--json", *words).ok().document["attachments"]
+        return [row["container"] for row in rows]
+
+    assert order() == ["c1", "c2", "c10"]
+    assert order("--sort", "limit-in") == ["c1", "c10", "c2"]
+    assert "there are container" in tool("status", "--sort", "colour").expect(1).stderr
+
+
+def test_no_attachment_is_no_fault(tool: Tool) -> None:
+    assert tool("status").ok().stdout == "no attachments\n"
+    assert tool("check").ok().stdout == "0 attachments, no drift\n"
+    assert tool("repair").ok().stdout == "0 attachments, nothing to repair\n"
+
+
+def test_a_namespace_that_has_gone_is_told(tool: Tool, container: Namespace) -> None:
+    container.delete()
+    wait_until(lambda: tool.host.link("faasm0") is None, "the pair to go")
+    done = tool("check", "--json").expect(1)
+    [drift] = done.document["drifts"]
+    assert drift["what"] == "attachment"
+    assert "no network namespace" in drift["found"]
+    assert tool("status", "--json").ok().document["attachments"][0]["drifts"]
+    assert "cni-faasm gc" in tool("repair").expect(1).stdout
+
+
+Change = Callable[[Host, Namespace], object]
+
+
+def inside(*commands: str) -> Change:
+    return lambda _, container: [container.run(command.split()) for command in commands]
+
+
+def outside(*commands: str) -> Change:
+    return lambda host, _: [host.run(command.split()) for command in commands]
+
+
+def _lease(host: Host, _: Namespace) -> None:
+    (host.data_dir / "testnet" / "10.200.0.2").unlink()
+
+
+CHANGES: dict[str, Change] = {
+    "inner down": inside("ip link set eth0 down"),
+    "inner MAC": inside("ip link set eth0 address 02:00:00:00:00:99"),
+    "inner MTU": inside("ip link set eth0 mtu 1300"),
+    "inner gso": inside("ip link set eth0 gso_max_size 9000"),
+    "inner address": inside("ip addr del 10.200.0.2/32 dev eth0"),
+    "inner address 6": inside("ip -6 addr del fd00:200::2/128 dev eth0"),
+    "inner prefix": inside(
+        "ip addr del 10.200.0.2/32 dev eth0", "ip addr add 10.200.0.2/24 dev eth0"
+    ),
+    "inner prefix 6": inside(
+        "ip addr del fd00:200::2/128 dev eth0", "ip addr add fd00:200::2/64 dev eth0 nodad"
+    ),
+    "inner default": inside("ip route del default"),
+    "inner default 6": inside("ip -6 route del default"),
+    "inner all routes": inside("ip route flush dev eth0"),
+    "inner other gateway": inside("ip route replace default via 10.200.0.99 dev eth0 onlink"),
+    "inner qdisc": inside("tc qdisc del dev eth0 root"),
+    "inner other qdisc": inside("tc qdisc replace dev eth0 root handle 9: pfifo"),
+    "inner rate": inside("tc class change dev eth0 parent 1: classid 1:1 htb rate 1gbit burst 9k"),
+    "outer down": outside("ip link set faasm0 down"),
+    "outer MTU": outside("ip link set faasm0 mtu 1300"),
+    "outer MAC": outside("ip link set faasm0 address 02:00:00:00:00:98"),
+    "outer alias": outside("ip link set faasm0 alias mine"),
+    "outer gateway": outside("ip addr del 10.200.0.1/32 dev faasm0"),
+    "outer route": outside("ip route del 10.200.0.2"),
+    "outer route elsewhere": outside("ip route replace 10.200.0.2/32 dev uplink"),
+    "outer qdisc": outside("tc qdisc del dev faasm0 root"),
+    "outer leaf": outside("tc qdisc del dev faasm0 parent 1:1"),
+    "outer class": outside(
+        "tc qdisc del dev faasm0 root", "tc qdisc add dev faasm0 root handle 1: htb default 1"
+    ),
+    "outer default class": outside(
+        "tc qdisc del dev faasm0 root", "tc qdisc add dev faasm0 root handle 1: htb default 7"
+    ),
+    "forwarding": outside("sysctl -q net.ipv4.ip_forward=0"),
+    "table gone": outside("nft delete table inet faasm_testnet"),
+    "table flushed": outside("nft flush table inet faasm_testnet"),
+    "rule changed": outside(
+        "nft flush table inet faasm_testnet",
+        *["nft add rule inet faasm_testnet postrouting counter"] * 6,
+    ),
+    "lease": _lease,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_repair_puts_back_what_drifted_and_only_that(
+    tool: Tool, container: Namespace, change: Change
+) -> None:
+    host = tool.host
+    before = host.snapshot()
+    change(host, container)
+    found = tool("check", "--json").expect(1).document["drifts"]
+    assert found
+    changed = host.snapshot()
+    dry = tool("repair", "--dry-run", "--json").ok().document
+    assert host.snapshot() == changed
+    assert {one["what"] for one in dry["repaired"]} == {one["what"] for one in found}
+    done = tool("repair", "--json").ok().document
+    assert done["left"] == []
+    assert {one["what"] for one in done["repaired"]} >= {one["what"] for one in found}
+    tool("check").ok()
+    host.assert_unchanged(before, ignore=("neighbours",))
+    container.run(["busybox", "ping", "-c1", "-W2", "198.51.100.1"])
+    container.run(["busybox", "ping", "-6", "-c1", "-W2", "2001:db8:100::1"])
+
+
+def test_repair_says_what_needs_a_new_add(tool: Tool, container: Namespace) -> None:
+    container.run(["ip", "link", "del", "eth0"])
+    done = tool("repair", "--json").expect(1).document
+    assert done["repaired"] == []
+    assert {one["what"] for one in done["left"]} == {
+        "container eth0: interface",
+        "host faasm0: interface",
+    }
+    assert all("restart the container" in one["reason"] for one in done["left"])
+    assert "cannot put back" in tool("repair", "--dry-run").expect(1).stdout
+
+
+@pytest.fixture
+def connection(tool: Tool, container: Namespace) -> Iterator[Callable[[], None]]:
+    """Return a function that sends something through a connection, and awaits the answer."""
+    with tool.host.remotes[0].entered():
+        server = socket.create_server(("198.51.100.1", 7000))
+    with container.entered():
+        client = socket.create_connection(("198.51.100.1", 7000), timeout=10)
+    accepted, _ = server.accept()
+    accepted.settimeout(10)
+
+    def talk() -> None:
+        for one, other in ((client, accepted), (accepted, client)):
+            one.sendall(b"still there?")
+            assert other.recv(100) == b"still there?"
+
+    talk()
+    yield talk
+    for each in (client, accepted, server):
+        each.close()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["inner rate", "inner qdisc", "inner default", "inner prefix", "inner down", "rule changed",
+     "outer qdisc", "outer route", "inner address"],
+)  # fmt: skip
+def test_connections_survive_a_repair(
+    tool: Tool, container: Namespace, connection: Callable[[], None], name: str
+) -> None:
+    CHANGES[name](tool.host, container)
+    tool("repair").ok()
+    connection()
+
+
+def test_what_a_later_plugin_changed_is_no_drift(tool: Tool, container: Namespace) -> None:
+    """Tuning sets another MAC; libcni remembers the chain's result."""
+    container.run(["ip", "link", "set", "eth0", "address", "02:00:00:00:00:77"])
+    tool("check").expect(1)
+    cache = Path(f"/var/lib/cni/results/testnet-{container.name}-eth0")
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    interfaces = [
+        {"name": "faasm0", "mac": "02:00:00:00:00:01"},
+        {"name": "eth0", "mac": "02:00:00:00:00:77", "sandbox": container.path},
+    ]
+    ips = [{"address": "10.200.0.2/32"}, {"address": "fd00:200::2/128"}]
+    result = {"cniVersion": "1.0.0", "interfaces": interfaces, "ips": ips}
+    cache.write_text(json.dumps({"kind": "cniCacheV1", "result": result}), encoding="utf-8")
+    try:
+        tool("check").ok()
+        assert tool("repair").ok().stdout == "1 attachments, nothing to repair\n"
+    finally:
+        cache.unlink()

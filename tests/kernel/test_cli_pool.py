@@ -1,0 +1,223 @@
+"""Pools: what is there afterwards, what an interrupted call leaves, and that all of it goes."""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.host import AFTER_LAST_DEL, Host, Namespace
+from tests.tool import BANDWIDTH, Tool
+
+RESOLV_CONF = Path("/etc/resolv.conf")
+
+
+@pytest.fixture
+def tool(bare_host: Host) -> Iterator[Tool]:
+    tool = Tool(bare_host)
+    before = RESOLV_CONF.read_text(encoding="utf-8") if RESOLV_CONF.exists() else None
+    RESOLV_CONF.write_text("nameserver 127.0.0.53\nnameserver 9.9.9.9\n", encoding="utf-8")
+    tool.network()
+    yield tool
+    tool("pool", "down").ok()
+    if before is None:
+        RESOLV_CONF.unlink()
+    else:
+        RESOLV_CONF.write_text(before, encoding="utf-8")
+
+
+def member(tool: Tool, number: int) -> Namespace:
+    name = f"{tool.prefix}ns{number}"
+    return Namespace(name, path=f"/run/netns/{name}")
+
+
+def rules(tool: Tool, number: int) -> list[str]:
+    """Return what tc says about both ends of a member, by the four commands of the README."""
+    p, k = tool.prefix, number
+    commands = (
+        f"tc qdisc show dev {p}{k}",
+        f"tc class show dev {p}{k}",
+        f"ip netns exec {p}ns{k} tc qdisc show dev {p}p{k}",
+        f"ip netns exec {p}ns{k} tc class show dev {p}p{k}",
+    )
+    return [tool.host.run(command.split()).stdout for command in commands]
+
+
+def test_up_makes_shaped_namespaces_that_all_look_the_same(tool: Tool) -> None:
+    host = tool.host
+    host.add_remote()
+    document = tool("pool", "up", "3", "--json").ok().document
+    assert [one["action"] for one in document["members"]] == ["made"] * 3
+    first = rules(tool, 1)
+    assert "htb 1:" in first[0]
+    assert "rate 20Mbit ceil 20Mbit" in first[1]
+    assert "htb 1:" in first[2]
+    assert "rate 10Mbit ceil 10Mbit" in first[3]
+    assert rules(tool, 2) == rules(tool, 3) == first
+    for number in (1, 2, 3):
+        inside = member(tool, number)
+        [lo] = inside.json("ip", "-j", "link", "show", "lo")
+        assert "UP" in lo["flags"]
+        assert inside.addresses(f"{tool.prefix}p{number}") == [f"10.200.0.{number + 1}/32"]
+        assert len(inside.routes(dst="default")) == 1
+        inside.run(["busybox", "ping", "-c1", "-W2", "198.51.100.1"])
+    path = Path(f"/etc/netns/{tool.prefix}ns2/resolv.conf")
+    assert "nameserver 9.9.9.9\n" in path.read_text(encoding="utf-8")
+    assert "127.0.0.53" not in path.read_text(encoding="utf-8")
+
+
+def test_up_again_changes_nothing_and_grows(tool: Tool) -> None:
+    tool("pool", "up", "2").ok()
+    before = [tool.host.snapshot(), member(tool, 1).snapshot()]
+    assert "2 kept" in tool("pool", "up", "2").ok().stdout
+    assert [tool.host.snapshot(), member(tool, 1).snapshot()] == before
+    assert tool("pool", "up", "4").ok().stdout == "testnet: 2 kept, 2 made\n"
+
+
+def test_up_completes_what_is_missing_and_leaves_the_rest(tool: Tool) -> None:
+    tool("pool", "up", "5").ok()
+    prefix, host = tool.prefix, tool.host
+    index = host.link(f"{prefix}5")
+    host.run(["ip", "link", "del", f"{prefix}1"])
+    host.run(["ip", "netns", "del", f"{prefix}ns2"])
+    host.run(["tc", "qdisc", "del", "dev", f"{prefix}3", "root"])
+    member(tool, 4).run(["ip", "link", "set", f"{prefix}p4", "down"])
+    os.unlink(f"/etc/netns/{prefix}ns5/resolv.conf")
+    document = tool("pool", "up", "5", "--json").ok().document
+    actions = [one["action"] for one in document["members"]]
+    assert actions == ["completed", "made", "completed", "completed", "completed"]
+    assert {tuple(rules(tool, number)) for number in range(1, 6)} == {tuple(rules(tool, 5))}
+    after = host.link(f"{prefix}5")
+    assert index is not None
+    assert after is not None
+    assert after["ifindex"] == index["ifindex"]
+    assert tool("check").ok().stdout
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_up_is_completed_by_the_next(tool: Tool, how: signal.Signals) -> None:
+    chance = random.Random(7)
+    for _ in range(4):
+        process = tool.start("pool", "up", "12")
+        time.sleep(0.12 + chance.random() * 0.1)
+        process.send_signal(how)
+        _, errors = process.communicate(timeout=30)
+        if how != signal.SIGKILL:
+            assert "Traceback" not in errors
+    tool("pool", "up", "12").ok()
+    assert {tuple(rules(tool, number)) for number in range(1, 13)} == {tuple(rules(tool, 1))}
+    assert len(tool.host.leases()) == 12
+    tool("check").ok()
+
+
+def test_down_removes_some_then_all(tool: Tool) -> None:
+    before = tool.host.snapshot()
+    tool("pool", "up", "4").ok()
+    assert tool("pool", "down", "2", "4").ok().stdout == "2 removed\n"
+    rows = tool("pool", "list", "--json").ok().document["members"]
+    assert [row["number"] for row in rows] == [1, 3]
+    tool("pool", "down", "77").ok()
+    tool("pool", "down").ok()
+    # The network's nft table and its forwarding stay, as after any last DEL.
+    tool.host.assert_unchanged(before, ignore=AFTER_LAST_DEL)
+    left = [name for name in os.listdir("/run/netns") if name.startswith(tool.prefix)]
+    left += [name for name in os.listdir("/etc/netns") if name.startswith(tool.prefix)]
+    assert left == []
+
+
+def test_a_resolv_conf_of_somebody_else_stays(tool: Tool) -> None:
+    path = Path(f"/etc/netns/{tool.prefix}ns1/resolv.conf")
+    path.parent.mkdir(parents=True)
+    path.write_text("nameserver 192.0.2.1\n", encoding="utf-8")
+    tool("pool", "up", "1").ok()
+    assert path.read_text(encoding="utf-8") == "nameserver 192.0.2.1\n"
+    tool("pool", "down").ok()
+    assert path.read_text(encoding="utf-8") == "nameserver 192.0.2.1\n"
+    path.unlink()
+    path.parent.rmdir()
+
+
+@pytest.mark.parametrize(
+    ("servers", "written", "said"),
+    [
+        ("nameserver 127.0.0.53", None, "names cannot be resolved inside"),
+        ("nameserver 127.0.0.53\nnameserver 10.1.1.1", "10.1.1.1", "no public nameserver"),
+        ("nameserver 10.1.1.1\nnameserver 1.1.1.1", "1.1.1.1", ""),
+        ("nameserver 2620:fe::fe\nnameserver 1.1.1.1", "1.1.1.1", ""),
+        ("", None, "add one to it"),
+    ],
+)
+def test_nameservers_of_the_host(tool: Tool, servers: str, written: str | None, said: str) -> None:
+    RESOLV_CONF.write_text(servers + "\n", encoding="utf-8")
+    done = tool("pool", "up", "1").ok()
+    path = Path(f"/etc/netns/{tool.prefix}ns1/resolv.conf")
+    if said:
+        assert said in done.stderr
+    else:
+        assert done.stderr == ""
+    if written is None:
+        assert not path.exists()
+    else:
+        lines = path.read_text(encoding="utf-8").splitlines()[1:]
+        assert lines == [f"nameserver {written}"]
+
+
+def test_nameservers_of_the_network(tool: Tool) -> None:
+    tool.network(
+        dns={"nameservers": ["192.0.2.53"], "search": ["a.test", "b.test"], "options": ["ndots:5"]}
+    )
+    tool("pool", "up", "1").ok()
+    done = tool("pool", "exec", "1", "--", "cat", "/etc/resolv.conf").ok()
+    assert done.stdout.splitlines()[1:] == [
+        "nameserver 192.0.2.53",
+        "search a.test b.test",
+        "options ndots:5",
+    ]
+
+
+def test_list_and_exec(tool: Tool) -> None:
+    assert "no namespaces" in tool("pool", "list").ok().stdout
+    tool("pool", "up", "2").ok()
+    text = tool("pool", "list").ok().stdout
+    assert f"{tool.prefix}ns1" in text
+    [one, _] = tool("pool", "list", "--json").ok().document["members"]
+    assert one == {
+        "number": 1,
+        "namespace": f"{tool.prefix}ns1",
+        "outside": f"{tool.prefix}1",
+        "inside": f"{tool.prefix}p1",
+        "addresses": ["10.200.0.2"],
+        "ingressRate": BANDWIDTH["ingressRate"],
+        "egressRate": BANDWIDTH["egressRate"],
+        "network": "testnet",
+        "state": "ok",
+    }
+    done = tool("pool", "exec", "2", "--", "ls", "/sys/class/net").ok()
+    assert done.stdout.split() == ["lo", f"{tool.prefix}p2"]
+    tool("pool", "exec", "2", "sh", "-c", "exit 7").expect(7)
+    assert "no such command" in tool("pool", "exec", "2", "--", "nosuch").expect(1).stderr
+    assert "no namespace" in tool("pool", "exec", "9", "--", "true").expect(1).stderr
+
+
+def test_what_cannot_be_is_refused_with_a_reason(tool: Tool) -> None:
+    tool("pool", "up", "0").expect(2)
+    tool("pool", "up").expect(2)
+    tool("pool", "up", "many").expect(2)
+    assert "at most 11" in tool("pool", "up", "1", "--prefix", "abcdefghijkl").expect(1).stderr
+    assert "testnet" in tool("pool", "up", "1", "--network", "nosuch").expect(1).stderr
+    done = tool("pool", "up", "1", "--conf", "/nowhere/x.conflist").expect(1)
+    assert "/nowhere/x.conflist" in done.stderr
+    broken = tool.conf_dir / "broken.conflist"
+    broken.write_text("{", encoding="utf-8")
+    assert "line 1" in tool("pool", "up", "1", "--conf", str(broken)).expect(1).stderr
+
+
+def test_a_full_range_is_said_and_what_fits_stays(tool: Tool) -> None:
+    tool.network(ipam={"subnet": "10.200.0.0/29"})
+    done = tool("pool", "up", "8", "--json").expect(1)
+    actions = [one["action"] for one in done.document["members"]]
+    assert actions == ["made"] * 5 + ["failed"] * 3
+    assert "no address is free" in done.stderr
