@@ -20,6 +20,7 @@ else:
 
 MAX_STDIN_BYTES = 8 << 20
 _READ_BYTES = 1 << 16
+_SIGNALS = (_signal.SIGTERM, _signal.SIGINT)
 
 
 def main() -> "NoReturn":
@@ -33,9 +34,13 @@ def main() -> "NoReturn":
         for key, value in posix.environ.items()
         if key.startswith(b"CNI_")
     }
+    _fill_descriptors()
     if not environ.get("CNI_COMMAND"):
         _write(2, _about().encode())
         posix._exit(0)
+    for number in _SIGNALS:
+        if _signal.getsignal(number) != _signal.SIG_IGN:
+            _signal.signal(number, _terminated)
     status = serve(environ)
     # Flushed and done: the interpreter's own tear-down would cost a millisecond.
     posix._exit(status)
@@ -51,34 +56,44 @@ def _about() -> str:
 
 def serve(environ: "dict[str, str]", stdin: int = 0, stdout: int = 1, stderr: int = 2) -> int:
     """Serve one call over the given descriptors. Returns: the exit status."""
-    version = ""
     undo = Undo()
+    try:
+        return _answer(environ, undo, stdin, stdout, stderr)
+    except BaseException as error:
+        # The runtime never learnt of this attachment, so it must not exist.
+        undo.roll_back(error)
+        if isinstance(error, KeyboardInterrupt):  # the only one after which stdout is empty
+            document = protocol.error_document(_internal(error), protocol.LATEST_VERSION)
+            try:
+                _write(stdout, jsonio.dumps(document) + b"\n")
+            except OSError:
+                return 1  # nobody listens
+        return 1
+
+
+def _answer(environ: "dict[str, str]", undo: Undo, stdin: int, stdout: int, stderr: int) -> int:
+    version = ""
     warnings: list[str] = []
     document: dict[str, object] | None
     try:
-        _signal.signal(_signal.SIGTERM, _terminated)
         text = _read_all(stdin)
         version = protocol.version_of(text)
         request = protocol.parse_request(environ, text)
         document = _run(request, undo, warnings)
         status = 0
-    except CniError as error:
-        document, status = protocol.error_document(error, version), 1
     except BaseException as error:
-        document, status = protocol.error_document(_internal(error), version), 1
+        undo.roll_back(error)
+        known = error if isinstance(error, CniError) else _internal(error)
+        document, status = protocol.error_document(known, version), 1
+    _ignore_signals()
     try:
         for warning in warnings:
             _write(stderr, f"cni-faasm: {warning}\n".encode("utf-8", "replace"))
     except OSError:
         pass  # nobody listens on stderr: not a reason to fail
-    try:
-        if document is not None:
-            _write(stdout, jsonio.dumps(document) + b"\n")
-        undo.drop()
-    except BaseException as error:
-        # The runtime never learnt of this attachment, so it must not exist.
-        undo.roll_back(error)
-        status = 1
+    if document is not None:
+        _write(stdout, jsonio.dumps(document) + b"\n")
+    undo.drop()
     return status
 
 
@@ -114,13 +129,35 @@ def _run(
 
 
 def _terminated(*_: object) -> None:
+    """Stop the work; once, for what follows is the undoing."""
+    _ignore_signals()
     raise KeyboardInterrupt
+
+
+def _ignore_signals() -> None:
+    """Let no signal come between the result and the end, nor into the undoing."""
+    for number in _SIGNALS:
+        if _signal.getsignal(number) is _terminated:
+            _signal.signal(number, _signal.SIG_IGN)
+
+
+def _fill_descriptors() -> None:
+    """Occupy closed standard descriptors, lest a socket of ours take the result for a request.
+
+    The wrong way round, so that reading and writing fail as they must.
+    """
+    for fd, flags in enumerate((posix.O_WRONLY, posix.O_RDONLY, posix.O_RDONLY)):
+        try:
+            posix.fstat(fd)
+        except OSError:
+            posix.open("/dev/null", flags)  # takes the lowest free number, which is fd
 
 
 def _internal(error: BaseException) -> CniError:
     """Turn what nobody foresaw into an error document that helps to report it."""
     if isinstance(error, KeyboardInterrupt):
-        return CniError(INTERNAL, "interrupted by a signal", "call again; nothing was left behind")
+        notes = "; ".join(getattr(error, "__notes__", ())) or "nothing was left behind"
+        return CniError(INTERNAL, "interrupted by a signal", f"call again; {notes}")
     if isinstance(error, MemoryError):
         return CniError(IO_FAILURE, "out of memory", "free memory on the host and call again")
     trace = error.__traceback__
@@ -129,6 +166,12 @@ def _internal(error: BaseException) -> CniError:
         place = f"{trace.tb_frame.f_globals.get('__name__', '?')}:{trace.tb_lineno}"
         trace = trace.tb_next
     notes = "; ".join(getattr(error, "__notes__", ()))
+    if isinstance(error, ImportError):
+        remedy = "raise the runtime's limit of open files, or install cni-faasm again"
+        return CniError(IO_FAILURE, f"cannot load a part of the plugin: {error}", remedy)
+    if isinstance(error, OSError):
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return CniError(IO_FAILURE, what, f"at {place}" + (f"; {notes}" if notes else ""))
     return CniError(
         INTERNAL,
         f"internal error: {type(error).__name__}: {error}",

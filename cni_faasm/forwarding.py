@@ -50,6 +50,20 @@ def is_on(length: int) -> bool:
     return read(_path(length)) not in ("", "0")
 
 
+def demand(length: int) -> None:
+    """Make sure that forwarding is on or can be switched on, as STATUS must know.
+
+    Raises: CniError 5.
+    """
+    path = _path(length)
+    if not is_on(length) and not posix.access(path, posix.W_OK):
+        raise CniError(
+            IO_FAILURE,
+            f"{path} is off and cannot be written",
+            "switch it on in /etc/sysctl.d, or let the plugin run with /proc/sys writable",
+        )
+
+
 def switch_on(lengths: "set[int]", uplink: str) -> None:
     """Switch forwarding on for the families used, where it is off.
 

@@ -74,6 +74,13 @@ def open_container(path: str, own_fd: int) -> int:
     return fd
 
 
+def close(*descriptors: int) -> None:
+    """Close descriptors; negative ones were never opened."""
+    for fd in descriptors:
+        if fd >= 0:
+            posix.close(fd)
+
+
 def is_network_namespace(fd: int) -> bool:
     """Ask the kernel what kind of namespace the descriptor refers to, if any (ioctl_ns(2))."""
     try:
@@ -132,6 +139,35 @@ def unshare() -> None:
     Raises: OSError.
     """
     _call("unshare", CLONE_NEWNET)
+
+
+class Empty:
+    """Run a block in a new, empty namespace, and come back whatever happens.
+
+    The namespace goes when nothing refers to it any more.
+    Raises: CniError 5 when none can be made.
+    """
+
+    __slots__ = ("_own_fd",)
+
+    def __enter__(self) -> None:
+        self._own_fd = open_own()
+        try:
+            unshare()
+        except OSError as error:
+            posix.close(self._own_fd)
+            raise CniError(
+                IO_FAILURE,
+                f"cannot make a network namespace: {error.strerror}",
+                "the plugin must run as root with CAP_SYS_ADMIN; user.max_net_namespaces "
+                "limits how many there may be",
+            ) from None
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            setns(self._own_fd)
+        finally:
+            posix.close(self._own_fd)
 
 
 class Inside:

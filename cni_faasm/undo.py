@@ -8,7 +8,10 @@ if TYPE_CHECKING:
 
 
 class Undo:
-    """A stack of (what, function, arguments), pushed right after each act.
+    """A stack of (what, function, arguments), one for each act.
+
+    A step must not mind if its act has not happened, or only half: then it may be pushed
+    before the act, and a signal between the two loses nothing.
 
     A step that fails during the rollback is added to the error's details and never
     masks the cause. An exception other than CniError gets its details by a note.
@@ -20,7 +23,7 @@ class Undo:
         self._steps: list[tuple[str, Callable[..., object], tuple[object, ...]]] = []
 
     def push(self, what: str, function: "Callable[..., object]", *arguments: object) -> None:
-        """Add the step that reverses what has just been done."""
+        """Add the step that reverses what is being done."""
         self._steps.append((what, function, arguments))
 
     def drop(self) -> None:
@@ -28,14 +31,20 @@ class Undo:
         self._steps.clear()
 
     def roll_back(self, cause: BaseException) -> None:
-        """Run all steps, newest first; none of them stops the others."""
+        """Run all steps, newest first; none of them stops the others.
+
+        A step that Ctrl-C interrupts is run again.
+        """
         while self._steps:
-            what, function, arguments = self._steps.pop()
+            what, function, arguments = self._steps[-1]
             try:
                 function(*arguments)
-            except Exception as error:  # noqa: BLE001 -- no step may stop the others
+            except KeyboardInterrupt:
+                continue
+            except Exception as error:
                 text = f"could not undo: {what}: {error}"
                 if isinstance(cause, CniError):
                     cause.add_details(text)
                 else:
                     cause.add_note(text)
+            self._steps.pop()

@@ -59,6 +59,8 @@ NFNL_MSG_BATCH_END = 0x11
 # struct nfgenmsg: family AF_UNSPEC, version 0, resource NFNL_SUBSYS_NFTABLES (big-endian).
 _NFT_BATCH = b"\0\0\0\x0a"
 
+_PROTOCOLS = {NETLINK_ROUTE: "links and routes", NETLINK_NETFILTER: "nf_tables"}
+
 _TIMEVAL = Struct("=qq")
 
 # A socket buffer holds 208 KiB, in which an acknowledgement takes about 1 KiB and an
@@ -76,13 +78,17 @@ class Netlink:
 
     Messages are tuples (type, flags, body, label) as the codecs return them.
     warnings: what the kernel remarked about requests that it carried out.
-    Raises: OSError from the constructor when the kernel gives no socket.
+    Raises: NetlinkError from the constructor when the kernel gives no socket.
     """
 
     __slots__ = ("_port", "_sequence", "_socket", "warnings")
 
     def __init__(self, protocol: int = NETLINK_ROUTE, timeout_s: float = TIMEOUT_S) -> None:
-        self._socket = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol)
+        try:
+            self._socket = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol)
+        except OSError as error:
+            name = _PROTOCOLS.get(protocol, str(protocol))
+            raise NetlinkError(error.errno or ENOBUFS, f"netlink socket for {name}") from None
         self._sequence = 1
         self.warnings: list[str] = []
         try:

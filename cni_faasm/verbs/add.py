@@ -5,7 +5,13 @@ import time
 
 from cni_faasm import config as configuration
 from cni_faasm import forwarding, inet, kernel, nat, netns, plan, record, veth
-from cni_faasm.errors import ALREADY_ATTACHED, INTERFACE_EXISTS, UNSUPPORTED_FIELD, CniError
+from cni_faasm.errors import (
+    ALREADY_ATTACHED,
+    INTERFACE_EXISTS,
+    TRY_AGAIN,
+    UNSUPPORTED_FIELD,
+    CniError,
+)
 from cni_faasm.ipam import reclaim
 from cni_faasm.ipam.store import Store
 from cni_faasm.netlink.transport import Netlink
@@ -38,12 +44,14 @@ def add(request: "Request", undo: "Undo", warnings: "list[str]") -> Result:
             "faasm makes the container's interface itself: put it first in the conflist",
         )
     own_fd = netns.open_own()
-    netns_fd = netns.open_container(request.netns, own_fd)
-    host = Netlink()
-    with netns.Inside(netns_fd, own_fd):
-        inner = Netlink()
+    netns_fd = -1
     try:
-        return _attach(request, config, undo, (host, inner), (netns_fd, own_fd))
+        netns_fd = netns.open_container(request.netns, own_fd)
+        host = Netlink()  # the undo steps keep it
+        with netns.Inside(netns_fd, own_fd):
+            inner = Netlink()
+        with inner:
+            return _attach(request, config, undo, (host, inner), (netns_fd, own_fd))
     except NetlinkError as error:
         cause = kernel.refusal(error)
         undo.roll_back(cause)
@@ -51,6 +59,8 @@ def add(request: "Request", undo: "Undo", warnings: "list[str]") -> Result:
     except BaseException as cause:
         undo.roll_back(cause)
         raise
+    finally:
+        netns.close(netns_fd, own_fd)
 
 
 def _attach(
@@ -91,10 +101,9 @@ def _attach(
             created=int(time.time()),
             random=posix.urandom(12),
         )
+        undo.push("release the address", _release, config, promised)
         # The record first: from here on DEL and GC find whatever a kill leaves behind.
         _write_record(config, promised)
-        undo.push("remove the attachment record", _remove_record, config, promised)
-        undo.push("release the address", _release, config, promised)
         store.commit(allocations, request.container_id, request.ifname)
     _make(config, promised, undo, sockets, namespaces)
     return result_of(promised)
@@ -110,9 +119,9 @@ def _make(
     host, inner = sockets
     netns_fd, own_fd = namespaces
     lengths = {len(item.address) for item in promised.addresses}
+    undo.push("delete the pair", _delete_link, host, promised)
     veth.create(host, promised, netns_fd)
-    undo.push(f"delete {promised.host_interface}", veth.delete, host, promised.host_ifindex)
-    _write_record(config, promised)
+    _complete_record(config, promised)
     if 16 in lengths:
         veth.enable_ipv6(promised.host_interface)
         with netns.Inside(netns_fd, own_fd):
@@ -134,15 +143,49 @@ def _write_record(config: "NetworkConfig", promised: "Plan") -> None:
     )
 
 
-def _remove_record(config: "NetworkConfig", promised: "Plan") -> None:
-    record.remove(config.state_dir, promised.network, promised.container_id, promised.ifname)
+def _recorded(config: "NetworkConfig", promised: "Plan") -> "Plan | None":
+    """Return what the attachment's record says now: it may be another ADD's."""
+    fields = record.read(config.state_dir, promised.network, promised.container_id, promised.ifname)
+    return None if fields is None else plan.from_fields(fields)
+
+
+def _complete_record(config: "NetworkConfig", promised: "Plan") -> None:
+    """Write the record anew with the indexes that the kernel chose.
+
+    Raises: CniError 11 when a DEL or GC took it away meanwhile: the lease went with it.
+    """
+    with Store(config.data_dir, config.name, config.lock_timeout_ms, create=False):
+        now = _recorded(config, promised)
+        if now is None or now.host_mac != promised.host_mac:
+            raise CniError(
+                TRY_AGAIN,
+                f"container {promised.container_id!r} was detached while it was being attached",
+                "call ADD again if it is still wanted",
+            )
+        _write_record(config, promised)
+
+
+def _delete_link(host: Netlink, promised: "Plan") -> None:
+    outer = veth.find_outer(host, promised)
+    if outer is not None:
+        veth.delete(host, outer.ifindex)
 
 
 def _release(config: "NetworkConfig", promised: "Plan") -> None:
+    """Free the addresses and forget the attachment, but nothing of an ADD that came after."""
     with Store(config.data_dir, config.name, config.lock_timeout_ms, create=False) as store:
+        now = _recorded(config, promised)
+        is_own = now is None or now.host_mac == promised.host_mac
+        others = [] if now is None or is_own else [item.address for item in now.addresses]
         store.release(
-            [item.address for item in promised.addresses], promised.container_id, promised.ifname
+            [item.address for item in promised.addresses if item.address not in others],
+            promised.container_id,
+            promised.ifname,
         )
+        if is_own:
+            record.remove(
+                config.state_dir, promised.network, promised.container_id, promised.ifname
+            )
 
 
 def result_of(promised: "Plan") -> Result:

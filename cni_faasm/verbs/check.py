@@ -47,14 +47,18 @@ def check(request: "Request") -> None:
             "ADD it; if it was attached by another plugin, its record does not exist here",
         )
     own_fd = netns.open_own()
-    netns_fd = netns.open_container(request.netns, own_fd)
-    host = Netlink()
-    with netns.Inside(netns_fd, own_fd):
-        inner = Netlink()
+    netns_fd = -1
     try:
-        found = drifts(promised, host, inner, config.prev_result)
+        netns_fd = netns.open_container(request.netns, own_fd)
+        with Netlink() as host:
+            with netns.Inside(netns_fd, own_fd):
+                inner = Netlink()
+            with inner:
+                found = drifts(promised, host, inner, config.prev_result)
     except NetlinkError as error:
         raise kernel.refusal(error) from None
+    finally:
+        netns.close(netns_fd, own_fd)
     if found:
         raise drift_error(found)
 

@@ -7,7 +7,7 @@ network's), then the link goes, and the address is released last.
 
 from cni_faasm import config as configuration
 from cni_faasm import kernel, netns, plan, record, veth
-from cni_faasm.errors import CniError
+from cni_faasm.errors import TRY_AGAIN, CniError
 from cni_faasm.ipam.store import Store
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from cni_faasm.netlink.link import Link
     from cni_faasm.plan import Plan
     from cni_faasm.protocol import Request
+
+_ATTEMPTS = 8
 
 
 def delete(request: "Request", warnings: "list[str]", *, detach: bool = True) -> None:
@@ -34,26 +36,29 @@ def delete(request: "Request", warnings: "list[str]", *, detach: bool = True) ->
             "DEL: the configuration names no valid network; "
             + (f"the records name {', '.join(names)}" if names else "no record names one either")
         )
-    host = Netlink()
     try:
-        for name in names or [""]:
-            _detach(request, config, name, host, detach)
+        with Netlink() as host:
+            for name in names or [""]:
+                _detach(request, config, name, host, detach)
     except NetlinkError as error:
         raise kernel.refusal(error) from None
-    finally:
-        host.close()
 
 
 def _detach(
     request: "Request", config: "NetworkConfig", name: str, host: Netlink, detach: bool
 ) -> None:
-    promised = load_record(config, name, request.container_id, request.ifname)
-    outer = _find_outer(request, config, name, promised, host)
-    if outer is not None:
-        (veth.delete_detached if detach else veth.delete)(host, outer.ifindex)
-    if not name:
-        return
-    release(config, name, request.container_id, request.ifname, promised)
+    for _ in range(_ATTEMPTS):
+        promised = load_record(config, name, request.container_id, request.ifname)
+        outer = _find_outer(request, config, name, promised, host)
+        if outer is not None:
+            (veth.delete_detached if detach else veth.delete)(host, outer.ifindex)
+        if not name or release(config, name, request.container_id, request.ifname, promised):
+            return
+    raise CniError(
+        TRY_AGAIN,
+        f"container {request.container_id!r} is being attached to network {name!r} again and again",
+        "call DEL when the last ADD has returned",
+    )
 
 
 def load_record(
@@ -101,14 +106,17 @@ def _through_namespace(request: "Request", host: Netlink) -> "Link | None":
     if not request.netns:
         return None
     own_fd = netns.open_own()
+    netns_fd = -1
     try:
         netns_fd = netns.open_container(request.netns, own_fd)
         with netns.Inside(netns_fd, own_fd):
             inner = Netlink()
     except CniError:
         return None  # gone, or no namespace: then the pair is gone with it
-    found = veth.find(inner, name=request.ifname)
-    inner.close()
+    finally:
+        netns.close(netns_fd, own_fd)
+    with inner:
+        found = veth.find(inner, name=request.ifname)
     if found is None or found.kind != "veth" or not found.link:
         return None
     outer = veth.find(host, ifindex=found.link)
@@ -124,10 +132,21 @@ def release(
     container_id: str,
     ifname: str,
     promised: "Plan | None",
-) -> None:
-    """Free the addresses of an attachment, then forget it: a lease is never without record."""
+) -> bool:
+    """Free the addresses of an attachment, then forget it: a lease is never without record.
+
+    Returns: False, and nothing is done, when the record is not the one that the link was
+    looked for by: an ADD is at work, and has made another link or has only now made it.
+    """
     data_dir = config.data_dir if promised is None else promised.data_dir
     with Store(data_dir, name, config.lock_timeout_ms, create=False) as store:
+        current = load_record(config, name, container_id, ifname)
+        if current is not None and (
+            promised is None
+            or current.host_mac != promised.host_mac
+            or current.host_ifindex != promised.host_ifindex
+        ):
+            return False
         if promised is not None:
             addresses = [item.address for item in promised.addresses]
         elif config.prev_result is not None and config.prev_result.ips:
@@ -144,3 +163,4 @@ def release(
             found = store.find(container_id, ifname)
             store.release(found, container_id, ifname)
         record.remove(config.state_dir, name, container_id, ifname)
+    return True

@@ -6,7 +6,7 @@ failure and goes on, so that one stuck attachment does not keep the others.
 
 from cni_faasm import config as configuration
 from cni_faasm import kernel, nat, plan, record, veth
-from cni_faasm.errors import INVALID_CONFIG, KERNEL_REFUSED, CniError
+from cni_faasm.errors import INVALID_CONFIG, CniError
 from cni_faasm.ipam.store import Store
 from cni_faasm.netlink import link
 from cni_faasm.netlink.transport import Netlink
@@ -37,13 +37,11 @@ def gc(request: "Request") -> "list[str]":
             "cni.dev/valid-attachments: missing",
             "give the list of attachments to keep, [] to keep none",
         )
-    host = Netlink()
     try:
-        return _collect(config, set(config.valid_attachments), host)
+        with Netlink() as host:
+            return _collect(config, set(config.valid_attachments), host)
     except NetlinkError as error:
         raise kernel.refusal(error) from None
-    finally:
-        host.close()
 
 
 def _collect(config: "NetworkConfig", valid: "set[tuple[str, str]]", host: Netlink) -> "list[str]":
@@ -57,8 +55,10 @@ def _collect(config: "NetworkConfig", valid: "set[tuple[str, str]]", host: Netli
             continue
         promised = load_record(config, config.name, container_id, ifname)
         try:
-            release(config, config.name, container_id, ifname, promised)
-            removed.append(f"attachment {container_id} {ifname}")
+            if release(config, config.name, container_id, ifname, promised):
+                removed.append(f"attachment {container_id} {ifname}")
+            else:
+                kept += 1  # attached this moment: the next list has it
         except CniError as error:
             failures.append(error)
     try:
@@ -97,18 +97,7 @@ def _remove_links(
         ours = found.alias.startswith(prefix) and found.alias not in keep
         if ours or (not found.alias and found.address in lost_macs):
             doomed.append(found)
-    if not doomed:
-        return
-    # One message by group waits once for RCU; one message a link waits each time.
-    group = veth.GC_GROUP
-    for answer, found in zip(
-        host.execute_tolerant([link.set_link(one.ifindex, group=group) for one in doomed]),
-        doomed,
-        strict=True,
-    ):
-        if isinstance(answer, NetlinkError) and not veth.is_absent(answer):
-            raise CniError(KERNEL_REFUSED, f"cannot delete {found.name}: {answer}")
-    host.execute([link.del_link(group=group)])
+    veth.delete_all(host, doomed)
     removed.extend(f"link {found.name} ({found.alias})" for found in doomed)
 
 

@@ -7,7 +7,7 @@ attachment's kernel objects in an empty namespace that vanishes with the process
 import posix
 
 from cni_faasm import config as configuration
-from cni_faasm import files, kernel, nat, netns, plan, record, veth
+from cni_faasm import files, forwarding, kernel, nat, netns, plan, record, veth
 from cni_faasm.errors import INVALID_CONFIG, PLUGIN_NOT_AVAILABLE, CniError
 from cni_faasm.ipam import reclaim
 from cni_faasm.ipam.store import Store
@@ -63,35 +63,36 @@ def _try_store(config: "NetworkConfig") -> "list[Allocation]":
 def _try_kernel(
     config: "NetworkConfig", request: "Request", allocations: "list[Allocation]"
 ) -> None:
-    own_fd = netns.open_own()
-    try:
-        netns.unshare()
-        inner_fd, inner = netns.open_own(), Netlink()
-        netns.unshare()
-        host = Netlink()
-        promised = plan.make(
-            config,
-            request,
-            allocations,
-            mtu=config.mtu or plan.DEFAULT_MTU,
-            leaf=kernel.BFIFO,
-            boot_id="",
-            created=0,
-            random=posix.urandom(12),
-        )
-        promised.ifname = "eth0"
-        veth.create(host, promised, inner_fd)
-        veth.configure(host, inner, promised)
-        nat.ensure(promised)
-        host.close()
-        inner.close()
-        posix.close(inner_fd)
-    except OSError as error:
-        raise CniError(
-            PLUGIN_NOT_AVAILABLE,
-            f"cannot make a network namespace: {error.strerror}",
-            "the plugin must run as root with CAP_SYS_ADMIN",
-        ) from None
-    finally:
-        netns.setns(own_fd)
-        posix.close(own_fd)
+    for length in {len(item.address) for item in allocations}:
+        forwarding.demand(length)
+    with netns.Empty():
+        inner_fd = netns.open_own()
+        try:
+            with Netlink() as inner, netns.Empty(), Netlink() as host:
+                _rehearse(config, request, allocations, (host, inner), inner_fd)
+        finally:
+            posix.close(inner_fd)
+
+
+def _rehearse(
+    config: "NetworkConfig",
+    request: "Request",
+    allocations: "list[Allocation]",
+    sockets: "tuple[Netlink, Netlink]",
+    inner_fd: int,
+) -> None:
+    host, inner = sockets
+    promised = plan.make(
+        config,
+        request,
+        allocations,
+        mtu=plan.link_mtu(config, 0),
+        leaf=kernel.BFIFO,
+        boot_id="",
+        created=0,
+        random=posix.urandom(12),
+    )
+    promised.ifname = "eth0"
+    veth.create(host, promised, inner_fd)
+    veth.configure(host, inner, promised)
+    nat.ensure(promised)

@@ -331,5 +331,5 @@ def test_a_malformed_answer_spoils_no_later_exchange(bare_host: Host, cut: int) 
 
 
 def test_an_unknown_protocol_is_an_os_error() -> None:
-    with pytest.raises(OSError, match="not supported"):
+    with pytest.raises(NetlinkError, match="not supported"):
         Netlink(999)
