@@ -15,6 +15,7 @@ from cni_faasm.netlink import addr, route, tc, tc_parse
 from cni_faasm.netlink.link import IFF_UP
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
+from cni_faasm.results import ROUTE_NUMBERS, Route
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -166,11 +167,10 @@ def _check_inner(
         bodies = inner.dump(route.dump_routes(family=family, oif=one.ifindex))
         routes += [route.parse_route(body, one.ifindex) for body in bodies]
     routes = [item for item in routes if item.oif == one.ifindex]
-    for item in promised.addresses:
-        _check_route(where, (item.gateway, item.prefix_len, None, None), routes, found)
+    for gateway in promised.gateways:
+        _check_route(where, Route(dst=gateway, prefix_len=len(gateway) * 8), routes, found)
     for wanted in promised.inner_routes():
-        key = (wanted.dst, wanted.prefix_len, wanted.gateway, wanted.table)
-        _check_route(where, key, routes, found)
+        _check_route(where, wanted, routes, found)
     found.extend(_shape_drifts(where, inner, one.ifindex, promised.egress))
 
 
@@ -252,26 +252,40 @@ def _check_address(
 
 
 def _check_route(
-    where: str,
-    wanted: "tuple[bytes, int, bytes | None, int | None]",
-    routes: "list[route.RouteInfo]",
-    found: "list[Drift]",
+    where: str, wanted: Route, routes: "list[route.RouteInfo]", found: "list[Drift]"
 ) -> None:
-    dst, prefix_len, gateway, table = wanted
-    dst = inet.network(dst, prefix_len)
+    dst, gateway = inet.network(wanted.dst, wanted.prefix_len), wanted.gateway
     same = [
         one
         for one in routes
         if one.dst == dst
-        and one.prefix_len == prefix_len
-        and one.table == (table or plan.RT_TABLE_MAIN)
+        and one.prefix_len == wanted.prefix_len
+        and one.table == (wanted.table or plan.RT_TABLE_MAIN)
     ]
-    expected = inet.cidr(dst, prefix_len) + (f" via {inet.unpack(gateway)}" if gateway else "")
+    expected = inet.cidr(dst, wanted.prefix_len)
+    if gateway:
+        expected += f" via {inet.unpack(gateway)}"
     if not same:
         found.append((f"{where}: route", expected, "none"))
-    elif not any(one.gateway == gateway for one in same):
+        return
+    by_gateway = [one for one in same if one.gateway == gateway]
+    if not by_gateway:
         texts = (inet.unpack(one.gateway) if one.gateway else "the link" for one in same)
         found.append((f"{where}: route", expected, f"via {', '.join(texts)}"))
+        return
+    # The kernel fills in what the configuration leaves out.
+    asked = {key: value for key in ROUTE_NUMBERS if (value := getattr(wanted, key)) is not None}
+    asked.pop("table", None)
+    if len(dst) == 16:
+        asked.pop("scope", None)  # IPv6 has no scopes of routes
+    differing = [
+        [key for key, value in asked.items() if getattr(one, key) != value] for one in by_gateway
+    ]
+    if all(differing):
+        best, keys = min(zip(by_gateway, differing, strict=True), key=lambda pair: len(pair[1]))
+        for key in keys:
+            actual = str(getattr(best, key) or "none")
+            found.append((f"{where}: route {expected}: {key}", str(asked[key]), actual))
 
 
 def _check_leases(promised: "Plan", found: "list[Drift]") -> None:

@@ -82,7 +82,7 @@ def _remove_links(
     """Delete the outer ends of this network that no valid attachment owns.
 
     An outer end is known by its alias, or by the MAC in a record when its ADD was killed
-    before the alias was set.
+    before the alias was set, or when the network's name is too long for an alias.
     """
     prefix = plan.alias(config.name, "", "").rstrip() + " "
     keep = {plan.alias(config.name, *identity) for identity in valid}
@@ -95,7 +95,7 @@ def _remove_links(
     for body in host.dump(link.dump_links(kind="veth")):
         found = link.parse_link(body)
         ours = found.alias.startswith(prefix) and found.alias not in keep
-        if ours or (not found.alias and found.address in lost_macs):
+        if ours or found.address in lost_macs:
             doomed.append(found)
     veth.delete_all(host, doomed)
     removed.extend(f"link {found.name} ({found.alias})" for found in doomed)
