@@ -22,10 +22,20 @@ ETHERNET_HEADER_BYTES = 14
 # warning; it does so outside 1,000 to 200,000 bytes.
 QUANTUM_BYTES = 60_000
 BURST_SECONDS_INVERSE = 1000  # a burst of one millisecond
-DEFAULT_LATENCY_MS = 25
-MIN_LEAF_PACKETS = 10  # with 8 flows at 256 kbit/s a queue of 8 packets once timed out
+# The queue: 25 ms where that is little data, 5 ms where it is much, and between them as
+# much as one large super-packet needs.
+MAX_LATENCY_MS = 25
+MIN_LATENCY_MS = 5
+SUPER_PACKET_BYTES = 70_000
+# Six full frames, and room beside them for a small packet: in a queue of just whole frames
+# a ping, a SYN or a DNS question finds no place while a transfer runs.
+MIN_LEAF_FRAMES = 6
+LEAF_HEADROOM_BYTES = 700
 MIN_GSO_BYTES = 1700
 MAX_GSO_BYTES = 65536
+# Smaller super-packets answer sooner; from here on they cost more CPU than there is.
+LARGE_GSO_RATE_BPS = 2_000_000_000
+MODEST_GSO_BYTES = 32768
 
 
 class Shape:
@@ -101,8 +111,9 @@ def shape(limit: "Limit", latency_ms: "int | None", mtu: int, leaf: str) -> "Sha
     burst_bytes = (
         rate_Bps // BURST_SECONDS_INVERSE if limit.burst_bits is None else limit.burst_bits // 8
     )
-    wait_ms = latency_ms or DEFAULT_LATENCY_MS
-    leaf_bytes = max(MIN_LEAF_PACKETS * frame_bytes, rate_Bps * wait_ms // 1000)
+    leaf_bytes = max(
+        MIN_LEAF_FRAMES * frame_bytes + LEAF_HEADROOM_BYTES, _queue_bytes(rate_Bps, latency_ms)
+    )
     # CoDel must not drop what merely takes long to put on a slow line.
     target_us = max(5000, frame_bytes * 1_500_000 // max(rate_Bps, 1))
     return Shape(
@@ -114,6 +125,15 @@ def shape(limit: "Limit", latency_ms: "int | None", mtu: int, leaf: str) -> "Sha
     )
 
 
+def _queue_bytes(rate_Bps: int, latency_ms: "int | None") -> int:
+    if latency_ms:
+        return rate_Bps * latency_ms // 1000
+    return min(
+        rate_Bps * MAX_LATENCY_MS // 1000,
+        max(SUPER_PACKET_BYTES, rate_Bps * MIN_LATENCY_MS // 1000),
+    )
+
+
 def gso_max_bytes(one: "Shape | None") -> "int | None":
     """Return the largest super-packet an end may send; None leaves the kernel's default.
 
@@ -122,8 +142,8 @@ def gso_max_bytes(one: "Shape | None") -> "int | None":
     """
     if one is None:
         return None
-    limit = one.rate_Bps // 1000
-    return min(max(limit, MIN_GSO_BYTES), MAX_GSO_BYTES)
+    most = MODEST_GSO_BYTES if one.rate_bps < LARGE_GSO_RATE_BPS else MAX_GSO_BYTES
+    return min(max(one.rate_Bps // 1000, MIN_GSO_BYTES), most)
 
 
 def messages(ifindex: int, one: "Shape | None") -> "list[Message]":
