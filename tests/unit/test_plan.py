@@ -1,0 +1,188 @@
+"""Plans: names, routes and MTUs of attachments, and records of them."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cni_faasm import config as configuration
+from cni_faasm import inet, jsonio, plan
+from cni_faasm.ipam.store import Allocation
+from cni_faasm.protocol import Request
+from tests.property.test_jsonio import VALUES
+
+V4 = {"subnet": "10.200.0.0/16"}
+V6 = {"subnet": "fd00:200::/64"}
+
+
+def make(ifname: str = "eth0", ranges: Any = None, **keys: Any) -> plan.Plan:
+    ipam = {"ranges": ranges or [[V4]], **keys.pop("ipam", {})}
+    document = {"cniVersion": "1.1.0", "name": "net", "type": "faasm", "ipam": ipam, **keys}
+    config = configuration.load(document)
+    allocations = [
+        Allocation(
+            inet.from_int(inet.to_int(one[0].first) + 1, len(one[0].first)),
+            one[0].prefix_len,
+            one[0].gateway,
+            index,
+        )
+        for index, one in enumerate(config.range_sets)
+    ]
+    request = Request(verb="ADD", container_id="c1", netns="/run/netns/c1", ifname=ifname)
+    return plan.make(
+        config,
+        request,
+        allocations,
+        mtu=1500,
+        leaf="bfifo",
+        boot_id="boot",
+        created=7,
+        random=bytes(range(12)),
+    )
+
+
+def routes(one: plan.Plan) -> list[tuple[str, str | None]]:
+    return [
+        (inet.cidr(r.dst, r.prefix_len), inet.unpack(r.gateway) if r.gateway else None)
+        for r in one.inner_routes()
+    ]
+
+
+def test_without_a_default_route_the_subnets_are_reached() -> None:
+    one = make(ranges=[[V4], [V6]])
+    assert routes(one) == [
+        ("10.200.0.0/16", "10.200.0.1"),
+        ("fd00:200::/64", "fd00:200::1"),
+    ]
+
+
+def test_a_default_route_leads_to_the_subnets_too() -> None:
+    one = make(ranges=[[V4], [V6]], ipam={"routes": [{"dst": "0.0.0.0/0"}]})
+    assert routes(one) == [("fd00:200::/64", "fd00:200::1"), ("0.0.0.0/0", "10.200.0.1")]
+
+
+def test_a_default_route_of_another_table_does_not() -> None:
+    one = make(ipam={"routes": [{"dst": "0.0.0.0/0", "table": 200}]})
+    assert ("10.200.0.0/16", "10.200.0.1") in routes(one)
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ([{"dst": "0.0.0.0/0"}] * 2, [("0.0.0.0/0", "10.200.0.1")]),
+        ([{"dst": "10.200.0.0/16"}], [("10.200.0.0/16", "10.200.0.1")]),
+        ([{"dst": "10.200.0.1/32"}], [("10.200.0.0/16", "10.200.0.1")]),
+        ([{"dst": "::/0"}, {"dst": "0.0.0.0/0"}], [("0.0.0.0/0", "10.200.0.1")]),
+        (
+            [{"dst": "0.0.0.0/0"}, {"dst": "0.0.0.0/0", "priority": 5}],
+            [("0.0.0.0/0", "10.200.0.1")] * 2,
+        ),
+    ],
+)
+def test_what_is_there_anyway_comes_once(
+    asked: list[dict[str, Any]], expected: list[tuple[str, str]]
+) -> None:
+    assert routes(make(ipam={"routes": asked})) == expected
+
+
+def test_a_shared_gateway_comes_once() -> None:
+    ranges = [[{"subnet": f"10.{n}.0.0/16", "gateway": "169.254.1.1"}] for n in range(8)]
+    one = make(ranges=ranges)
+    assert len(one.addresses) == 8
+    assert one.gateways == [inet.pack("169.254.1.1")]
+
+
+def test_on_link_routes_have_no_gateway() -> None:
+    assert ("192.0.2.0/24", None) in routes(
+        make(ipam={"routes": [{"dst": "192.0.2.0/24", "scope": 253}]})
+    )
+
+
+@pytest.mark.parametrize(
+    ("prefix", "ifname", "expected"),
+    [
+        ("faasm", "eth0", "faasm%d"),
+        ("faasm", "faasmp7", "faasm7"),
+        ("faasm", "faasmp", "faasm%d"),
+        ("faasm", "faasmp7x", "faasm%d"),
+        ("faasm", "faasmp\u0663", "faasm%d"),
+        ("faasm", "", "faasm%d"),
+        ("fn", "fnp123456789012", "fn123456789012"),
+        ("fn", "fnp12345678901234", "fn%d"),
+    ],
+)
+def test_names_of_outer_ends(prefix: str, ifname: str, expected: str) -> None:
+    assert plan.host_interface_pattern(prefix, ifname) == expected
+
+
+def test_an_alias_fits_the_kernel_and_tells_two_apart() -> None:
+    assert plan.alias("net", "c1", "eth0") == "cni-faasm net c1 eth0"
+    long = [plan.alias("n" * 249, "c" * 238, ifname) for ifname in ("eth0", "eth1")]
+    assert long[0] != long[1]
+    assert all(len(text.encode()) < 256 for text in long)
+    assert plan.alias("net", "é" * 200, "eth0").encode().decode() != ""
+
+
+def test_macs_are_unicast_and_local() -> None:
+    one = make()
+    assert one.mac != one.host_mac
+    for mac in (one.mac, one.host_mac):
+        assert mac[0] & 3 == 2
+
+
+@pytest.mark.parametrize(
+    ("configured", "uplink", "ranges", "expected"),
+    [
+        (1400, 9000, [[V4]], 1400),
+        (0, 9000, [[V4]], 9000),
+        (0, 0, [[V4]], 1500),
+        (0, 1200, [[V4]], 1200),
+        (0, 1200, [[V4], [V6]], 1280),
+        (0, 70_000, [[V4]], 65_535),
+    ],
+)
+def test_the_mtu(configured: int, uplink: int, ranges: Any, expected: int) -> None:
+    document = {"name": "net", "cniVersion": "1.1.0", "mtu": configured, "ipam": {"ranges": ranges}}
+    assert plan.link_mtu(configuration.load(document), uplink) == expected
+
+
+def full() -> plan.Plan:
+    return make(
+        ranges=[[V4], [V6]],
+        ipam={
+            "routes": [
+                {"dst": "0.0.0.0/0", "mtu": 1300, "advmss": 1200, "priority": 7},
+                {"dst": "::/0", "gw": "fd00:200::9", "table": 200},
+            ]
+        },
+        ipMasq=True,
+        bandwidth={"ingressRate": "10M", "egressRate": "1G"},
+        dns={"nameservers": ["192.0.2.1"]},
+    )
+
+
+def test_a_record_gives_the_plan_back() -> None:
+    one = full()
+    fields = jsonio.loads(jsonio.dumps(plan.to_fields(one)))
+    assert isinstance(fields, dict)
+    again = plan.from_fields(fields)
+    assert again is not None
+    assert plan.to_fields(again) == plan.to_fields(one)
+    assert routes(again) == routes(one)
+
+
+KEYS = sorted(plan.to_fields(full()))
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_record_that_lacks_something_is_none(key: str) -> None:
+    fields = plan.to_fields(full())
+    del fields[key]
+    found = plan.from_fields(fields)
+    assert found is None or key == "version"
+
+
+@given(st.sampled_from(KEYS), VALUES)
+def test_a_record_with_anything_in_it_is_a_plan_or_none(key: str, value: object) -> None:
+    plan.from_fields({**plan.to_fields(full()), key: value})
