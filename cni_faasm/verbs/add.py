@@ -47,11 +47,11 @@ def add(request: "Request", undo: "Undo", warnings: "list[str]") -> Result:
     netns_fd = -1
     try:
         netns_fd = netns.open_container(request.netns, own_fd)
-        host = Netlink()  # the undo steps keep it
-        with netns.Inside(netns_fd, own_fd):
-            inner = Netlink()
-        with inner:
-            return _attach(request, config, undo, (host, inner), (netns_fd, own_fd))
+        with Netlink() as host:
+            with netns.Inside(netns_fd, own_fd):
+                inner = Netlink()
+            with inner:
+                return _attach(request, config, undo, (host, inner), (netns_fd, own_fd))
     except NetlinkError as error:
         cause = kernel.refusal(error)
         undo.roll_back(cause)
@@ -119,7 +119,7 @@ def _make(
     host, inner = sockets
     netns_fd, own_fd = namespaces
     lengths = {len(item.address) for item in promised.addresses}
-    undo.push("delete the pair", _delete_link, host, promised)
+    undo.push("delete the pair", _delete_link, promised)
     veth.create(host, promised, netns_fd)
     _complete_record(config, promised)
     if 16 in lengths:
@@ -165,10 +165,11 @@ def _complete_record(config: "NetworkConfig", promised: "Plan") -> None:
         _write_record(config, promised)
 
 
-def _delete_link(host: Netlink, promised: "Plan") -> None:
-    outer = veth.find_outer(host, promised)
-    if outer is not None:
-        veth.delete(host, outer.ifindex)
+def _delete_link(promised: "Plan") -> None:
+    with Netlink() as host:
+        outer = veth.find_outer(host, promised)
+        if outer is not None:
+            veth.delete(host, outer.ifindex)
 
 
 def _release(config: "NetworkConfig", promised: "Plan") -> None:

@@ -70,13 +70,24 @@ def call(environ: dict[str, str], stdin: bytes) -> tuple[int, bytes, bytes]:
     return status, answers[0], answers[1]
 
 
+def descriptors() -> list[str]:
+    """Return what this process has open, but for the folder that lists it."""
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found.append(f"{fd} {os.readlink(f'/proc/self/fd/{fd}')}")
+        except FileNotFoundError:
+            continue
+    return sorted(found)
+
+
 def judge(environ: dict[str, str], stdin: bytes) -> dict[str, Any] | None:
     """Serve; AssertionError unless the answer is what a runtime can read."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     start = time.monotonic()
     status, stdout, stderr = call(environ, stdin)
     assert time.monotonic() - start < MAX_SECONDS
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
     assert b"Traceback" not in stderr
     if not stdout:
         assert status == 0
