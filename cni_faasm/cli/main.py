@@ -19,6 +19,7 @@ from cni_faasm.cli import (
     network_check,
     output,
     pool_commands,
+    rates,
     repairing,
 )
 from cni_faasm.cli import install as installer
@@ -40,6 +41,7 @@ app.add_typer(pool_commands.app, name="pool")
 app.command()(status)
 app.command()(checking.check)
 app.command()(repairing.repair)
+app.command()(rates.set_rate)
 app.command("network-check")(network_check.network_check)
 app.command("iperf-servers")(iperf_servers.iperf_servers)
 
