@@ -20,7 +20,7 @@ the form that iptables writes. Chains of other owners are their own business.
 
 import errno
 
-from cni_faasm import inet, kernel
+from cni_faasm import inet
 from cni_faasm.errors import TRY_AGAIN, CniError
 from cni_faasm.netlink import nft, nft_expr
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
@@ -94,6 +94,8 @@ def _ensure_table(netfilter: Netlink, plan: "Plan", *, renew: bool) -> bool:
     try:
         netfilter.nft_batch(messages)
     except NetlinkError as error:
+        from cni_faasm import kernel  # only a refusal needs it
+
         if kernel.is_lacking(error) or error.errno not in _RACES:
             raise
         return False  # another ADD was here between the question and the transaction

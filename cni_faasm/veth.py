@@ -11,7 +11,7 @@ import time
 
 from cni_faasm import forwarding, inet, shaping
 from cni_faasm.errors import ADDRESS_UNAVAILABLE, KERNEL_REFUSED, CniError
-from cni_faasm.netlink import addr, link, neigh, route
+from cni_faasm.netlink import addr, link, route
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.plan import MIN_MTU_IPV6
@@ -106,6 +106,8 @@ def create(host: Netlink, plan: "Plan", netns_fd: int) -> None:
 
 def outer_messages(plan: "Plan") -> "list[Message]":
     """Return what the host's end needs: up, alias, gateways, routes, queues."""
+    from cni_faasm.netlink import neigh  # only ADD needs it
+
     ifindex = plan.host_ifindex
     messages = [
         # No link-local address: nothing on the host's end may be spoken to but the gateway.
@@ -126,6 +128,8 @@ def outer_messages(plan: "Plan") -> "list[Message]":
 
 def inner_messages(plan: "Plan") -> "list[Message]":
     """Return what the container's end needs: lo and it up, addresses, routes, queues."""
+    from cni_faasm.netlink import neigh  # only ADD needs it
+
     ifindex = plan.ifindex
     has_ipv6 = any(len(item.address) == 16 for item in plan.addresses)
     messages = [link.set_link(LOOPBACK_IFINDEX, up=True)]

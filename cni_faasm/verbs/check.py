@@ -8,7 +8,7 @@ drift. All drifts are reported at once.
 import errno
 
 from cni_faasm import config as configuration
-from cni_faasm import forwarding, inet, kernel, nat, netns, plan, record, shaping, veth
+from cni_faasm import forwarding, inet, nat, netns, plan, record, shaping, veth
 from cni_faasm.errors import DRIFT, UNKNOWN_CONTAINER, CniError
 from cni_faasm.ipam.store import Store
 from cni_faasm.netlink import addr, route, tc, tc_parse
@@ -57,6 +57,8 @@ def check(request: "Request") -> None:
             with inner:
                 found = drifts(promised, host, inner, config.prev_result)
     except NetlinkError as error:
+        from cni_faasm import kernel  # only a refusal needs it
+
         raise kernel.refusal(error) from None
     finally:
         netns.close(netns_fd, own_fd)

@@ -6,7 +6,7 @@ network's), then the link goes, and the address is released last.
 """
 
 from cni_faasm import config as configuration
-from cni_faasm import kernel, netns, plan, record, veth
+from cni_faasm import netns, plan, record, veth
 from cni_faasm.errors import TRY_AGAIN, CniError
 from cni_faasm.ipam.store import Store
 from cni_faasm.netlink.transport import Netlink
@@ -41,6 +41,8 @@ def delete(request: "Request", warnings: "list[str]", *, detach: bool = True) ->
             for name in names or [""]:
                 _detach(request, config, name, host, detach)
     except NetlinkError as error:
+        from cni_faasm import kernel  # only a refusal needs it
+
         raise kernel.refusal(error) from None
 
 

@@ -5,7 +5,7 @@ failure and goes on, so that one stuck attachment does not keep the others.
 """
 
 from cni_faasm import config as configuration
-from cni_faasm import kernel, nat, plan, record, veth
+from cni_faasm import nat, plan, record, veth
 from cni_faasm.errors import INVALID_CONFIG, CniError
 from cni_faasm.ipam.store import Store
 from cni_faasm.netlink import link
@@ -41,6 +41,8 @@ def gc(request: "Request") -> "list[str]":
         with Netlink() as host:
             return _collect(config, set(config.valid_attachments), host)
     except NetlinkError as error:
+        from cni_faasm import kernel  # only a refusal needs it
+
         raise kernel.refusal(error) from None
 
 
