@@ -252,7 +252,7 @@ class Check:
         for direction in DIRECTIONS:
             job = Job(HOST, None, self.ports[0], direction)
             (host[direction],) = self._phase(f"{HOST}, {direction}", [job])
-            self.rows.append(judge(host[direction], None, None))
+            self.rows.append(judge(host[direction], None, None, self.seconds))
         found: list[Flow] = []
         for direction in DIRECTIONS:
             for batch in self.batches():
@@ -264,7 +264,12 @@ class Check:
                 found += self._phase(f"{who}, {direction}", jobs)
         targets = {target.name: target for target in self.targets}
         self.rows += [
-            judge(flow, self._limit(targets[flow.where], flow.direction), host[flow.direction])
+            judge(
+                flow,
+                self._limit(targets[flow.where], flow.direction),
+                host[flow.direction],
+                self.seconds,
+            )
             for flow in found
         ]
         for direction in DIRECTIONS:

@@ -79,10 +79,10 @@ def explanations(check: Check) -> list[str]:
     )
     fails = (
         f"A row fails above {1 + MAX_EXCESS:.0%} and below {1 - MAX_MISS:.0%} of what is allowed. "
-        "egress: sent by the namespace. ingress: received."
+        "One queue more or less is not counted. egress: sent by the namespace. ingress: received."
     )
     for target in check.targets[:1]:
-        limit = Limit(1_000_000_000, 0, target.mtu or target.plan.mtu, len(check.address))
+        limit = Limit(1_000_000_000, 0, 0, target.mtu or target.plan.mtu, len(check.address))
         mss = next((f.mss for f in check.flows if f.where == target.name and f.mss), 0)
         share = (limit.allowed_bps(mss) or 0) / 1e9
         allowed += f" Here that is {share:.1%} of the limit (MTU {limit.mtu}" + (

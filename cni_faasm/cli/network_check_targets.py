@@ -62,6 +62,7 @@ class Target:
         return Limit(
             rate_bps=shape.rate_bps if shape else None,
             burst_bytes=shape.burst_bytes if shape else 0,
+            queue_bytes=shape.leaf_bytes if shape else 0,
             mtu=self.mtu or self.plan.mtu,
             address_bytes=address_bytes,
         )
