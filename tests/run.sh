@@ -23,6 +23,7 @@ fi
 # so that a machine with somebody else's containerd or Go keeps it.
 needed=(
     "busybox busybox-static"
+    "chromium chromium"
     "containerd containerd"
     "ctr containerd"
     "gcc gcc"
