@@ -232,15 +232,17 @@ def _missing_accepts(netfilter: Netlink, plan: "Plan", length: int) -> "list[Mes
     return messages
 
 
-def remove(network: str) -> bool:
+def remove(network: str, *, dry_run: bool = False) -> bool:
     """Take away a network's table and its rules in iptables' chains; say if there were any.
 
+    dry_run: only say it.
     Raises: NetlinkError.
     """
     removed = False
     with Netlink(NETLINK_NETFILTER) as netfilter:
         if _look(netfilter, table_name(network))[0] is not None:
-            netfilter.nft_batch([nft.del_table(nft.NFPROTO_INET, table_name(network))])
+            if not dry_run:
+                netfilter.nft_batch([nft.del_table(nft.NFPROTO_INET, table_name(network))])
             removed = True
         for family in _IPTABLES.values():
             if _forward_chain(netfilter, family) is None:
@@ -248,7 +250,9 @@ def remove(network: str) -> bool:
             for body in netfilter.dump(nft.dump_rules(family, "filter", "FORWARD")):
                 rule = nft.parse_rule(body)
                 if rule.comment.startswith(f"{_COMMENT} {network} "):
-                    netfilter.nft_batch([nft.del_rule(family, "filter", "FORWARD", rule.handle)])
+                    if not dry_run:
+                        message = nft.del_rule(family, "filter", "FORWARD", rule.handle)
+                        netfilter.nft_batch([message])
                     removed = True
     return removed
 

@@ -15,6 +15,7 @@ import typer
 from cni_faasm import __version__, protocol
 from cni_faasm.cli import (
     checking,
+    collecting,
     iperf_servers,
     network_check,
     output,
@@ -42,6 +43,7 @@ app.command()(status)
 app.command()(checking.check)
 app.command()(repairing.repair)
 app.command()(rates.set_rate)
+app.command()(collecting.gc)
 app.command("network-check")(network_check.network_check)
 app.command("iperf-servers")(iperf_servers.iperf_servers)
 

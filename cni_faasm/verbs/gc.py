@@ -15,14 +15,42 @@ from cni_faasm.verbs.delete import load_record, release
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cni_faasm.config import NetworkConfig
     from cni_faasm.protocol import Request
 
 
-def gc(request: "Request") -> "list[str]":
+class _Choice:
+    """Which attachments are to be removed: those named, or all but those named."""
+
+    __slots__ = ("_names", "_removes")
+
+    def __init__(self, names: "set[tuple[str, str]]", *, removes: bool) -> None:
+        self._names = names
+        self._removes = removes
+
+    def dooms(self, container_id: str, ifname: str) -> bool:
+        """Say whether an attachment is to go; one of all interfaces has no ifname."""
+        named = (container_id, ifname) in self._names
+        if not ifname and not self._removes:
+            named = any(container_id == name for name, _ in self._names)
+        return named == self._removes
+
+    def of_aliases(self, network: str) -> "Callable[[str], bool]":
+        """Return a function that says the same of what a link's alias tells."""
+        named = {plan.alias(network, *name) for name in self._names}
+        return lambda alias: (alias in named) == self._removes
+
+
+def gc(
+    request: "Request", *, only: "set[tuple[str, str]] | None" = None, dry_run: bool = False
+) -> "list[str]":
     """Remove what no attachment in cni.dev/valid-attachments accounts for.
 
-    Returns: what has been removed, a line each.
+    only: the attachments (container id, ifname) to remove; the list is not needed then,
+    and what is attached meanwhile is safe. dry_run: remove nothing.
+    Returns: what has been removed, or would be, a line each.
     Raises: CniError 7 when the list is missing (it would mean "everything"), else the
     first failure's code with all of them in the details.
     """
@@ -31,29 +59,40 @@ def gc(request: "Request") -> "list[str]":
         raise CniError(
             INVALID_CONFIG, "name: the network has no valid name", "give the network's name"
         )
-    if config.valid_attachments is None:
+    if only is None and config.valid_attachments is None:
         raise CniError(
             INVALID_CONFIG,
             "cni.dev/valid-attachments: missing",
             "give the list of attachments to keep, [] to keep none",
         )
+    names = set(config.valid_attachments or ()) if only is None else only
+    choice = _Choice(names, removes=only is not None)
     try:
         with Netlink() as host:
-            return _collect(config, set(config.valid_attachments), host)
+            return _collect(config, choice, host, dry_run=dry_run)
     except NetlinkError as error:
         from cni_faasm import kernel  # only a refusal needs it
 
         raise kernel.refusal(error) from None
 
 
-def _collect(config: "NetworkConfig", valid: "set[tuple[str, str]]", host: Netlink) -> "list[str]":
+def _collect(
+    config: "NetworkConfig", choice: _Choice, host: Netlink, *, dry_run: bool
+) -> "list[str]":
     removed: list[str] = []
     failures: list[CniError] = []
-    _remove_links(config, valid, host, removed)
+    doomed = _doomed_links(config, choice, host)
+    if not dry_run:
+        # One message by group waits once for RCU; one message a link waits each time.
+        veth.delete_all(host, doomed)
+    removed.extend(f"link {found.name} ({found.alias})" for found in doomed)
     kept = 0
     for container_id, ifname in list(record.list_network(config.state_dir, config.name)):
-        if (container_id, ifname) in valid:
+        if not choice.dooms(container_id, ifname):
             kept += 1
+            continue
+        if dry_run:
+            removed.append(f"attachment {container_id} {ifname}")
             continue
         promised = load_record(config, config.name, container_id, ifname)
         try:
@@ -64,10 +103,10 @@ def _collect(config: "NetworkConfig", valid: "set[tuple[str, str]]", host: Netli
         except CniError as error:
             failures.append(error)
     try:
-        _release_strays(config, valid, removed)
+        _release_strays(config, choice, removed, dry_run=dry_run)
     except CniError as error:
         failures.append(error)
-    if not kept and not failures and nat.remove(config.name):
+    if not kept and not failures and nat.remove(config.name, dry_run=dry_run):
         removed.append(f"nft table {nat.table_name(config.name)}")
     if failures:
         raise CniError(
@@ -78,42 +117,47 @@ def _collect(config: "NetworkConfig", valid: "set[tuple[str, str]]", host: Netli
     return removed
 
 
-def _remove_links(
-    config: "NetworkConfig", valid: "set[tuple[str, str]]", host: Netlink, removed: "list[str]"
-) -> None:
-    """Delete the outer ends of this network that no valid attachment owns.
+def _doomed_links(config: "NetworkConfig", choice: _Choice, host: Netlink) -> "list[link.Link]":
+    """Return the outer ends of this network that no valid attachment owns.
 
     An outer end is known by its alias, or by the MAC in a record when its ADD was killed
     before the alias was set, or when the network's name is too long for an alias.
     """
     prefix = plan.alias(config.name, "", "").rstrip() + " "
-    keep = {plan.alias(config.name, *identity) for identity in valid}
+    dooms_alias = choice.of_aliases(config.name)
     lost_macs = set()
     for identity in record.list_network(config.state_dir, config.name):
         promised = load_record(config, config.name, *identity)
-        if promised is not None and identity not in valid:
+        if promised is not None and choice.dooms(*identity):
             lost_macs.add(promised.host_mac)
     doomed = []
     for body in host.dump(link.dump_links(kind="veth")):
         found = link.parse_link(body)
-        ours = found.alias.startswith(prefix) and found.alias not in keep
+        ours = found.alias.startswith(prefix) and dooms_alias(found.alias)
         if ours or found.address in lost_macs:
             doomed.append(found)
-    veth.delete_all(host, doomed)
-    removed.extend(f"link {found.name} ({found.alias})" for found in doomed)
+    return doomed
 
 
 def _release_strays(
-    config: "NetworkConfig", valid: "set[tuple[str, str]]", removed: "list[str]"
+    config: "NetworkConfig", choice: _Choice, removed: "list[str]", *, dry_run: bool
 ) -> None:
     """Release the leases whose owner is no valid attachment, host-local's included."""
-    containers = {container_id for container_id, _ in valid}
+    if dry_run:
+        with Store(config.data_dir, config.name, create=False, lock=False) as store:
+            told = set(record.list_network(config.state_dir, config.name))
+            removed.extend(
+                f"lease of {container_id} {ifname}".rstrip()
+                for _, container_id, ifname, _ in store.leases()
+                if choice.dooms(container_id, ifname) and (container_id, ifname) not in told
+            )
+        return
     with Store(config.data_dir, config.name, config.lock_timeout_ms, create=False) as store:
         # What a kill leaves in the middle of a write.
         store.sweep_torn()
         record.sweep_temporary(config.state_dir, config.name)
         for address, container_id, ifname, _ in list(store.leases()):
-            if (container_id, ifname) in valid or (not ifname and container_id in containers):
+            if not choice.dooms(container_id, ifname):
                 continue
             if store.release([address], container_id, ifname):
                 removed.append(f"lease of {container_id} {ifname}".rstrip())
