@@ -133,6 +133,14 @@ def setns(fd: int) -> None:
     _call("setns", fd, CLONE_NEWNET)
 
 
+def come_back(own_fd: int) -> None:
+    """Make sure that this thread is in its own namespace, whatever it was interrupted in."""
+    try:
+        setns(own_fd)
+    except OSError:
+        return  # who may not enter a namespace has never left
+
+
 def unshare() -> None:
     """Move this thread into a new, empty network namespace (unshare(2)).
 
@@ -188,6 +196,9 @@ class Inside:
                 f"cannot enter the container's network namespace: {error.strerror}",
                 "the plugin needs CAP_SYS_ADMIN on the host and over the namespace",
             ) from None
+        except BaseException:  # a signal, which comes when the call has succeeded
+            setns(self._own_fd)
+            raise
 
     def __exit__(self, *_: object) -> None:
         setns(self._own_fd)

@@ -57,6 +57,8 @@ def add(request: "Request", undo: "Undo", warnings: "list[str]") -> Result:
         undo.roll_back(cause)
         raise cause from None
     except BaseException as cause:
+        if not isinstance(cause, CniError):
+            netns.come_back(own_fd)  # a signal may have come on the way
         undo.roll_back(cause)
         raise
     finally:
