@@ -17,11 +17,13 @@ from cni_faasm.cli import (
     checking,
     collecting,
     iperf_servers,
+    metrics,
     network_check,
     output,
     pool_commands,
     rates,
     repairing,
+    validate,
 )
 from cni_faasm.cli import install as installer
 from cni_faasm.cli.fault import ToolError
@@ -44,6 +46,8 @@ app.command()(checking.check)
 app.command()(repairing.repair)
 app.command()(rates.set_rate)
 app.command()(collecting.gc)
+app.command()(metrics.metrics)
+app.command()(validate.validate)
 app.command("network-check")(network_check.network_check)
 app.command("iperf-servers")(iperf_servers.iperf_servers)
 

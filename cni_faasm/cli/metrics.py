@@ -1,0 +1,184 @@
+"""Tell Prometheus what the attachments carry, by node_exporter's textfile collector.
+
+Names and units follow Prometheus: bytes, counters ending in _total, a limit in bytes per
+second, so that rate(cni_faasm_bytes_total[1m]) / cni_faasm_limit_bytes_per_second is how
+much of its limit an attachment uses.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from cni_faasm import __version__, inet
+from cni_faasm import config as configuration
+from cni_faasm.cli import attachments, networks, output
+from cni_faasm.cli.status import Row, Watcher
+from cni_faasm.ipam import ranges
+from cni_faasm.ipam.layout import size
+from cni_faasm.ipam.ranges import Range
+from cni_faasm.ipam.store import Store
+
+PREFIX = "cni_faasm"
+LABELS = ("network", "container", "ifname", "host_interface")
+DIRECTION = (*LABELS, "direction")
+RANGE = ("network", "range")
+
+COUNTERS = (
+    ("bytes", "bytes", "Bytes that passed, with Ethernet headers."),
+    ("packets", "packets", "Packets that passed."),
+    ("drops", "drops", "Packets dropped because the queue was full."),
+    ("overlimits", "overlimits", "How often a packet had to wait because of the limit."),
+)
+GAUGES = (
+    ("backlog_bytes", "backlog_bytes", "Bytes waiting in the queue."),
+    ("backlog_packets", "backlog_packets", "Packets waiting in the queue."),
+)
+
+
+def metrics(
+    path: Annotated[
+        str,
+        typer.Option("--output", "-o", metavar="FILE", help="Write FILE, whole or not at all."),
+    ] = "",
+    conf_dir: networks.ConfDir = networks.CONF_DIR,
+    state_dir: networks.StateDir = "",
+    as_json: output.AsJson = False,
+) -> None:
+    """Print metrics of every attachment and range as Prometheus reads them.
+
+    For node_exporter's textfile collector let a timer write a file that ends in .prom.
+
+    Examples:
+
+        cni-faasm metrics
+
+        cni-faasm metrics --output /var/lib/node_exporter/cni_faasm.prom
+    """
+    known = networks.installed(conf_dir)
+    watcher = Watcher()
+    try:
+        rows = watcher.read(
+            list(attachments.every(networks.state_dirs(known, state_dir))), drifts=True
+        )
+    finally:
+        watcher.close()
+    families = list(_families(rows, _leases(known, rows)))
+    if as_json:
+        output.print_json({"metrics": [_document(family) for family in families]})
+        return
+    text = _text(families)
+    if path:
+        output.write_whole(path, text)
+    else:
+        typer.echo(text.decode(), nl=False)
+
+
+def _text(families: Sequence[Any]) -> bytes:
+    from prometheus_client import CollectorRegistry, generate_latest
+    from prometheus_client.registry import Collector
+
+    class Once(Collector):
+        def collect(self) -> Sequence[Any]:
+            return families
+
+    registry = CollectorRegistry()
+    registry.register(Once())
+    return generate_latest(registry)
+
+
+def _families(rows: Sequence[Row], leases: Sequence[tuple[str, str, int, int]]) -> Iterator[Any]:
+    """Yield the metrics. leases: network, range, used, free."""
+    # Imported late: it takes as long as everything else that the tool needs.
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    sides = [
+        ([*_labels(row), direction], side)
+        for row in rows
+        for direction, side in (("ingress", row.ingress), ("egress", row.egress))
+    ]
+    counted = [(labels, side.counters) for labels, side in sides if side.counters is not None]
+    for name, key, help_text in COUNTERS:
+        family = CounterMetricFamily(f"{PREFIX}_{name}", help_text, labels=DIRECTION)
+        for labels, counters in counted:
+            family.add_metric(labels, getattr(counters, key))
+        yield family
+    for name, key, help_text in GAUGES:
+        gauge = GaugeMetricFamily(f"{PREFIX}_{name}", help_text, labels=DIRECTION)
+        for labels, counters in counted:
+            gauge.add_metric(labels, getattr(counters, key))
+        yield gauge
+    limit = GaugeMetricFamily(
+        f"{PREFIX}_limit_bytes_per_second",
+        "The limit; absent where there is none.",
+        labels=DIRECTION,
+    )
+    burst = GaugeMetricFamily(f"{PREFIX}_burst_bytes", "The burst of the limit.", labels=DIRECTION)
+    for labels, side in sides:
+        if side.limit_bps is not None and side.burst_bytes is not None:
+            limit.add_metric(labels, side.limit_bps / 8)
+            burst.add_metric(labels, side.burst_bytes)
+    yield limit
+    yield burst
+    drifts = GaugeMetricFamily(
+        f"{PREFIX}_drifts", "Differences from what ADD promised.", labels=LABELS
+    )
+    for row in rows:
+        drifts.add_metric(_labels(row), len(row.drifts or ()))
+    yield drifts
+    used = GaugeMetricFamily(f"{PREFIX}_leases_used", "Leased addresses of a range.", labels=RANGE)
+    free = GaugeMetricFamily(
+        f"{PREFIX}_leases_free", "Addresses of a range that can be leased.", labels=RANGE
+    )
+    for network, text, number_used, number_free in leases:
+        used.add_metric((network, text), number_used)
+        free.add_metric((network, text), number_free)
+    yield used
+    yield free
+    info = GaugeMetricFamily(f"{PREFIX}_info", "Always 1.", labels=("version",))
+    info.add_metric((__version__,), 1)
+    yield info
+
+
+def _labels(row: Row) -> list[str]:
+    one = row.attachment
+    outer = one.promised.host_interface if one.promised else ""
+    return [one.network, one.container_id, one.ifname, outer]
+
+
+def _leases(
+    known: Sequence[networks.Network], rows: Sequence[Row]
+) -> list[tuple[str, str, int, int]]:
+    """Return network, range, used, free of every range that is configured or in use."""
+    found: dict[tuple[str, str], tuple[str, Range]] = {}
+    for network in known:
+        config = configuration.load_tolerant(network.document)
+        for one in (one for range_set in config.range_sets for one in range_set):
+            found[config.name, _range_text(one)] = (config.data_dir, one)
+    named = {name for name, _ in found}
+    for row in rows:
+        promised = row.attachment.promised
+        if promised is None or promised.network in named:
+            continue
+        for net, prefix_len in promised.ranges:
+            one = ranges.make(net, prefix_len)
+            found[promised.network, _range_text(one)] = (promised.data_dir, one)
+    counted = []
+    for (name, text), (data_dir, one) in found.items():
+        with Store(data_dir, name, create=False, lock=False) as store:
+            used = store.count(one)
+        counted.append((name, text, used, max(0, size([one]) - used)))
+    return counted
+
+
+def _range_text(one: Range) -> str:
+    return f"{inet.unpack(one.first)}-{inet.unpack(one.last)}"
+
+
+def _document(family: Any) -> dict[str, Any]:
+    return {
+        "name": family.name,
+        "type": family.type,
+        "help": family.documentation,
+        "samples": [{"labels": sample.labels, "value": sample.value} for sample in family.samples],
+    }
