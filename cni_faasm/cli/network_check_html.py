@@ -24,10 +24,10 @@ TICKS = 5
 _CSS = """
 :root { color-scheme: light dark;
   --page: #ffffff; --panel: #f6f7f9; --ink: #1c2430; --soft: #5b6675; --line: #d4d9e0;
-  --good: #1a7f37; --bad: #c4231c; --flow: #1f6fd6; --limit: #c4231c; --allowed: #b06a00; }
+  --good: #1a7f37; --bad: #c4231c; --flow: #1f6fd6; --limit: #c4231c; }
 @media (prefers-color-scheme: dark) { :root {
   --page: #12161c; --panel: #1b212a; --ink: #e7ebf0; --soft: #a3adba; --line: #39434f;
-  --good: #4cc26b; --bad: #ff7b72; --flow: #6cb0ff; --limit: #ff7b72; --allowed: #f0b04a; } }
+  --good: #4cc26b; --bad: #ff7b72; --flow: #6cb0ff; --limit: #ff7b72; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 72rem; padding: 1.5rem; background: var(--page);
   color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
@@ -56,7 +56,6 @@ svg { display: block; width: 100%; height: auto; }
 .key { display: inline-block; width: 1.6rem; border-top: 3px solid; vertical-align: middle; }
 .key.flow { border-color: var(--flow); }
 .key.limit { border-color: var(--limit); border-top-style: dashed; }
-.key.allowed { border-color: var(--allowed); border-top-style: dotted; }
 code { font: 13px ui-monospace, monospace; }
 """
 
@@ -67,8 +66,8 @@ _STYLE = Style(
     foreground_strong="var(--ink)",
     foreground_subtle="var(--line)",
     # pygal computes colours from these only when they do not suffice.
-    colors=("var(--flow)", "var(--limit)", "var(--allowed)"),
-    value_colors=("var(--ink)", "var(--ink)", "var(--ink)"),
+    colors=("var(--flow)", "var(--limit)"),
+    value_colors=("var(--ink)", "var(--ink)"),
     opacity=".16",
     opacity_hover=".16",
     stroke_opacity="1",
@@ -95,9 +94,8 @@ def page(check: Check) -> str:
         f"{escape(check.mode())}."
     )
     key = (
-        '<p><span class="key flow"></span> payload measured &nbsp; '
-        '<span class="key limit"></span> limit configured &nbsp; '
-        '<span class="key allowed"></span> payload that fits under it</p>'
+        '<p><span class="key flow"></span> frames on the wire (for the host: payload) &nbsp; '
+        '<span class="key limit"></span> limit configured</p>'
     )
     sections = (
         f"<h1>Network check of {escape(os.uname().nodename)}</h1>",
@@ -193,9 +191,8 @@ def _charts(check: Check) -> str:
 
 
 def _figure(flow: Flow, limit: Limit | None, seconds: int) -> str:
-    allowed = limit.allowed_bps(flow.mss) if limit else None
     caption = f"{escape(flow.where)} {flow.direction}"
-    about = rate_text(flow.bps)
+    about = rate_text(flow.bps if flow.wire_bps is None else flow.wire_bps)
     if flow.error:
         about = f"failed: {flow.error}"
     elif limit and limit.rate_bps:
@@ -204,11 +201,11 @@ def _figure(flow: Flow, limit: Limit | None, seconds: int) -> str:
         about += ", unshaped"
     return (
         f"<figure><figcaption>{caption} <span>{escape(about)}</span></figcaption>"
-        f"{_svg(flow, limit.rate_bps if limit else None, allowed, seconds)}</figure>"
+        f"{_svg(flow, limit.rate_bps if limit else None, seconds)}</figure>"
     )
 
 
-def _svg(flow: Flow, limit: int | None, allowed: float | None, seconds: int) -> str:
+def _svg(flow: Flow, limit: int | None, seconds: int) -> str:
     top = max([bps for _, bps in flow.samples] + [limit or 0.0, 1.0]) * 1.1
     unit, scale = next(
         (unit, size)
@@ -243,10 +240,9 @@ def _svg(flow: Flow, limit: int | None, allowed: float | None, seconds: int) -> 
         fill=True,
         stroke_style={"width": 2.5},
     )
-    if limit and allowed:
-        for name, rate, dashes in (("limit", limit, "8,5"), ("allowed", allowed, "2,4")):
-            line = [(0, rate / scale), (end, rate / scale)]
-            chart.add(name, line, stroke_style={"width": 2, "dasharray": dashes})
+    if limit:
+        line = [(0, limit / scale), (end, limit / scale)]
+        chart.add("limit", line, stroke_style={"width": 2, "dasharray": "8,5"})
     return str(chart.render(is_unicode=True))
 
 

@@ -17,14 +17,15 @@ from typing import Any
 
 from cni_faasm import inet, netns
 from cni_faasm.cli.fault import ToolError
+from cni_faasm.cli.network_check_meter import MAX_SAMPLES, Meter, Metering
 from cni_faasm.cli.network_check_model import EGRESS, Flow
 from cni_faasm.cli.network_check_ping import Pinger, Pinging
+from cni_faasm.shaping import Shape
 
 FIRST_PORT = 5201
 OMIT_S = 1  # the first second does not count: TCP is still finding its rate, buckets are full
 CONNECT_TIMEOUT_MS = 3000
 GRACE_S = 15  # for connecting, and for slow lines to drain their queues at the end
-MAX_SAMPLES = 240
 BUSY_RETRIES = 3
 
 BUSY = "the server is busy"
@@ -33,13 +34,17 @@ REFUSED = "Connection refused"
 
 @dataclass(slots=True)
 class Job:
-    """One flow to be measured. netns_fd: None for the host. allowed_bps: a guess is enough."""
+    """One flow to be measured. netns_fd: None for the host. allowed_bps: a guess is enough.
+
+    limiter: the end whose limit is tested, as Meter takes it.
+    """
 
     where: str
     netns_fd: int | None
     port: int
     direction: str
     allowed_bps: float | None = None
+    limiter: tuple[int | None, int, Shape | None] | None = None
 
 
 def find_iperf3() -> str:
@@ -105,14 +110,19 @@ class Iperf3:
         flows = [Flow(job.where, job.direction) for job in jobs]
         deadline = time.monotonic() + OMIT_S + seconds + GRACE_S
         pingers = self._pingers(jobs)
+        meters = [Meter(*job.limiter) if job.limiter else None for job in jobs]
         with contextlib.ExitStack() as stack:
             running = [
                 stack.enter_context(self._running(self._test(job, seconds), job.netns_fd))
                 for job in jobs
             ]
             stack.enter_context(Pinging([p for p in pingers if p], OMIT_S))
+            stack.enter_context(Metering([m for m in meters if m], OMIT_S, seconds))
             for flow, process in zip(flows, running, strict=True):
                 self._read_result(flow, self._result(process, deadline))
+        for flow, meter in zip(flows, meters, strict=True):
+            if meter and meter.bps() is not None:
+                flow.wire_bps, flow.samples = meter.bps(), meter.samples()
         for flow, pinger in zip(flows, pingers, strict=True):
             median = pinger.median_ms() if pinger else None
             if pinger and median is not None:

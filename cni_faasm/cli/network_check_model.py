@@ -17,10 +17,6 @@ HEADER_BYTES = {4: 52, 16: 72}  # IP and TCP with timestamps, by the address's l
 # What a rate may differ from what its limit allows.
 MAX_EXCESS = 0.05
 MAX_MISS = 0.10
-# In a short measurement of a slow line one queue more or less is a visible part: packets
-# that arrived before its beginning, behind a lost one, are delivered after it. That much
-# is not held against a limit, but never more than this.
-MAX_SLACK = 0.10
 
 HOST = "host"
 EGRESS = "egress"  # sent from the namespace
@@ -50,7 +46,8 @@ class Finding:
 class Flow:
     """What iperf3 and the pings beside it found for one flow.
 
-    bps: payload that arrived. samples: (end of the interval in seconds, bit/s of payload).
+    bps: payload that arrived. wire_bps: frames that left the end with the limit; None for
+    the host. samples: (end of the interval in seconds, bit/s), of wire_bps or else of bps.
     rtt_ms: median while loaded; None when nothing answered. rtt_source: "ping" or "TCP".
     """
 
@@ -63,20 +60,17 @@ class Flow:
     rtt_max_ms: float | None = None
     pings_lost: int = 0
     mss: int = 0
+    wire_bps: float | None = None
     samples: list[tuple[float, float]] = field(default_factory=list)
     error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """What one direction of a namespace is configured to carry. rate_bps None: anything.
-
-    queue_bytes: what the leaf queue holds at most.
-    """
+    """What one direction of a namespace is configured to carry. rate_bps None: anything."""
 
     rate_bps: int | None
     burst_bytes: int
-    queue_bytes: int
     mtu: int
     address_bytes: int  # 4 or 16: the family that is measured with
 
@@ -131,28 +125,31 @@ class Row:
         return {names.get(key, key): value for key, value in asdict(self).items()}
 
 
-def judge(flow: Flow, limit: Limit | None, host: Flow | None, seconds: float) -> Row:
-    """Compare one flow, measured for some seconds, with its limit.
+def judge(flow: Flow, limit: Limit | None, host: Flow | None) -> Row:
+    """Compare one flow with its limit.
+
+    A limit is exceeded when both payload and frames say so: a queue that was full before
+    the measurement began is read within it, which at 256 kbit/s is some percent.
 
     limit: None for the host itself. host: the same direction measured from the host.
     """
     allowed = limit.allowed_bps(flow.mss) if limit else None
     host_bps = host.bps if host and not host.error else None
     share = flow.bps / allowed if allowed and not flow.error else None
-    slack = 0.0
-    if limit and allowed:
-        slack = min(limit.queue_bytes * 8 / seconds / allowed, MAX_SLACK)
+    wire = None
+    if limit and limit.rate_bps and flow.wire_bps is not None:
+        wire = flow.wire_bps / limit.rate_bps
     verdict, note = OK, ""
     if flow.error:
         verdict, note = FAILED, flow.error
     elif share is None:
         verdict = NO_LIMIT
-    elif share > 1 + MAX_EXCESS + slack:
+    elif share > 1 + MAX_EXCESS and (wire is None or wire > 1 + MAX_EXCESS):
         verdict = TOO_FAST
         note = _why_fast(flow, limit)
-    elif share < 1 - MAX_MISS - slack:
+    elif share < 1 - MAX_MISS:
         verdict = TOO_SLOW
-        note = _why_slow(allowed, host_bps)
+        note = _why_slow(flow, allowed, host_bps, wire)
     return Row(
         where=flow.where,
         direction=flow.direction,
@@ -177,11 +174,16 @@ def _why_fast(flow: Flow, limit: Limit | None) -> str:
     return note
 
 
-def _why_slow(allowed: float | None, host_bps: float | None) -> str:
+def _why_slow(flow: Flow, allowed: float | None, host_bps: float | None, wire: float | None) -> str:
     if allowed and host_bps is not None and host_bps < allowed:
         return (
             f"the host itself reaches only {rate_text(host_bps)}: "
             "the line or the server is slower than the limit"
+        )
+    if wire is not None and wire > 1 - MAX_EXCESS:
+        return (
+            f"its frames fill the limit, but TCP had to repeat {flow.retransmits} of them; "
+            "a longer measurement (--seconds) tells whether that lasts"
         )
     return "misses what its limit allows"
 

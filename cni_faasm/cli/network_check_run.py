@@ -252,24 +252,26 @@ class Check:
         for direction in DIRECTIONS:
             job = Job(HOST, None, self.ports[0], direction)
             (host[direction],) = self._phase(f"{HOST}, {direction}", [job])
-            self.rows.append(judge(host[direction], None, None, self.seconds))
+            self.rows.append(judge(host[direction], None, None))
         found: list[Flow] = []
         for direction in DIRECTIONS:
             for batch in self.batches():
                 who = "all namespaces at once" if batch == self.targets else _names(batch)
                 jobs = [
-                    Job(t.name, t.fd, port, direction, self._limit(t, direction).allowed_bps())
-                    for t, port in zip(batch, self.ports, strict=False)
+                    Job(
+                        target.name,
+                        target.fd,
+                        port,
+                        direction,
+                        self._limit(target, direction).allowed_bps(),
+                        target.limiter(direction),
+                    )
+                    for target, port in zip(batch, self.ports, strict=False)
                 ]
                 found += self._phase(f"{who}, {direction}", jobs)
         targets = {target.name: target for target in self.targets}
         self.rows += [
-            judge(
-                flow,
-                self._limit(targets[flow.where], flow.direction),
-                host[flow.direction],
-                self.seconds,
-            )
+            judge(flow, self._limit(targets[flow.where], flow.direction), host[flow.direction])
             for flow in found
         ]
         for direction in DIRECTIONS:
@@ -334,6 +336,7 @@ class Check:
                     "direction": flow.direction,
                     "loadedRttMaxMs": flow.rtt_max_ms,
                     "pingsLost": flow.pings_lost,
+                    "wireBps": flow.wire_bps,
                     "mss": flow.mss,
                     "samples": [{"second": at, "bps": bps} for at, bps in flow.samples],
                 }

@@ -79,16 +79,21 @@ def explanations(check: Check) -> list[str]:
     )
     fails = (
         f"A row fails above {1 + MAX_EXCESS:.0%} and below {1 - MAX_MISS:.0%} of what is allowed. "
-        "One queue more or less is not counted. egress: sent by the namespace. ingress: received."
+        "egress: sent by the namespace. ingress: received."
     )
     for target in check.targets[:1]:
-        limit = Limit(1_000_000_000, 0, 0, target.mtu or target.plan.mtu, len(check.address))
+        limit = Limit(1_000_000_000, 0, target.mtu or target.plan.mtu, len(check.address))
         mss = next((f.mss for f in check.flows if f.where == target.name and f.mss), 0)
         share = (limit.allowed_bps(mss) or 0) / 1e9
         allowed += f" Here that is {share:.1%} of the limit (MTU {limit.mtu}" + (
             f", MSS {mss})." if mss else ")."
         )
     lines = [allowed, fails]
+    if any(row.verdict == OK and row.share and row.share > 1 + MAX_EXCESS for row in check.rows):
+        lines.append(
+            "Above it and yet ok: the frames on the wire kept the limit; payload that was queued "
+            "before the measurement arrived within it."
+        )
     sources = {row.rtt_source for row in check.rows if row.rtt_source}
     if "TCP" in sources:
         lines.append("RTT: where no ping was answered, what TCP saw itself (of egress only).")

@@ -56,13 +56,18 @@ class Target:
     mtu: int = 0
     ends: list[End] = field(default_factory=list)
 
+    def limiter(self, direction: str) -> tuple[int | None, int, shaping.Shape | None]:
+        """Return where a direction is limited: namespace (None: the host), interface, shape."""
+        if direction == EGRESS:
+            return self.fd, self.plan.ifindex, self.plan.egress
+        return None, self.plan.host_ifindex, self.plan.ingress
+
     def limit(self, direction: str, address_bytes: int) -> Limit:
         """Return what the record says about a direction."""
         shape = self.plan.egress if direction == EGRESS else self.plan.ingress
         return Limit(
             rate_bps=shape.rate_bps if shape else None,
             burst_bytes=shape.burst_bytes if shape else 0,
-            queue_bytes=shape.leaf_bytes if shape else 0,
             mtu=self.mtu or self.plan.mtu,
             address_bytes=address_bytes,
         )
