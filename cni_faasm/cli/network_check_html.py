@@ -226,7 +226,7 @@ def _svg(flow: Flow, limit: int | None, seconds: int) -> str:
     config.x_title = "seconds"
     config.y_title = unit
     config.range = (0, top / scale)
-    config.x_labels = _ticks(end)
+    config.x_labels = _ticks(float(seconds))
     config.y_labels = _ticks(top / scale)
     config.xrange = (0, end)
     config.value_formatter = lambda value: f"{value:.4g}"
