@@ -304,7 +304,8 @@ def test_closed_standard_descriptors(
     assert done.status == int(0 in closed or (verb == "ADD" and 1 in closed))
     assert bool(host.links()) == bool(host.leases()) == attached
     if done.status and 1 not in closed:
-        done.error(5)
+        # The bundle fills closed descriptors before any of our code runs: stdin is empty then.
+        assert done.error()["code"] in {5, 6}
 
 
 def test_del_with_sigchld_ignored(host: Host, container: Namespace) -> None:
