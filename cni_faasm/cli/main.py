@@ -6,6 +6,7 @@ one document on stdout and nothing else there; messages go to stderr.
 
 import os
 import platform
+import signal
 import sys
 from collections.abc import Iterable
 from typing import Annotated, NoReturn
@@ -31,6 +32,8 @@ from cni_faasm.cli.output import AsJson
 from cni_faasm.cli.status import status
 from cni_faasm.errors import CniError
 from cni_faasm.netlink.wire import NetlinkError
+
+DEBUG = "CNI_FAASM_DEBUG"
 
 app = typer.Typer(
     name="cni-faasm",
@@ -82,7 +85,24 @@ def main() -> NoReturn:
         sys.exit(1)
     except OSError as error:
         _fail(_os_error(error))
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            raise
+        _fail(
+            f"internal error: {type(error).__name__}: {error}",
+            f"at {_place(error)}; please report it. {DEBUG}=1 shows the whole way there",
+        )
     sys.exit(0)
+
+
+def _place(error: Exception) -> str:
+    trace, place = error.__traceback__, ""
+    while trace is not None:
+        place = f"{trace.tb_frame.f_globals.get('__name__', '?')}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return place
 
 
 @app.command()

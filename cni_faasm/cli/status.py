@@ -1,5 +1,6 @@
 """Show every attachment: who, where, its limits, what passes now, and whether it drifted."""
 
+import resource
 import time
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, NamedTuple
@@ -59,6 +60,9 @@ class Watcher:
     """Keep sockets into the namespaces, and read the counters again and again."""
 
     def __init__(self) -> None:
+        # A socket for each attachment: more than the 1,024 files that a shell allows.
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         self._host = Netlink()
         self._inner: dict[str, tuple[int, Netlink]] = {}
         self._before: dict[str, tuple[float, Counters | None, Counters | None]] = {}
