@@ -1,71 +1,83 @@
-"""A host of our own: private network, mount and process namespaces.
+"""The private host in which a benchmark works, and what it needs of the real one.
 
-`enter()` executes the program again inside them. Everything that is made later
-(interfaces, named namespaces, mounts, children) goes when the program ends,
-however it ends, because the namespaces go with it. The files are left to
-`scratch_directory()`, which a run removes, and whose name the next run knows.
+`enter()` starts the program again under `bin/private_host.sh`: network, mount and process
+namespaces of its own, gone with it. Only one thing is on the machine's own disk, because
+leases and records are there in real life and cost what the disk makes them cost: a scratch
+directory, removed by the process that stays outside.
 """
 
 import ctypes
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
-MARK = "FAASM_BENCH_PRIVATE_HOST"
+PROJECT = Path(__file__).resolve().parents[2]
+PRIVATE_HOST = PROJECT / "bin" / "private_host.sh"
 NAMESPACES = Path("/run/netns")
+SCRATCH_VARIABLE = "FAASM_BENCH_SCRATCH"
 CLONE_NEWNET = 0x40000000
 
 
 class BenchError(Exception):
-    """Something the person who runs the benchmark can put right."""
+    """Something that the person who runs the benchmark can put right."""
 
 
-def enter() -> None:
-    """Execute this program again in namespaces of its own, unless it is there.
+def enter(scratch_parent: str, tools: dict[str, str]) -> Path:
+    """Start this program again in a private host; inside it, return the scratch directory.
 
-    Raises: BenchError when we are not root or a needed tool is missing.
+    scratch_parent: a directory on the disk to measure with. tools: {tool: Debian package}
+    that must be there. Outside, this does not return.
+    Raises: BenchError when we are not root or a tool is missing.
     """
-    if os.environ.get(MARK) == str(os.getppid()):
-        os.environ.pop(MARK)
-        _arrange()
-        return
-    if os.geteuid() != 0:
-        raise BenchError("run me as root: network namespaces are needed")
-    require_tools({"unshare": "util-linux", "ip": "iproute2", "tc": "iproute2"})
-    # The child of unshare is process 1 of its own namespace; the parent it sees is 0.
-    os.environ[MARK] = "0"
-    arguments = "unshare --net --mount --pid --fork --kill-child --mount-proc --propagation private --"
-    os.execvp("unshare", [*arguments.split(), sys.executable, *_own_arguments()])
-
-
-def _own_arguments() -> list[str]:
-    return ["-B", *sys.argv]
-
-
-def _arrange() -> None:
-    # Named namespaces, xtables.lock and whatever else a plugin puts into /run.
-    run(["mount", "-t", "tmpfs", "-o", "mode=755", "bench", "/run"])
-    NAMESPACES.mkdir()
-    run(["ip", "link", "set", "lo", "up"])
+    scratch = os.environ.get(SCRATCH_VARIABLE)
+    if not scratch:
+        if os.geteuid() != 0:
+            raise BenchError("run me as root: network namespaces are needed")
+        _require_tools({"ip": "iproute2", "tc": "iproute2", **tools})
+        _run_inside(scratch_parent)
     switch_on_forwarding()
+    return Path(scratch)
 
 
-def switch_on_forwarding() -> None:
-    """Let this host route, so that no plugin pays for doing it first."""
-    Path("/proc/sys/net/ipv4/ip_forward").write_text("1\n")
+def _run_inside(scratch_parent: str) -> NoReturn:
+    def end(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+    scratch = tempfile.mkdtemp(prefix="faasm-bench-", dir=scratch_parent)
+    command = [str(PRIVATE_HOST), sys.executable, "-B", *sys.argv]
+    try:
+        child = subprocess.Popen(command, env={**os.environ, SCRATCH_VARIABLE: scratch})
+        try:
+            status = child.wait()
+        except (KeyboardInterrupt, SystemExit):
+            child.terminate()
+            child.wait()
+            raise
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    raise SystemExit(status)
 
 
-def require_tools(packages: dict[str, str]) -> None:
-    """Raise BenchError naming every tool of {tool: Debian package} that is missing."""
+def _require_tools(packages: dict[str, str]) -> None:
     missing = [tool for tool in packages if shutil.which(tool) is None]
     if missing:
         wanted = " ".join(sorted({packages[tool] for tool in missing}))
         raise BenchError(f"missing: {', '.join(missing)}; apt-get install {wanted}")
+
+
+def switch_on_forwarding() -> None:
+    """Let this host route, so that no plugin pays for being the first to do it."""
+    Path("/proc/sys/net/ipv4/ip_forward").write_text("1\n", encoding="ascii")
 
 
 def run(command: Sequence[str], *, namespace: str | None = None) -> str:
@@ -81,6 +93,12 @@ def run(command: Sequence[str], *, namespace: str | None = None) -> str:
     return done.stdout
 
 
+def ip(words: str, *, namespace: str | None = None) -> None:
+    """Run `ip WORDS`, in a named namespace if given."""
+    chosen = ["-n", namespace] if namespace else []
+    run(["ip", *chosen, *words.split()])
+
+
 def in_namespace(namespace: str | None) -> list[str]:
     """Return the words that make a command run in a named namespace."""
     return ["ip", "netns", "exec", namespace] if namespace else []
@@ -88,14 +106,13 @@ def in_namespace(namespace: str | None) -> list[str]:
 
 def add_namespace(name: str) -> str:
     """Make a named namespace with its loopback up and return its path."""
-    run(["ip", "netns", "add", name])
-    run(["ip", "-n", name, "link", "set", "lo", "up"])
+    ip(f"netns add {name}")
+    ip("link set lo up", namespace=name)
     return str(NAMESPACES / name)
 
 
 def delete_namespace(name: str) -> None:
-    """Delete a named namespace."""
-    run(["ip", "netns", "delete", name])
+    ip(f"netns delete {name}")
 
 
 @contextmanager
@@ -122,13 +139,3 @@ def _setns(descriptor: int) -> None:
     if library.setns(descriptor, CLONE_NEWNET) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), "setns")
-
-
-@contextmanager
-def scratch_directory(parent: str) -> Iterator[Path]:
-    """Make a directory for leases, records and caches; remove it at the end."""
-    path = Path(tempfile.mkdtemp(prefix="faasm-bench-", dir=parent))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,123 @@
+"""ADD, CHECK and DEL of the built plugin and of the reference chain, alternately."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from . import cli
+from .calls import Settings, Spawner, faasm_network, reference_network
+from .privatehost import enter, run
+from .report import Report
+from .timing import VERBS, Series, Table, compare, ratio, verdict
+
+TARGETS = {
+    False: {"ADD": 1.0, "CHECK": 1.0, "DEL": 0.4},
+    True: {"ADD": 0.5, "CHECK": 1.0, "DEL": 0.2},
+}
+TARGET_PEAK_MIB = 16
+WARM_UP = 2
+
+DESCRIPTION = """\
+Time ADD, CHECK and DEL of the built plugin and of Debian's reference chain (ptp with
+host-local, then bandwidth), alternately in one run, without and with masquerading."""
+
+EPILOG = """\
+Run as root after ./build.sh. Everything happens in a private host; nothing is left.
+A time is from starting the first plugin to the exit of the last and the end of its
+output; processor time includes what a plugin leaves running; memory is the peak
+resident set of any one process. Figures are comparable within one run only."""
+
+
+def arguments() -> argparse.Namespace:
+    """Return what the command line says."""
+    parser = cli.parser("bench/latency", DESCRIPTION, EPILOG)
+    parser.add_argument("--times", type=int, default=30, metavar="N", help="default: %(default)s")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run the benchmark."""
+    given = arguments()
+    cli.main(lambda: measure(given), lambda: str(given.form))
+
+
+def measure(given: argparse.Namespace) -> Report:
+    """Take all measurements."""
+    scratch = enter(given.scratch, {"iptables": "iptables"})
+    spawner = Spawner()
+    progress = cli.Progress(2 * (given.times + WARM_UP))
+    tables: dict[bool, Table] = {}
+    for masquerade in (False, True):
+        settings = dataclasses.replace(Settings(), masquerade=masquerade)
+        networks = [
+            faasm_network(spawner, given.plugin, settings, scratch),
+            reference_network(spawner, given.reference, settings, scratch),
+        ]
+        tables[masquerade] = compare(networks, given.times, WARM_UP, progress.step)
+    progress.end()
+    report = _report(tables, given.times, scratch)
+    report.notes.append(
+        f"No memory figure can be below {spawner.floor_kib() / 1024:.1f} MiB: that is the measuring process."
+    )
+    spawner.close()
+    return report
+
+
+def _report(tables: dict[bool, Table], times: int, scratch: Path) -> Report:
+    report = Report(
+        f"ADD, CHECK and DEL, {times} times each, alternately",
+        [
+            "",
+            "faasm ms",
+            "p95",
+            "chain ms",
+            "p95",
+            "ratio",
+            "target",
+            "CPU ms",
+            "chain",
+            "MiB",
+            "chain",
+        ],
+    )
+    peak = 0.0
+    for masquerade, table in tables.items():
+        for verb in VERBS:
+            ours, theirs = table["faasm"][verb], table["reference"][verb]
+            times_theirs = ratio(ours, theirs)
+            goal = TARGETS[masquerade][verb]
+            peak = max(peak, ours.peak_mib())
+            title = verb + (", masquerading" if masquerade else "")
+            report.rows.append(
+                [
+                    title,
+                    *_times(ours),
+                    *_times(theirs),
+                    f"{times_theirs:.2f}",
+                    verdict(times_theirs, goal),
+                    *[f"{series.cpu_ms():.1f}" for series in (ours, theirs)],
+                    *[f"{series.peak_mib():.1f}" for series in (ours, theirs)],
+                ]
+            )
+            report.figures[title] = {
+                "faasm": ours.figures(),
+                "reference": theirs.figures(),
+                "ratio": times_theirs,
+                "target": goal,
+                "met": times_theirs <= goal,
+            }
+    report.figures["peakMiB"] = {
+        "faasm": peak,
+        "target": TARGET_PEAK_MIB,
+        "met": peak <= TARGET_PEAK_MIB,
+    }
+    report.notes += [
+        f"Resident memory of one call of ours: {peak:.1f} MiB at most; {verdict(peak, TARGET_PEAK_MIB)}.",
+        f"Leases and records on {run(['stat', '--file-system', '--format=%T', str(scratch)]).strip()}.",
+        "CPU: user and system time of all processes of a verb, those left running included.",
+    ]
+    return report
+
+
+def _times(series: Series) -> list[str]:
+    return [f"{series.median_ms():.1f}", f"{series.p95_ms():.1f}"]
