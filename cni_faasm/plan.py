@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 RECORD_VERSION = 1
 DEFAULT_MTU = 1500
 MIN_MTU_IPV6 = 1280  # RFC 8200; below it the kernel gives an interface no IPv6 at all
+HOST_LINK_LOCAL = bytes.fromhex("fe800000000000000000000000000001")
 MAX_MTU = 65535  # of a veth
 IFALIASZ = 256  # <linux/if.h>, with the NUL
 RT_SCOPE_LINK = 253  # <linux/rtnetlink.h>
@@ -142,6 +143,16 @@ class Plan:
             if item.gateway not in found:
                 found.append(item.gateway)
         return found
+
+    @property
+    def host_addresses(self) -> "list[bytes]":
+        """Return what the outer end has: its gateways, with IPv6 a link-local address too.
+
+        For packets that it forwards, the kernel asks for a neighbour by a link-local address
+        or not at all (ndisc_solicit in net/ipv6/ndisc.c).
+        """
+        has_ipv6 = any(len(item.address) == 16 for item in self.addresses)
+        return [*self.gateways, HOST_LINK_LOCAL] if has_ipv6 else self.gateways
 
     def inner_routes(self) -> "list[Route]":
         """Return the container's routes beyond those to its gateways, gateways filled in.

@@ -110,13 +110,14 @@ def outer_messages(plan: "Plan") -> "list[Message]":
 
     ifindex = plan.host_ifindex
     messages = [
-        # No link-local address: nothing on the host's end may be spoken to but the gateway.
-        # Said before it goes up, for then the kernel makes one.
+        # No link-local address of the kernel's making, which it would have to probe first.
+        # Said before the end goes up, for then it is made.
         link.set_link(ifindex, alias=plan.alias, addr_gen_mode=_no_link_local(plan.mtu)),
         link.set_link(ifindex, up=True),
     ]
     messages.extend(
-        addr.new_addr(ifindex, gateway, len(gateway) * 8, nodad=True) for gateway in plan.gateways
+        addr.new_addr(ifindex, address, len(address) * 8, nodad=True)
+        for address in plan.host_addresses
     )
     for item in plan.addresses:
         messages.append(route.new_route(item.address, item.prefix_len, ifindex))

@@ -189,8 +189,9 @@ def _check_outer(promised: "Plan", host: Netlink, found: "list[Drift]") -> None:
     expected = (promised.host_mac, promised.mtu, promised.outer_gso_bytes)
     _check_link(where, one, expected, found)
     addresses = {item.address: item for item in _addresses(host, one.ifindex)}
+    for address in promised.host_addresses:
+        _check_address(where, address, addresses, found)
     for item in promised.addresses:
-        _check_address(where, item.gateway, addresses, found)
         _check_host_route(where, item, host, one.ifindex, found)
     found.extend(_shape_drifts(where, host, one.ifindex, promised.ingress))
 

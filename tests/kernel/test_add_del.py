@@ -114,6 +114,17 @@ def test_dual_stack_addresses_are_usable_at_once(host: Host) -> None:
     assert host.leases() == {}
 
 
+def test_ipv6_neighbours_are_found_again(host: Host) -> None:
+    """The host can ask for the container's MAC also for packets that it only forwards."""
+    remote = host.add_remote()
+    remote.run(["ip", "-6", "route", "add", "fd00:200::/64", "via", "2001:db8:100::2"])
+    container = host.add_container()
+    host.add(container, limited(host, ipam=DUAL_STACK))
+    for namespace, device in ((host, "faasm0"), (container, "eth0")):
+        namespace.run(["ip", "-6", "neigh", "flush", "dev", device, "nud", "all"])
+        remote.run(["busybox", "ping", "-6", "-c1", "-W2", "fd00:200::2"])
+
+
 def test_a_namespace_without_ipv6_gets_it(host: Host) -> None:
     host.add_remote()
     container = host.add_container()

@@ -149,6 +149,10 @@ DRIFTS: dict[str, tuple[Change, str]] = {
     "outer MAC": (outside("ip link set faasm0 address 02:00:00:00:00:98"), "host faasm0: MAC"),
     "outer MTU": (outside("ip link set faasm0 mtu 1280"), "host faasm0: MTU"),
     "outer address": (outside("ip addr del 10.200.0.1/32 dev faasm0"), "host faasm0: address"),
+    "outer link-local address": (
+        outside("ip -6 addr del fe80::1/128 dev faasm0"),
+        "host faasm0: address: expected fe80::1/128",
+    ),
     "outer route": (outside("ip route del 10.200.0.2"), "host faasm0: route"),
     "outer route 6": (outside("ip -6 route del fd00:200::2"), "host faasm0: route"),
     "outer qdisc": (outside("tc qdisc del dev faasm0 root"), "host faasm0: root qdisc"),
