@@ -235,9 +235,22 @@ def _run(network: Network, rate_bps: int, path: Route, given: argparse.Namespace
 def _report(cells: dict[tuple[int, str], dict[str, Cell]], given: argparse.Namespace) -> Report:
     report = Report(
         "TCP goodput and round-trip time under load, faasm beside the reference chain",
-        ("|path|goodput|chain|RTT ms|p95|chain ms|p95|lost|chain|resent|chain|goodput|RTT").split(
-            "|"
-        ),
+        [
+            "",
+            "path",
+            "goodput",
+            "chain",
+            "RTT ms",
+            "p95",
+            "chain ms",
+            "p95",
+            "lost",
+            "chain",
+            "resent",
+            "chain",
+            "goodput",
+            "RTT",
+        ],
     )
     for (rate_bps, name), row in cells.items():
         ours, theirs = row["faasm"], row["reference"]

@@ -82,7 +82,10 @@ def read_exactly(count: int) -> bytes:
     return data
 
 
-while True:
-    length = int.from_bytes(read_exactly(4), "big")
-    reply = marshal.dumps(answer(marshal.loads(read_exactly(length))))  # noqa: S302
-    posix.write(1, len(reply).to_bytes(4, "big") + reply)
+try:
+    while True:
+        length = int.from_bytes(read_exactly(4), "big")
+        reply = marshal.dumps(answer(marshal.loads(read_exactly(length))))  # noqa: S302
+        posix.write(1, len(reply).to_bytes(4, "big") + reply)
+except KeyboardInterrupt:  # the one who asks says what there is to say
+    sys.exit(130)
