@@ -53,7 +53,7 @@ def check(
         heads = ("ATTACHMENT", "WHAT", "EXPECTED", "FOUND")
         typer.echo(output.table(heads, [(one.title, *drift) for one, drift in found]))
     else:
-        typer.echo(f"{looked} attachments, no drift")
+        typer.echo(f"{output.count(looked, 'attachment')}, no drift")
     if found:
         raise typer.Exit(1)
 

@@ -76,6 +76,16 @@ def age(seconds: float) -> str:
     return "".join(parts)
 
 
+def count(number: int, thing: str) -> str:
+    """Return "1 thing" or "2 things"."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def shortened(text: str, most: int) -> str:
+    """Return a text cut to so many characters."""
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 def clock() -> str:
     """Return the time of day, for lines that report events."""
     return time.strftime("%H:%M:%S")

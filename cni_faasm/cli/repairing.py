@@ -78,4 +78,4 @@ def _print(results: list[tuple[Attachment, Mended]], dry_run: bool) -> None:
                 f"{one.title}: cannot put back {what}: expected {expected}, found {found}; {reason}"
             )
     if nothing:
-        typer.echo(f"{len(results)} attachments, nothing to repair")
+        typer.echo(f"{output.count(len(results), 'attachment')}, nothing to repair")

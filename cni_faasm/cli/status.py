@@ -185,7 +185,7 @@ def status(
 
 
 COLUMNS = (
-    *("CONTAINER", "IF", "NETWORK", "ADDRESSES", "OUTSIDE"),
+    *("CONTAINER", "NETNS", "IF", "NETWORK", "ADDRESSES", "OUTSIDE"),
     *("IN", "LIMIT IN", "OUT", "LIMIT OUT", "DROPS", "OVERLIMITS", "BACKLOG", "DRIFT"),
 )
 RIGHT = ("IN", "LIMIT IN", "OUT", "LIMIT OUT", "DROPS", "OVERLIMITS", "BACKLOG", "DRIFT")
@@ -199,7 +199,8 @@ def cells(row: Row) -> list[str]:
     addresses = [inet.unpack(item.address) for item in promised.addresses] if promised else []
     drift = "?" if row.drifts is None else str(len(row.drifts) or "-")
     return [
-        one.container_id if len(one.container_id) <= 24 else one.container_id[:21] + "...",
+        output.shortened(one.container_id, 24),
+        output.shortened(_namespace(promised.netns), 20) if promised else "-",
         one.ifname,
         one.network,
         ",".join(addresses) or "-",
@@ -213,6 +214,11 @@ def cells(row: Row) -> list[str]:
         output.size(sum(each.backlog_bytes for each in counted)),
         drift,
     ]
+
+
+def _namespace(path: str) -> str:
+    """Return a namespace's name, which says more than the folder it is in."""
+    return path.rpartition("/netns/")[2]
 
 
 def sort_rows(rows: list[Row], column: str) -> list[Row]:

@@ -95,7 +95,7 @@ class Screen:
         total_in = sum(row.ingress.rate_bps or 0 for row in self.rows)
         total_out = sum(row.egress.rate_bps or 0 for row in self.rows)
         text = (
-            f"cni-faasm {output.clock()}  {len(self.rows)} attachments  "
+            f"cni-faasm {output.clock()}  {output.count(len(self.rows), 'attachment')}  "
             f"in {output.rate(total_in)}bit/s  out {output.rate(total_out)}bit/s"
         )
         text += f"  {drifted} drifted" if drifted else ""

@@ -67,7 +67,9 @@ def validate(
             place = f"{one.place}: " if one.place else ""
             typer.echo(f"{path}:{one.line}: {word}{place}{one.text}")
         if not faults:
-            typer.echo(f"{path}: valid" + (f", {len(remarks)} warnings" if remarks else ""))
+            typer.echo(
+                f"{path}: valid" + (f", {output.count(len(remarks), 'warning')}" if remarks else "")
+            )
     if faults:
         raise typer.Exit(1)
 

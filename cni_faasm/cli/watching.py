@@ -235,7 +235,7 @@ def run(known: Callable[[], list[Attachment]], as_json: bool) -> None:
         watch.relist()
         quiet.clear()
         watch.look(watch.everyone())
-        output.note(f"watching {len(watch.everyone())} attachments; Ctrl-C ends it")
+        output.note(f"watching {output.count(len(watch.everyone()), 'attachment')}; Ctrl-C ends it")
         next_full = time.monotonic() + LOOK_AT_ALL_S
         while True:
             places, routed, tables, lost = events.wait(LIST_S)

@@ -69,7 +69,10 @@ def test_status_shows_who_where_and_what(tool: Tool, container: Namespace) -> No
     assert row["egress"]["rate"] == pytest.approx(0, abs=10_000)
     assert row["drifts"] == []
     text = tool("status").ok().stdout
-    assert re.search(rf"{container.name} +eth0 +testnet +10\.200\.0\.2,fd00:200::2 +faasm0", text)
+    assert re.search(
+        rf"{container.name} +{container.name} +eth0 +testnet +10\.200\.0\.2,fd00:200::2 +faasm0",
+        text,
+    )
     assert "20M" in text
     detail = tool("status", "faasm0").ok().stdout
     assert f"namespace {container.path}, MTU 1400" in detail
@@ -299,6 +302,6 @@ def test_what_a_later_plugin_changed_is_no_drift(tool: Tool, container: Namespac
     cache.write_text(json.dumps({"kind": "cniCacheV1", "result": result}), encoding="utf-8")
     try:
         tool("check").ok()
-        assert tool("repair").ok().stdout == "1 attachments, nothing to repair\n"
+        assert tool("repair").ok().stdout == "1 attachment, nothing to repair\n"
     finally:
         cache.unlink()

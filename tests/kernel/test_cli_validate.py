@@ -28,7 +28,7 @@ FAULTY = """\
           [{ "subnet": "fd00::/64" },
            { "subnet": "10.9.0.0/16" }]
         ],
-        "rutes": []
+        "routez": []
       }
     },
     { "type": "tuning" }
@@ -67,11 +67,11 @@ def test_all_faults_with_their_lines(tool: Tool) -> None:
         (9, "fault", "plugins[0].bandwidth.ingressRate"),
         (14, "fault", "plugins[0].ipam.ranges[0][0].subnet"),
         (16, "fault", "plugins[0].ipam.ranges[1][1]"),
-        (18, "fault", "plugins[0].ipam.rutes"),
+        (18, "fault", "plugins[0].ipam.routez"),
     }
     text = tool("validate", path).expect(1).stdout
     assert f"{path}:9: plugins[0].bandwidth.ingressRate: value '10Q': allowed is" in text
-    assert "routes" in found[18, "fault", "plugins[0].ipam.rutes"]
+    assert "routes" in found[18, "fault", "plugins[0].ipam.routez"]
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ class Terminal:
 
     def __init__(self, tool: Tool, name: str, *words: str) -> None:
         self._tmux = ["tmux", "-L", name, "-f", "/dev/null"]
-        size = ["-x", "160", "-y", "14"]
+        size = ["-x", "180", "-y", "14"]
         environment = tool.environment() | {"TERM": "tmux-256color"}
         words = ("env", "-i", *(f"{k}={v}" for k, v in environment.items()), *tool.argv(*words))
         with tool.host.entered():
@@ -98,8 +98,8 @@ def test_status_watch_is_live_and_sortable(tool: Tool, terminal: Callable[..., T
             "rate and drops of the flood",
         )
 
-    # The heads: CONTAINER IF NETWORK ADDRESSES OUTSIDE IN LIMIT-IN ...
-    for _ in range(6):
+    # The heads: CONTAINER NETNS IF NETWORK ADDRESSES OUTSIDE IN LIMIT-IN ...
+    for _ in range(7):
         screen.press("Right")
     screen.wait_for(lambda text: "LIMIT IN↓" in text, "the column")
     screen.wait_for(lambda text: order(text) == ["quiet", "busy"], "the larger limit first")
