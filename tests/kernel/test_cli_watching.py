@@ -29,10 +29,11 @@ class Terminal:
         self._tmux = ["tmux", "-L", name, "-f", "/dev/null"]
         size = ["-x", "180", "-y", "14"]
         environment = tool.environment() | {"TERM": "tmux-256color"}
-        words = ("env", "-i", *(f"{k}={v}" for k, v in environment.items()), *tool.argv(*words))
+        # The shell stays, so that the screen does, and tells how the command ended.
+        shell = ["/bin/sh", "-c", '"$@"; echo "ended with $?"; read x', "sh", *tool.argv(*words)]
+        command = ["env", "-i", *(f"{k}={v}" for k, v in environment.items()), *shell]
         with tool.host.entered():
-            subprocess.run([*self._tmux, "new-session", "-d", *size, *words], check=True)
-        subprocess.run([*self._tmux, "set-option", "remain-on-exit", "on"], check=True)
+            subprocess.run([*self._tmux, "new-session", "-d", *size, *command], check=True)
 
     @property
     def text(self) -> str:
@@ -112,7 +113,7 @@ def test_status_watch_is_live_and_sortable(tool: Tool, terminal: Callable[..., T
     host.add(another, plugin_config(tool), container_id="third")
     screen.wait_for(lambda text: "3 attachments" in text, "a new attachment")
     screen.press("q")
-    screen.wait_for(lambda text: "Pane is dead (status 0" in text, "the end")
+    screen.wait_for(lambda text: "ended with 0" in text, "the end")
 
 
 def test_status_watch_without_a_terminal(tool: Tool) -> None:

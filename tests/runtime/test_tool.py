@@ -138,7 +138,7 @@ def test_watching(tool: BareTool) -> None:
     try:
         screen.wait_for(lambda text: "watched" in text and "LIMIT IN" in text, "the attachment")
         screen.press("q")
-        screen.wait_for(lambda text: "Pane is dead (status 0" in text, "the end")
+        screen.wait_for(lambda text: "ended with 0" in text, "the end")
     finally:
         screen.close()
 
