@@ -12,6 +12,10 @@ from .privatehost import BenchError
 from .report import Report
 
 
+def _path(text: str) -> Path:
+    return Path(text).resolve()
+
+
 def parser(name: str, description: str, epilog: str) -> argparse.ArgumentParser:
     """Return a parser with the options of every benchmark."""
     made = argparse.ArgumentParser(
@@ -22,14 +26,14 @@ def parser(name: str, description: str, epilog: str) -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--plugin",
-        type=Path,
+        type=_path,
         default=BUILT_PLUGIN,
         metavar="FILE",
         help="ours; default: %(default)s",
     )
     made.add_argument(
         "--reference",
-        type=Path,
+        type=_path,
         default=REFERENCE_PLUGINS,
         metavar="DIR",
         help="where ptp, host-local and bandwidth are; default: %(default)s",
