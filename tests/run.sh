@@ -39,6 +39,7 @@ needed=(
     "setpriv util-linux"
     "strace strace"
     "tcpdump tcpdump"
+    "tmux tmux"
     "/usr/include/stdlib.h libc6-dev"
     "/usr/lib/cni/ptp containernetworking-plugins"
     "/usr/lib/python3.11/ensurepip python3-venv"
