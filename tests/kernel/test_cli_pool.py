@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -221,3 +222,35 @@ def test_a_full_range_is_said_and_what_fits_stays(tool: Tool) -> None:
     actions = [one["action"] for one in done.document["members"]]
     assert actions == ["made"] * 5 + ["failed"] * 3
     assert "no address is free" in done.stderr
+
+
+def test_another_network_by_its_name_or_file(tool: Tool) -> None:
+    path = tool.network(name="edge", ipam={"subnet": "10.77.0.0/16"}, plugins=[{"type": "portmap"}])
+    done = tool("pool", "up", "1", "--network", "edge").ok()
+    assert done.stdout == "edge: 1 made\n"
+    assert "does not call: portmap" in done.stderr
+    [row] = tool("pool", "list", "--json").ok().document["members"]
+    assert (row["network"], row["addresses"]) == ("edge", ["10.77.0.2"])
+    tool("pool", "down").ok()
+    assert tool("pool", "up", "2", "--conf", str(path)).ok().stdout == "edge: 2 made\n"
+    # Members of another network are left alone, and said to be in the way.
+    assert (
+        "already has an interface"
+        in tool("pool", "up", "2", "--network", "testnet").expect(1).stderr
+    )
+    assert len(tool.host.leases()) == 2
+
+
+def test_progress_is_shown_where_somebody_looks(tool: Tool) -> None:
+    command = " ".join(tool.argv("pool", "up", "40"))
+    with tool.host.entered():
+        done = subprocess.run(
+            ["script", "-qec", command, "/dev/null"],
+            check=True,
+            capture_output=True,
+            text=True,
+            env=tool.environment(),
+            stdin=subprocess.DEVNULL,
+        )
+    assert "40/40" in done.stdout
+    assert "40/40" not in tool("pool", "up", "40").ok().stderr
