@@ -5,7 +5,7 @@ it back and compare. So whatever is promised to a container stands in one place.
 """
 
 from cni_faasm import inet
-from cni_faasm.results import Route
+from cni_faasm.results import ROUTE_NUMBERS, Route
 from cni_faasm.shaping import Shape, gso_max_bytes, shape
 
 TYPE_CHECKING = False
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from cni_faasm.ipam.store import Allocation
     from cni_faasm.protocol import Request
 
-RECORD_VERSION = 1
 DEFAULT_MTU = 1500
 MIN_MTU_IPV6 = 1280  # RFC 8200; below it the kernel gives an interface no IPv6 at all
 HOST_LINK_LOCAL = bytes.fromhex("fe800000000000000000000000000001")
@@ -178,9 +177,9 @@ class Plan:
             gateway = gateways.get(len(route.dst))
             if gateway is None:
                 continue  # a route of a family in which the container has no address
-            if _destination(route) in seen or _route_fields(route) in said:
+            if _destination(route) in seen or route_fields(route) in said:
                 continue
-            said.append(_route_fields(route))
+            said.append(route_fields(route))
             on_link = route.scope is not None and route.scope >= RT_SCOPE_LINK
             if route.gateway is not None or on_link:
                 routes.append(route)
@@ -309,121 +308,13 @@ def _local_mac(random: bytes) -> bytes:
     return bytes((random[0] & 0xFC | 0x02,)) + random[1:6]
 
 
-def to_fields(plan: Plan) -> "dict[str, object]":
-    """Return the plan as the attachment record keeps it (JSON types only)."""
-    return {
-        "version": RECORD_VERSION,
-        "network": plan.network,
-        "containerID": plan.container_id,
-        "ifname": plan.ifname,
-        "netns": plan.netns,
-        "bootID": plan.boot_id,
-        "created": plan.created,
-        "dataDir": plan.data_dir,
-        "hostInterface": plan.host_interface,
-        "hostIfindex": plan.host_ifindex,
-        "ifindex": plan.ifindex,
-        "hostMAC": inet.mac_text(plan.host_mac),
-        "mac": inet.mac_text(plan.mac),
-        "mtu": plan.mtu,
-        "addresses": [
-            {"address": inet.unpack(item.address), "gateway": inet.unpack(item.gateway)}
-            for item in plan.addresses
-        ],
-        "routes": [_route_fields(route) for route in plan.routes],
-        "ranges": [inet.cidr(net, prefix_len) for net, prefix_len in plan.ranges],
-        "ingress": plan.ingress and plan.ingress.to_fields(),
-        "egress": plan.egress and plan.egress.to_fields(),
-        "ipMasq": plan.ip_masq,
-        "dns": plan.dns,
-    }
-
-
-def _route_fields(route: Route) -> "dict[str, object]":
+def route_fields(route: Route) -> "dict[str, object]":
+    """Return a route as the attachment record keeps it, and as two can be compared."""
     fields: dict[str, object] = {"dst": inet.cidr(route.dst, route.prefix_len)}
     if route.gateway is not None:
         fields["gw"] = inet.unpack(route.gateway)
-    for key in ("mtu", "advmss", "priority", "table", "scope"):
+    for key in ROUTE_NUMBERS:
         value = getattr(route, key)
         if value is not None:
             fields[key] = value
     return fields
-
-
-def from_fields(fields: "dict[str, object]") -> "Plan | None":
-    """Return the plan that a record keeps; None when its fields are not a plan."""
-    try:
-        return _from_fields(fields)
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return None
-
-
-def _from_fields(fields: "dict[str, object]") -> Plan:
-    addresses = [
-        PlannedAddress(inet.pack(_text(item, "address")), inet.pack(_text(item, "gateway")))
-        for item in _dicts(fields["addresses"])
-    ]
-    routes = []
-    for item in _dicts(fields["routes"]):
-        dst, prefix_len = inet.parse_cidr(_text(item, "dst"))
-        numbers = {key: _number(item, key) for key in _ROUTE_NUMBERS if key in item}
-        gateway = inet.pack(_text(item, "gw")) if "gw" in item else None
-        routes.append(Route(dst=dst, prefix_len=prefix_len, gateway=gateway, **numbers))
-    ranges = fields["ranges"]
-    if not isinstance(ranges, list):
-        raise TypeError("ranges")
-    return Plan(
-        network=_text(fields, "network"),
-        container_id=_text(fields, "containerID"),
-        ifname=_text(fields, "ifname"),
-        netns=_text(fields, "netns"),
-        boot_id=_text(fields, "bootID"),
-        created=_number(fields, "created"),
-        data_dir=_text(fields, "dataDir"),
-        host_interface=_text(fields, "hostInterface"),
-        host_ifindex=_number(fields, "hostIfindex"),
-        ifindex=_number(fields, "ifindex"),
-        host_mac=inet.parse_mac(_text(fields, "hostMAC")),
-        mac=inet.parse_mac(_text(fields, "mac")),
-        mtu=_number(fields, "mtu"),
-        addresses=addresses,
-        routes=routes,
-        ranges=[inet.parse_cidr(text) for text in ranges],
-        ingress=_shape(fields["ingress"]),
-        egress=_shape(fields["egress"]),
-        ip_masq=fields["ipMasq"] is True,
-        dns=_dict(fields["dns"]),
-    )
-
-
-_ROUTE_NUMBERS = ("mtu", "advmss", "priority", "table", "scope")
-
-
-def _dict(value: object) -> "dict[str, object]":
-    if not isinstance(value, dict):
-        raise TypeError(value)
-    return value
-
-
-def _dicts(value: object) -> "list[dict[str, object]]":
-    if not isinstance(value, list):
-        raise TypeError(value)
-    return [_dict(item) for item in value]
-
-
-def _text(fields: "dict[str, object]", key: str) -> str:
-    value = fields[key]
-    if not isinstance(value, str):
-        raise TypeError(key)
-    return value
-
-
-def _number(fields: "dict[str, object]", key: str) -> int:
-    value = fields[key]
-    if not isinstance(value, int):
-        raise TypeError(key)
-    return value
-
-
-def _shape(value: object) -> "Shape | None":
-    return None if value is None else Shape.from_fields(_dict(value))

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from cni_faasm import kernel, netns, plan, record, results, shaping, veth
+from cni_faasm import kernel, netns, plan, plan_fields, record, results, shaping, veth
 from cni_faasm.cli.fault import ToolError
 from cni_faasm.errors import CniError
 from cni_faasm.netlink import tc, tc_parse
@@ -68,7 +68,7 @@ def natural(*texts: str) -> list[tuple[int, int, str]]:
 
 def load(state_dir: str, network: str, container_id: str, ifname: str) -> Attachment:
     fields = record.read(state_dir, network, container_id, ifname)
-    promised = None if fields is None else plan.from_fields(fields)
+    promised = None if fields is None else plan_fields.from_fields(fields)
     return Attachment(state_dir, network, container_id, ifname, promised, fields or {})
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cni_faasm import kernel, plan, record, shaping, units
+from cni_faasm import kernel, plan_fields, record, shaping, units
 from cni_faasm.cli import attachments, networks, output
 from cni_faasm.cli.attachments import Attachment
 from cni_faasm.cli.fault import ToolError
@@ -170,7 +170,7 @@ def _with_limits(one: Attachment, wanted: Wanted | None) -> Attachment:
             fields[direction] = fresh and fresh.to_fields()
         if {key: fields[key] for key in DIRECTIONS} == fields[CONFIGURED]:
             del fields[CONFIGURED]
-    return one._replace(fields=fields, promised=plan.from_fields(fields))
+    return one._replace(fields=fields, promised=plan_fields.from_fields(fields))
 
 
 def _latency(shape: Shape | None, mtu: int) -> int | None:

@@ -4,7 +4,7 @@ import posix
 import time
 
 from cni_faasm import config as configuration
-from cni_faasm import forwarding, inet, kernel, nat, netns, plan, record, veth
+from cni_faasm import forwarding, inet, kernel, nat, netns, plan, plan_fields, record, veth
 from cni_faasm.errors import (
     ALREADY_ATTACHED,
     INTERFACE_EXISTS,
@@ -141,14 +141,14 @@ def _write_record(config: "NetworkConfig", promised: "Plan") -> None:
         promised.network,
         promised.container_id,
         promised.ifname,
-        plan.to_fields(promised),
+        plan_fields.to_fields(promised),
     )
 
 
 def _recorded(config: "NetworkConfig", promised: "Plan") -> "Plan | None":
     """Return what the attachment's record says now: it may be another ADD's."""
     fields = record.read(config.state_dir, promised.network, promised.container_id, promised.ifname)
-    return None if fields is None else plan.from_fields(fields)
+    return None if fields is None else plan_fields.from_fields(fields)
 
 
 def _complete_record(config: "NetworkConfig", promised: "Plan") -> None:

@@ -6,7 +6,7 @@ network's), then the link goes, and the address is released last.
 """
 
 from cni_faasm import config as configuration
-from cni_faasm import netns, plan, record, veth
+from cni_faasm import netns, plan, plan_fields, record, veth
 from cni_faasm.errors import TRY_AGAIN, CniError
 from cni_faasm.ipam.store import Store
 from cni_faasm.netlink.transport import Netlink
@@ -70,7 +70,7 @@ def load_record(
     if not name:
         return None
     fields = record.read(config.state_dir, name, container_id, ifname)
-    return None if fields is None else plan.from_fields(fields)
+    return None if fields is None else plan_fields.from_fields(fields)
 
 
 def _find_outer(

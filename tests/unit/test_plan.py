@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cni_faasm import config as configuration
-from cni_faasm import inet, jsonio, plan
+from cni_faasm import inet, jsonio, plan, plan_fields
 from cni_faasm.ipam.store import Allocation
 from cni_faasm.protocol import Request
 from tests.property.test_jsonio import VALUES
@@ -164,25 +164,25 @@ def full() -> plan.Plan:
 
 def test_a_record_gives_the_plan_back() -> None:
     one = full()
-    fields = jsonio.loads(jsonio.dumps(plan.to_fields(one)))
+    fields = jsonio.loads(jsonio.dumps(plan_fields.to_fields(one)))
     assert isinstance(fields, dict)
-    again = plan.from_fields(fields)
+    again = plan_fields.from_fields(fields)
     assert again is not None
-    assert plan.to_fields(again) == plan.to_fields(one)
+    assert plan_fields.to_fields(again) == plan_fields.to_fields(one)
     assert routes(again) == routes(one)
 
 
-KEYS = sorted(plan.to_fields(full()))
+KEYS = sorted(plan_fields.to_fields(full()))
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_a_record_that_lacks_something_is_none(key: str) -> None:
-    fields = plan.to_fields(full())
+    fields = plan_fields.to_fields(full())
     del fields[key]
-    found = plan.from_fields(fields)
+    found = plan_fields.from_fields(fields)
     assert found is None or key == "version"
 
 
 @given(st.sampled_from(KEYS), VALUES)
 def test_a_record_with_anything_in_it_is_a_plan_or_none(key: str, value: object) -> None:
-    plan.from_fields({**plan.to_fields(full()), key: value})
+    plan_fields.from_fields({**plan_fields.to_fields(full()), key: value})
