@@ -306,9 +306,7 @@ def _read_prev_result(config: NetworkConfig, outer: Section) -> None:
     try:
         config.prev_result = parse_result(value)
     except CniError as error:
-        outer.faults.append(
-            Fault("prevResult", value, "a result as a plugin printed it", error.msg)
-        )
+        outer.fault("prevResult", f"a result as a plugin printed it; {error.msg}")
 
 
 def _read_attachments(config: NetworkConfig, outer: Section) -> None:
