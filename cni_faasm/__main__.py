@@ -13,14 +13,14 @@ from cni_faasm.undo import Undo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal as _signal
     from typing import NoReturn
-else:
-    import _signal
 
 MAX_STDIN_BYTES = 8 << 20
 _READ_BYTES = 1 << 16
-_SIGNALS = (_signal.SIGTERM, _signal.SIGINT)
+_SIGNALS = (15, 2)  # SIGTERM, SIGINT
+# These change nothing, so a signal may end them at once; the bundle's interpreter does not
+# even have signals then (packaging/bootloader.py).
+_READING = ("CHECK", "VERSION")
 
 
 def main() -> "NoReturn":
@@ -38,9 +38,8 @@ def main() -> "NoReturn":
     if not environ.get("CNI_COMMAND"):
         _write(2, _about().encode())
         posix._exit(0)
-    for number in _SIGNALS:
-        if _signal.getsignal(number) != _signal.SIG_IGN:
-            _signal.signal(number, _terminated)
+    if environ["CNI_COMMAND"] not in _READING:
+        _catch_signals()
     status = serve(environ)
     # Flushed and done: the interpreter's own tear-down would cost a millisecond.
     posix._exit(status)
@@ -85,7 +84,8 @@ def _answer(environ: "dict[str, str]", undo: Undo, stdin: int, stdout: int, stde
         undo.roll_back(error)
         known = error if isinstance(error, CniError) else _internal(error)
         document, status = protocol.error_document(known, version), 1
-    _ignore_signals()
+    if environ.get("CNI_COMMAND") not in _READING:
+        _ignore_signals()
     try:
         for warning in warnings:
             _write(stderr, f"cni-faasm: {warning}\n".encode("utf-8", "replace"))
@@ -128,6 +128,18 @@ def _run(
     return None
 
 
+def _catch_signals() -> None:
+    """Have what a verb has done undone when somebody wants it to end."""
+    if TYPE_CHECKING:
+        import signal as _signal
+    else:
+        import _signal
+
+    for number in _SIGNALS:
+        if _signal.getsignal(number) != _signal.SIG_IGN:
+            _signal.signal(number, _terminated)
+
+
 def _terminated(*_: object) -> None:
     """Stop the work; once, for what follows is the undoing."""
     _ignore_signals()
@@ -136,6 +148,11 @@ def _terminated(*_: object) -> None:
 
 def _ignore_signals() -> None:
     """Let no signal come between the result and the end, nor into the undoing."""
+    if TYPE_CHECKING:
+        import signal as _signal
+    else:
+        import _signal
+
     for number in _SIGNALS:
         if _signal.getsignal(number) is _terminated:
             _signal.signal(number, _signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Compile PyInstaller's bootloader with three lines changed; used by build.sh.
+"""Compile PyInstaller's bootloader with a few lines changed; used by build.sh.
 
     bootloader.py FOLDER      FOLDER/run is made
 
@@ -19,19 +19,48 @@ import tarfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-# In bootloader/src/pyi_main.c; each must be found exactly once.
+# Below bootloader/src; each must be found exactly once.
 CHANGES = (
     (
+        "pyi_main.c",
         "    reset_environment = false;\n\n    env_var_value =",
         "    reset_environment = true;\n\n    env_var_value =",
     ),
     (
+        "pyi_main.c",
         "pyi_utils_set_library_search_path(pyi_ctx->application_home_dir) == -1",
         "false",
     ),
     (
+        "pyi_main.c",
         "needs_restart = pyi_ctx->process_level == PYI_PROCESS_LEVEL_PARENT_NEEDS_RESTART;",
         "needs_restart = false;",
+    ),
+    # CHECK and VERSION end before anything is to be undone, so they need no signal handlers;
+    # nor does the plugin ever need Python's text streams or its path-based imports. Without
+    # them the interpreter is up 1.3 ms sooner. Two X options mark the plugin.
+    (
+        "pyi_pyconfig_pep587.c",
+        "/*\n * Set run-time options.\n */\nint\npyi_pyconfig_pep587_set_runtime_options(",
+        """static int
+_is_reading_verb(void)
+{
+    const char *verb = getenv("CNI_COMMAND");
+    return verb != NULL && (strcmp(verb, "CHECK") == 0 || strcmp(verb, "VERSION") == 0);
+}
+
+/*
+ * Set run-time options.
+ */
+int
+pyi_pyconfig_pep587_set_runtime_options(""",
+    ),
+    (
+        "pyi_pyconfig_pep587.c",
+        "        config_impl->install_signal_handlers = 1; \\\n",
+        """        config_impl->install_signal_handlers = 1; \\
+        config_impl->_init_main = !(runtime_options->num_xflags == 2 && _is_reading_verb()); \\
+""",
     ),
 )
 
@@ -59,15 +88,15 @@ def download(folder: str) -> str:
     return os.path.join(folder, archive)
 
 
-def change(path: str) -> None:
-    with open(path, encoding="utf-8") as file:
-        text = file.read()
-    for old, new in CHANGES:
+def change(folder: str) -> None:
+    for name, old, new in CHANGES:
+        path = os.path.join(folder, name)
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
         if text.count(old) != 1:
             raise SystemExit(f"{path}: not the source that CHANGES was written for: {old!r}")
-        text = text.replace(old, new)
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text.replace(old, new))
 
 
 def main() -> None:
@@ -76,7 +105,7 @@ def main() -> None:
     with tarfile.open(archive) as tar:
         tar.extractall(folder)  # noqa: S202 -- its hash was checked
     source = os.path.join(archive.removesuffix(".tar.gz"), "bootloader")
-    change(os.path.join(source, "src", "pyi_main.c"))
+    change(os.path.join(source, "src"))
     # DT_RPATH, not DT_RUNPATH: only that holds for what bundled libraries need in turn.
     flags = "-Wl,--disable-new-dtags,-rpath,$ORIGIN/_internal"
     environment = {"PATH": os.environ["PATH"], "LDFLAGS": flags, "LC_ALL": "C.UTF-8"}

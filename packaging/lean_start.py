@@ -6,7 +6,7 @@ stands in the tables and what is built into the interpreter.
 """
 
 import _frozen_importlib
-import _frozen_importlib_external
+import _imp
 import gc
 import marshal
 import posix
@@ -88,10 +88,9 @@ class _Finder:
             # For instance python3.11/lib-dynload/_json.cpython-311-x86_64-linux-gnu.so.
             file = (
                 f"{_CONTENTS}/python{sys.version_info[0]}.{sys.version_info[1]}/lib-dynload/"
-                f"{name}{_frozen_importlib_external.EXTENSION_SUFFIXES[0]}"
+                f"{name}{_imp.extension_suffixes()[0]}"
             )
-            loader = _frozen_importlib_external.ExtensionFileLoader(name, file)
-            return _frozen_importlib.ModuleSpec(name, loader, origin=file)
+            return _frozen_importlib.ModuleSpec(name, _Extension, origin=file)  # type: ignore[arg-type]
         return None
 
     @staticmethod
@@ -103,9 +102,22 @@ class _Finder:
         exec(_code(module.__name__), module.__dict__)
 
 
+class _Extension:
+    """Load a C module. importlib's own loader is not there for CHECK and VERSION."""
+
+    @staticmethod
+    def create_module(spec: "_frozen_importlib.ModuleSpec") -> "ModuleType":
+        return _imp.create_dynamic(spec)
+
+    @staticmethod
+    def exec_module(module: "ModuleType") -> None:
+        _imp.exec_dynamic(module)
+
+
 sys.meta_path[:] = [_Finder, _frozen_importlib.BuiltinImporter, _frozen_importlib.FrozenImporter]
-sys.path_hooks.clear()
-sys.path.clear()
+for _paths in ("path_hooks", "path"):  # neither is there for CHECK and VERSION
+    if hasattr(sys, _paths):
+        getattr(sys, _paths).clear()
 
 # The bootloader's own variables: of no concern to a program that the plugin executes.
 for _name in (b"_PYI_ARCHIVE_FILE", b"_PYI_PARENT_PROCESS_LEVEL", b"_PYI_LINUX_PROCESS_NAME"):
