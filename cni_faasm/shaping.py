@@ -22,9 +22,13 @@ ETHERNET_HEADER_BYTES = 14
 # warning; it does so outside 1,000 to 200,000 bytes.
 QUANTUM_BYTES = 60_000
 BURST_SECONDS_INVERSE = 1000  # a burst of one millisecond
-# Shorter queues cost goodput on paths of some length: behind 20 ms of them, 5 ms of queue
-# take 4 % at 100 Mbit/s and 15 ms nothing at any rate.
-DEFAULT_LATENCY_MS = 15
+# The queue: 25 ms where that is little data, 15 ms where it is much, and between them as
+# much as one large super-packet: what is forwarded comes in those, and one that finds no
+# room is lost whole. Shorter ones cost goodput on paths of some length: behind 20 ms of them,
+# 5 ms of queue take 4 % at 100 Mbit/s and 15 ms nothing.
+MAX_LATENCY_MS = 25
+MIN_LATENCY_MS = 15
+SUPER_PACKET_BYTES = 70_000
 # Six full frames, and room beside them for a small packet: in a queue of just whole frames
 # a ping, a SYN or a DNS question finds no place while a transfer runs.
 MIN_LEAF_FRAMES = 6
@@ -114,7 +118,7 @@ def shape(limit: "Limit", latency_ms: "int | None", mtu: int, leaf: str) -> "Sha
     )
     leaf_bytes = max(
         MIN_LEAF_FRAMES * frame_bytes + LEAF_HEADROOM_BYTES,
-        rate_Bps * (latency_ms or DEFAULT_LATENCY_MS) // 1000,
+        _queue_bytes(rate_Bps, latency_ms),
     )
     # CoDel must not drop what merely takes long to put on a slow line.
     target_us = max(5000, frame_bytes * 1_500_000 // max(rate_Bps, 1))
@@ -124,6 +128,15 @@ def shape(limit: "Limit", latency_ms: "int | None", mtu: int, leaf: str) -> "Sha
         leaf=leaf,
         leaf_bytes=min(leaf_bytes, 0xFFFFFFFF),
         target_us=min(target_us, 10_000_000),
+    )
+
+
+def _queue_bytes(rate_Bps: int, latency_ms: "int | None") -> int:
+    if latency_ms:
+        return rate_Bps * latency_ms // 1000
+    return min(
+        rate_Bps * MAX_LATENCY_MS // 1000,
+        max(SUPER_PACKET_BYTES, rate_Bps * MIN_LATENCY_MS // 1000),
     )
 
 
