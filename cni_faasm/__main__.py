@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 MAX_STDIN_BYTES = 8 << 20
 _READ_BYTES = 1 << 16
 _SIGNALS = (15, 2)  # SIGTERM, SIGINT
-# These change nothing, so a signal may end them at once; the bundle's interpreter does not
-# even have signals then (packaging/bootloader.py).
-_READING = ("CHECK", "VERSION")
 
 
 def main() -> "NoReturn":
@@ -38,8 +35,7 @@ def main() -> "NoReturn":
     if not environ.get("CNI_COMMAND"):
         _write(2, _about().encode())
         posix._exit(0)
-    if environ["CNI_COMMAND"] not in _READING:
-        _catch_signals()
+    _catch_signals()
     status = serve(environ)
     # Flushed and done: the interpreter's own tear-down would cost a millisecond.
     posix._exit(status)
@@ -84,8 +80,7 @@ def _answer(environ: "dict[str, str]", undo: Undo, stdin: int, stdout: int, stde
         undo.roll_back(error)
         known = error if isinstance(error, CniError) else _internal(error)
         document, status = protocol.error_document(known, version), 1
-    if environ.get("CNI_COMMAND") not in _READING:
-        _ignore_signals()
+    _ignore_signals()
     try:
         for warning in warnings:
             _write(stderr, f"cni-faasm: {warning}\n".encode("utf-8", "replace"))
@@ -128,8 +123,19 @@ def _run(
     return None
 
 
+def _has_signals() -> bool:
+    """Say whether this interpreter has signal handlers.
+
+    The bundle's has not: its bootloader blocks SIGTERM and SIGINT until the verb has ended
+    (packaging/bootloader.py), and importing the module would crash there.
+    """
+    return "_signal" in sys.modules
+
+
 def _catch_signals() -> None:
     """Have what a verb has done undone when somebody wants it to end."""
+    if not _has_signals():
+        return
     if TYPE_CHECKING:
         import signal as _signal
     else:
@@ -148,6 +154,8 @@ def _terminated(*_: object) -> None:
 
 def _ignore_signals() -> None:
     """Let no signal come between the result and the end, nor into the undoing."""
+    if not _has_signals():
+        return
     if TYPE_CHECKING:
         import signal as _signal
     else:

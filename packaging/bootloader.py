@@ -36,17 +36,29 @@ CHANGES = (
         "needs_restart = pyi_ctx->process_level == PYI_PROCESS_LEVEL_PARENT_NEEDS_RESTART;",
         "needs_restart = false;",
     ),
-    # CHECK and VERSION end before anything is to be undone, so they need no signal handlers;
-    # nor does the plugin ever need Python's text streams or its path-based imports. Without
-    # them the interpreter is up 1.3 ms sooner. Two X options mark the plugin.
+    # The plugin needs neither Python's text streams nor its path-based imports nor its signal
+    # handlers. Without them the interpreter is up 1.4 ms sooner. Instead of handlers: a verb
+    # that has begun is not stopped in the middle by who wants it to end, and a runtime that
+    # does not listen any more is an error to undo for, not a death. Two X options mark the
+    # plugin.
     (
         "pyi_pyconfig_pep587.c",
         "/*\n * Set run-time options.\n */\nint\npyi_pyconfig_pep587_set_runtime_options(",
-        """static int
-_is_reading_verb(void)
+        """#include <signal.h>
+
+static int
+_is_plugin(const struct PyiRuntimeOptions *runtime_options)
 {
-    const char *verb = getenv("CNI_COMMAND");
-    return verb != NULL && (strcmp(verb, "CHECK") == 0 || strcmp(verb, "VERSION") == 0);
+    sigset_t ending;
+    if (runtime_options->num_xflags != 2) {
+        return 0;
+    }
+    sigemptyset(&ending);
+    sigaddset(&ending, SIGTERM);
+    sigaddset(&ending, SIGINT);
+    sigprocmask(SIG_BLOCK, &ending, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    return 1;
 }
 
 /*
@@ -59,7 +71,7 @@ pyi_pyconfig_pep587_set_runtime_options(""",
         "pyi_pyconfig_pep587.c",
         "        config_impl->install_signal_handlers = 1; \\\n",
         """        config_impl->install_signal_handlers = 1; \\
-        config_impl->_init_main = !(runtime_options->num_xflags == 2 && _is_reading_verb()); \\
+        config_impl->_init_main = !_is_plugin(runtime_options); \\
 """,
     ),
 )

@@ -103,7 +103,7 @@ class _Finder:
 
 
 class _Extension:
-    """Load a C module. importlib's own loader is not there for CHECK and VERSION."""
+    """Load a C module. importlib's own loader is not there."""
 
     @staticmethod
     def create_module(spec: "_frozen_importlib.ModuleSpec") -> "ModuleType":
@@ -115,7 +115,7 @@ class _Extension:
 
 
 sys.meta_path[:] = [_Finder, _frozen_importlib.BuiltinImporter, _frozen_importlib.FrozenImporter]
-for _paths in ("path_hooks", "path"):  # neither is there for CHECK and VERSION
+for _paths in ("path_hooks", "path"):  # neither is there, as a rule
     if hasattr(sys, _paths):
         getattr(sys, _paths).clear()
 

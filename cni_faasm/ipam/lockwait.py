@@ -1,13 +1,14 @@
 """Wait for a file lock that somebody else holds, but not for ever."""
 
 import fcntl
+import sys
 import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
     from types import FrameType
-else:
+elif "_signal" in sys.modules:
     import _signal
 
 
@@ -20,10 +21,12 @@ def wait_for_lock(descriptor: int, timeout_ms: int) -> bool:
 
     The kernel queues those who wait in flock(2), so a timer that interrupts the call is
     fairer and quicker than polling. Outside of the main thread, where Python allows no
-    signal handlers, it polls. Raises: OSError.
+    signal handlers, and in the bundle, whose interpreter has none, it polls. Raises: OSError.
     """
     if timeout_ms <= 0:
         return _try_lock(descriptor)
+    if "_signal" not in sys.modules:
+        return _poll(descriptor, timeout_ms)
     waiting = False
 
     def interrupt(_number: int, _frame: "FrameType | None") -> None:
@@ -56,13 +59,13 @@ def wait_for_lock(descriptor: int, timeout_ms: int) -> bool:
 
 def _poll(descriptor: int, timeout_ms: int) -> bool:
     end = time.monotonic() + timeout_ms / 1000
-    pause = 0.001
+    pause = 0.0005
     while not _try_lock(descriptor):
         left = end - time.monotonic()
         if left <= 0:
             return False
         time.sleep(min(pause, left))
-        pause = min(pause * 1.5, 0.02)
+        pause = min(pause * 1.5, 0.004)
     return True
 
 

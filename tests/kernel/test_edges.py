@@ -386,7 +386,11 @@ SIGNALLED = ("sendto", "recvmsg", "write", "renameat", "flock", "setns")
 @pytest.mark.parametrize("again", ["", "+"])
 @pytest.mark.parametrize("name", SIGNALLED)
 def test_sigterm_at_any_call(host: Host, container: Namespace, name: str, again: str) -> None:
-    """Once, or at that call and all that follow: told, and undone; or too late to matter."""
+    """Once, or at that call and all that follow: told, and undone; or too late to matter.
+
+    The bundle blocks the signal: a verb that has begun ends.
+    """
+    is_bundle = host.plugin[0] != sys.executable
     config = host.config(ipMasq=True, ipam=DUAL_STACK, bandwidth={"ingressRate": "1M"})
     host.add(container, config)
     host.delete_attachment(container, config)
@@ -397,7 +401,11 @@ def test_sigterm_at_any_call(host: Host, container: Namespace, name: str, again:
             done.ok()
             assert host.links() == ["faasm0"]
             host.delete_attachment(container, config)
+            assert_nothing(host)
+            if is_bundle and number < 6:
+                continue
             break
+        assert not is_bundle
         assert "signal" in done.error(100)["msg"]
         assert_nothing(host)
     assert number > 3
