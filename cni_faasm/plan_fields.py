@@ -4,7 +4,7 @@ Records are read by later versions and may have been written by earlier ones: wh
 plan is no error here, but None.
 """
 
-from cni_faasm import inet
+from cni_faasm import inet, record
 from cni_faasm.plan import Plan, PlannedAddress, route_fields
 from cni_faasm.results import ROUTE_NUMBERS, Route
 from cni_faasm.shaping import Shape
@@ -40,6 +40,12 @@ def to_fields(plan: Plan) -> "dict[str, object]":
         "ipMasq": plan.ip_masq,
         "dns": plan.dns,
     }
+
+
+def load(state_dir: str, network: str, container_id: str, ifname: str) -> "Plan | None":
+    """Return what ADD promised, or None when no readable record is there. Raises: CniError 5."""
+    fields = record.read(state_dir, network, container_id, ifname)
+    return None if fields is None else from_fields(fields)
 
 
 def from_fields(fields: "dict[str, object]") -> "Plan | None":

@@ -147,8 +147,9 @@ def _write_record(config: "NetworkConfig", promised: "Plan") -> None:
 
 def _recorded(config: "NetworkConfig", promised: "Plan") -> "Plan | None":
     """Return what the attachment's record says now: it may be another ADD's."""
-    fields = record.read(config.state_dir, promised.network, promised.container_id, promised.ifname)
-    return None if fields is None else plan_fields.from_fields(fields)
+    return plan_fields.load(
+        config.state_dir, promised.network, promised.container_id, promised.ifname
+    )
 
 
 def _complete_record(config: "NetworkConfig", promised: "Plan") -> None:

@@ -8,7 +8,7 @@ drift. All drifts are reported at once.
 import errno
 
 from cni_faasm import config as configuration
-from cni_faasm import forwarding, inet, nat, netns, plan, plan_fields, record, shaping, veth
+from cni_faasm import forwarding, inet, nat, netns, plan, plan_fields, shaping, veth
 from cni_faasm.errors import DRIFT, UNKNOWN_CONTAINER, CniError
 from cni_faasm.ipam.store import Store
 from cni_faasm.netlink import addr, route, tc, tc_parse
@@ -38,8 +38,7 @@ def check(request: "Request") -> None:
     known of the attachment.
     """
     config = configuration.load(request.document, request.args, request.verb)
-    fields = record.read(config.state_dir, config.name, request.container_id, request.ifname)
-    promised = None if fields is None else plan_fields.from_fields(fields)
+    promised = plan_fields.load(config.state_dir, config.name, request.container_id, request.ifname)
     if promised is None:
         raise CniError(
             UNKNOWN_CONTAINER,

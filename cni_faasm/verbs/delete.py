@@ -69,8 +69,7 @@ def load_record(
     """Return what ADD promised, or None when no readable record is there."""
     if not name:
         return None
-    fields = record.read(config.state_dir, name, container_id, ifname)
-    return None if fields is None else plan_fields.from_fields(fields)
+    return plan_fields.load(config.state_dir, name, container_id, ifname)
 
 
 def _find_outer(
