@@ -6,12 +6,11 @@ they leave, which is what its limit is about.
 """
 
 import os
-import threading
 import time
-from types import TracebackType
 
 from cni_faasm import netns
 from cni_faasm.cli import attachments
+from cni_faasm.cli.network_check_background import Background
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.shaping import Shape
@@ -68,31 +67,19 @@ class Meter:
         return max(last - first, 0) * 8 / (end - begin)
 
 
-class Metering:
+class Metering(Background):
     """Read several meters for some seconds, beginning after a delay; at most for a block."""
 
     def __init__(self, meters: list[Meter], delay_s: float, seconds: float) -> None:
+        super().__init__(delay_s)
         self.meters = meters
-        self.delay_s = delay_s
         self.seconds = seconds
-        self.over = threading.Event()
-        self.thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> None:
-        self.thread.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.over.set()
-        self.thread.join()
+    def close(self) -> None:
         for meter in self.meters:
             meter.netlink.close()
 
-    def _run(self) -> None:
+    def work(self) -> None:
         steps = min(MAX_SAMPLES, max(int(self.seconds / MIN_INTERVAL_S), 1))
         begin = time.monotonic() + self.delay_s
         for step in range(steps + 1):

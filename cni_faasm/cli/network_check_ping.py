@@ -9,9 +9,9 @@ import select
 import socket
 import statistics
 import struct
-import threading
 import time
-from types import TracebackType
+
+from cni_faasm.cli.network_check_background import Background
 
 INTERVAL_S = 0.2  # 62 bytes each: one percent of a line of 256 kbit/s
 SO_TIMESTAMPNS = 35  # <asm-generic/socket.h>, the socket module has it not
@@ -81,30 +81,18 @@ class Pinger:
         return statistics.median(self.round_trips_ms) if self.round_trips_ms else None
 
 
-class Pinging:
+class Pinging(Background):
     """Ping with several pingers, beginning after a delay, for the length of a block."""
 
     def __init__(self, pingers: list[Pinger], delay_s: float) -> None:
+        super().__init__(delay_s)
         self.pingers = pingers
-        self.delay_s = delay_s
-        self.over = threading.Event()
-        self.thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> None:
-        self.thread.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.over.set()
-        self.thread.join()
+    def close(self) -> None:
         for pinger in self.pingers:
             pinger.socket.close()
 
-    def _run(self) -> None:
+    def work(self) -> None:
         if self.over.wait(self.delay_s):
             return
         by_fd = {pinger.socket.fileno(): pinger for pinger in self.pingers}
