@@ -1,7 +1,8 @@
 """Open, compare and enter network namespaces: the only caller of setns(2).
 
-Python gained os.setns in 3.12. Before that the C library's function is called through
-the C half of ctypes, which costs a third of a millisecond where the package costs three.
+Python gained posix.setns in 3.12; in the bundle our bootloader adds it to an older one
+(packaging/bootloader.py). From source the C library's function is called through the C half
+of ctypes, which costs a third of a millisecond where the package costs three.
 """
 
 import errno
@@ -101,28 +102,28 @@ def _call(name: str, *arguments: int) -> None:
     native: Callable[..., None] | None = getattr(posix, name, None)
     if native is not None:
         native(*arguments)
-        return
-    from _ctypes import (
-        FUNCFLAG_CDECL,
-        FUNCFLAG_USE_ERRNO,
-        CFuncPtr,
-        _SimpleCData,
-        dlopen,
-        dlsym,
-        get_errno,
-    )
+    else:
+        from _ctypes import (
+            FUNCFLAG_CDECL,
+            FUNCFLAG_USE_ERRNO,
+            CFuncPtr,
+            _SimpleCData,
+            dlopen,
+            dlsym,
+            get_errno,
+        )
 
-    int_type = type("c_int", (_SimpleCData,), {"_type_": "i"})
-    prototype = type(
-        "prototype",
-        (CFuncPtr,),
-        {"_flags_": FUNCFLAG_CDECL | FUNCFLAG_USE_ERRNO, "_restype_": int_type},
-    )
-    # mypy does not know that None stands for the process itself.
-    function = prototype(dlsym(dlopen(None, 0), name))  # type: ignore[arg-type]
-    if function(*arguments) != 0:
-        number = get_errno()
-        raise OSError(number, posix.strerror(number))
+        int_type = type("c_int", (_SimpleCData,), {"_type_": "i"})
+        prototype = type(
+            "prototype",
+            (CFuncPtr,),
+            {"_flags_": FUNCFLAG_CDECL | FUNCFLAG_USE_ERRNO, "_restype_": int_type},
+        )
+        # mypy does not know that None stands for the process itself.
+        function = prototype(dlsym(dlopen(None, 0), name))  # type: ignore[arg-type]
+        if function(*arguments) != 0:
+            number = get_errno()
+            raise OSError(number, posix.strerror(number))
 
 
 def setns(fd: int) -> None:

@@ -22,7 +22,7 @@ ENTRY = "cni_faasm.__main__"
 
 # C modules that Debian keeps outside of the interpreter. Nothing else can be imported by
 # the plugin but our own modules and what is built in.
-EXTENSIONS = ("_ctypes", "_json")
+EXTENSIONS = ("_json",)
 
 
 class LeanError(Exception):
