@@ -7,6 +7,7 @@ them over the file. All faults are found in one go.
 
 from cni_faasm import config_schema as schema
 from cni_faasm import inet, units
+from cni_faasm.accepted import DEFAULT_STATE_DIR
 from cni_faasm.config_ipam import read_range_sets, read_requested, read_routes
 from cni_faasm.config_rates import Limit, limit
 from cni_faasm.config_schema import Fault, Section
@@ -19,9 +20,17 @@ if TYPE_CHECKING:
     from cni_faasm.ipam.ranges import Range
     from cni_faasm.results import Result
 
-__all__ = ["Fault", "Limit", "NetworkConfig", "Route", "check_faults", "load", "load_tolerant"]
+__all__ = [
+    "DEFAULT_STATE_DIR",
+    "Fault",
+    "Limit",
+    "NetworkConfig",
+    "Route",
+    "check_faults",
+    "load",
+    "load_tolerant",
+]
 
-DEFAULT_STATE_DIR = "/var/lib/cni/faasm"
 DEFAULT_DATA_DIR = "/var/lib/cni/networks"
 DEFAULT_PREFIX = "faasm"
 DEFAULT_LOCK_TIMEOUT_MS = 10_000
@@ -38,12 +47,13 @@ class NetworkConfig:
 
     mtu None: that of the default route's interface. ingress: to the container; egress:
     from it. latency_ms None: the shaping's default. range_sets: one address of each.
-    requested_addresses: packed, each in another range set. prev_result: of the plugins
+    accepted: the text of it for the record, set by ADD. requested_addresses: packed, each in another range set. prev_result: of the plugins
     before this one, or at CHECK and DEL of the whole chain's ADD. valid_attachments: GC's
     (container id, ifname) pairs, None when it was given none. warnings: what was changed.
     """
 
     __slots__ = (
+        "accepted",
         "cni_version",
         "data_dir",
         "dns",
@@ -67,6 +77,7 @@ class NetworkConfig:
     )
 
     def __init__(self, *, name: str = "", cni_version: str = SUPPORTED_VERSIONS[-1]) -> None:
+        self.accepted = ""
         self.cni_version = cni_version
         self.name = name
         self.plugin_type = "faasm"

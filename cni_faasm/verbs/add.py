@@ -3,8 +3,19 @@
 import posix
 import time
 
+from cni_faasm import (
+    accepted,
+    forwarding,
+    inet,
+    kernel,
+    nat,
+    netns,
+    plan,
+    plan_fields,
+    record,
+    veth,
+)
 from cni_faasm import config as configuration
-from cni_faasm import forwarding, inet, kernel, nat, netns, plan, plan_fields, record, veth
 from cni_faasm.errors import (
     ALREADY_ATTACHED,
     INTERFACE_EXISTS,
@@ -36,6 +47,7 @@ def add(request: "Request", undo: "Undo", warnings: "list[str]") -> Result:
     Raises: CniError.
     """
     config = configuration.load(request.document, request.args)
+    config.accepted = accepted.text_of(request.document)
     warnings.extend(config.warnings)
     if config.prev_result is not None:
         raise CniError(
@@ -141,7 +153,7 @@ def _write_record(config: "NetworkConfig", promised: "Plan") -> None:
         promised.network,
         promised.container_id,
         promised.ifname,
-        plan_fields.to_fields(promised),
+        {**plan_fields.to_fields(promised), accepted.KEY: config.accepted},
     )
 
 

@@ -7,8 +7,7 @@ drift. All drifts are reported at once.
 
 import errno
 
-from cni_faasm import config as configuration
-from cni_faasm import forwarding, inet, nat, netns, plan, plan_fields, shaping, veth
+from cni_faasm import accepted, forwarding, inet, nat, netns, plan, plan_fields, shaping, veth
 from cni_faasm.errors import DRIFT, UNKNOWN_CONTAINER, CniError
 from cni_faasm.ipam.store import Store
 from cni_faasm.netlink import addr, route, tc, tc_parse
@@ -37,6 +36,29 @@ def check(request: "Request") -> None:
     Raises: CniError 107 that names every drift (what, expected, found); 3 when nothing is
     known of the attachment.
     """
+    promised, prev_result = accepted.recall(request) or _validated(request)
+    own_fd = netns.open_own()
+    netns_fd = -1
+    try:
+        netns_fd = netns.open_container(request.netns, own_fd)
+        with Netlink() as host:
+            with netns.Inside(netns_fd, own_fd):
+                inner = Netlink()
+            with inner:
+                found = drifts(promised, host, inner, prev_result)
+    except NetlinkError as error:
+        from cni_faasm import kernel  # only a refusal needs it
+
+        raise kernel.refusal(error) from None
+    finally:
+        netns.close(netns_fd, own_fd)
+    if found:
+        raise drift_error(found)
+
+
+def _validated(request: "Request") -> "tuple[Plan, Result | None]":
+    from cni_faasm import config as configuration
+
     config = configuration.load(request.document, request.args, request.verb)
     promised = plan_fields.load(config.state_dir, config.name, request.container_id, request.ifname)
     if promised is None:
@@ -46,23 +68,7 @@ def check(request: "Request") -> None:
             f"in network {config.name!r}",
             "ADD it; if it was attached by another plugin, its record does not exist here",
         )
-    own_fd = netns.open_own()
-    netns_fd = -1
-    try:
-        netns_fd = netns.open_container(request.netns, own_fd)
-        with Netlink() as host:
-            with netns.Inside(netns_fd, own_fd):
-                inner = Netlink()
-            with inner:
-                found = drifts(promised, host, inner, config.prev_result)
-    except NetlinkError as error:
-        from cni_faasm import kernel  # only a refusal needs it
-
-        raise kernel.refusal(error) from None
-    finally:
-        netns.close(netns_fd, own_fd)
-    if found:
-        raise drift_error(found)
+    return promised, config.prev_result
 
 
 def drift_error(found: "list[Drift]") -> CniError:

@@ -261,3 +261,31 @@ def test_a_prev_result_that_lost_what_add_gave(
 def test_unknown_attachment(host: Host, container: Namespace, config: dict[str, Any]) -> None:
     error = host.cni("CHECK", container, {**config, "prevResult": {"ips": []}}).error(3)
     assert container.name in error["msg"]
+
+
+def test_a_configuration_that_add_never_saw_is_validated(
+    host: Host, container: Namespace, config: dict[str, Any], result: dict[str, Any]
+) -> None:
+    """One that ADD accepted is recognised by its text; another may be as wrong as any."""
+    assert "mtu" in str(host.check(container, {**config, "mtu": "big"}, result).error(7))
+    assert "ingressRate" in str(host.check(container, {**config, "ingresRate": 5}, result).error(7))
+    assert "mac" in str(
+        host.check(container, {**config, "runtimeConfig": {"mac": "x"}}, result).error(7)
+    )
+    assert "prevResult" in str(host.check(container, config, 5).error(7))
+    host.check(container, {**config, "mtu": 1300}, result).ok()  # the promise is ADD's
+    spelt = {key.upper() if key == "ipMasq" else key: value for key, value in config.items()}
+    host.check(container, spelt, result).ok()
+
+
+def test_a_record_without_the_configuration_is_checked(
+    host: Host, container: Namespace, config: dict[str, Any], result: dict[str, Any]
+) -> None:
+    """As versions before 0.1 wrote them, and as too long a configuration leaves it."""
+    (path,) = (host.state_dir / "testnet").glob("*@eth0")
+    fields = json.loads(path.read_bytes())
+    assert json.loads(fields.pop("config")) == config
+    path.write_text(json.dumps(fields))
+    host.check(container, config, result).ok()
+    container.run(["tc", "qdisc", "del", "dev", "eth0", "root"])
+    assert "container eth0" in str(host.check(container, config, result).error(107))

@@ -1,0 +1,63 @@
+"""Recognise a configuration that ADD has accepted, so that CHECK need not validate it anew.
+
+ADD leaves the configuration's text in the attachment's record. A runtime sends CHECK the same
+one and prevResult; when it does, loading the modules that validate it and doing so would be
+half a millisecond of nine, to learn what is known.
+"""
+
+from cni_faasm import jsonio, plan_fields, record
+from cni_faasm.errors import CniError
+from cni_faasm.protocol import is_name
+from cni_faasm.results import parse_result
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni_faasm.plan import Plan
+    from cni_faasm.protocol import Request
+    from cni_faasm.results import Result
+
+DEFAULT_STATE_DIR = "/var/lib/cni/faasm"
+KEY = "config"  # of the record
+_LIMIT = 1 << 16  # characters; a longer one is validated each time
+
+
+def text_of(document: "dict[str, object]") -> str:
+    """Return what the record keeps of a configuration; "" when it is too long for that."""
+    own = {key: value for key, value in document.items() if key != "prevResult"}
+    text = jsonio.dumps(own).decode()
+    return text if len(text) <= _LIMIT else ""
+
+
+def recall(request: "Request") -> "tuple[Plan, Result | None] | None":
+    """Return what ADD promised and the chain's result, when ADD was given this configuration.
+
+    None when it was not, or when that cannot be told: it must be validated then.
+    Raises: CniError 5.
+    """
+    document = request.document
+    name = document.get("name")
+    state_dir = document.get("stateDir", DEFAULT_STATE_DIR)
+    if not isinstance(name, str) or not is_name(name) or not _is_plain_path(state_dir):
+        return None
+    fields = record.read(str(state_dir), name, request.container_id, request.ifname)
+    if fields is None or not fields.get(KEY) or fields[KEY] != text_of(document):
+        return None
+    promised = plan_fields.from_fields(fields)
+    prev_result = document.get("prevResult")
+    if promised is None:
+        return None
+    if prev_result is None and "prevResult" not in document:
+        return promised, None
+    try:
+        return (promised, parse_result(prev_result)) if isinstance(prev_result, dict) else None
+    except CniError:
+        return None
+
+
+def _is_plain_path(path: object) -> bool:
+    """Say whether config.py would take the path as it stands."""
+    return (
+        isinstance(path, str)
+        and path.startswith("/")
+        and not any(part in ("", ".", "..") for part in path.split("/")[1:])
+    )
