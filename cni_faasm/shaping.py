@@ -25,20 +25,23 @@ BURST_SECONDS_INVERSE = 1000  # a burst of one millisecond
 # The queue: 25 ms where that is little data, 15 ms where it is much, and between them as
 # much as one large super-packet: what is forwarded comes in those, and one that finds no
 # room is lost whole. Shorter ones cost goodput on paths of some length: behind 20 ms of them,
-# 5 ms of queue take 4 % at 100 Mbit/s and 15 ms nothing.
+# 5 ms of queue take 4 % at 100 Mbit/s and 15 ms nothing. From 670 Mbit/s on no more than a
+# megabyte, for what stands in the queue is what everything else waits behind; 2 ms at least.
 MAX_LATENCY_MS = 25
 MIN_LATENCY_MS = 15
 SUPER_PACKET_BYTES = 70_000
+LARGE_QUEUE_BYTES = 1_250_000
+LARGE_LATENCY_MS = 2
 # Six full frames, and room beside them for a small packet: in a queue of just whole frames
 # a ping, a SYN or a DNS question finds no place while a transfer runs.
 MIN_LEAF_FRAMES = 6
 LEAF_HEADROOM_BYTES = 700
 MIN_GSO_BYTES = 1700
 MAX_GSO_BYTES = 65536
-# An eighth of a millisecond: HTB sends a super-packet first and waits for it after, so
+# A twelfth of a millisecond: HTB sends a super-packet first and waits for it after, so
 # what waits behind it waits that long. From 2 Gbit/s on small ones, which the kernel would
 # have to cut in software, cost more CPU than there is.
-GSO_PER_SECOND = 8000
+GSO_PER_SECOND = 12_000
 LARGE_GSO_RATE_BPS = 2_000_000_000
 MODEST_GSO_BYTES = 32768
 
@@ -137,6 +140,7 @@ def _queue_bytes(rate_Bps: int, latency_ms: "int | None") -> int:
     return min(
         rate_Bps * MAX_LATENCY_MS // 1000,
         max(SUPER_PACKET_BYTES, rate_Bps * MIN_LATENCY_MS // 1000),
+        max(LARGE_QUEUE_BYTES, rate_Bps * LARGE_LATENCY_MS // 1000),
     )
 
 
