@@ -22,7 +22,7 @@ import errno
 
 from cni_faasm import inet
 from cni_faasm.errors import TRY_AGAIN, CniError
-from cni_faasm.netlink import nft, nft_expr
+from cni_faasm.netlink import nft
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
 from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.plan import digest
@@ -40,11 +40,6 @@ _MULTICAST = {4: (b"\xe0\0\0\0", 4), 16: (b"\xff" + bytes(15), 8)}
 _ATTEMPTS = 8
 _RACES = (errno.EEXIST, errno.ENOENT, errno.EINTR)
 _IPTABLES = {4: nft.NFPROTO_IPV4, 16: nft.NFPROTO_IPV6}
-_PUBLISHED = (
-    nft_expr.XT_CONNTRACK_STATE_ESTABLISHED
-    | nft_expr.XT_CONNTRACK_STATE_RELATED
-    | nft_expr.XT_CONNTRACK_STATE_DNAT
-)
 
 
 def table_name(network: str) -> str:
@@ -166,6 +161,8 @@ def _comment(ranges: "list[Network]") -> str:
 
 def _rules(ranges: "list[Network]") -> "list[bytes]":
     """Return the expressions of each rule, in order."""
+    from cni_faasm.netlink import nft_expr  # only who makes or compares rules needs it
+
     rules = []
     for length in (4, 16):
         family = [one for one in ranges if len(one[0]) == length]
@@ -203,6 +200,13 @@ def _missing_accepts(netfilter: Netlink, plan: "Plan", length: int) -> "list[Mes
     chain = _forward_chain(netfilter, family)
     if chain is None or chain.policy != nft.NF_DROP:
         return []
+    from cni_faasm.netlink import nft_expr
+
+    published = (
+        nft_expr.XT_CONNTRACK_STATE_ESTABLISHED
+        | nft_expr.XT_CONNTRACK_STATE_RELATED
+        | nft_expr.XT_CONNTRACK_STATE_DNAT
+    )
     present = {
         rule.comment
         for rule in map(nft.parse_rule, netfilter.dump(nft.dump_rules(family, "filter", "FORWARD")))
@@ -218,7 +222,7 @@ def _missing_accepts(netfilter: Netlink, plan: "Plan", length: int) -> "list[Mes
         ):
             if comment[: nft.COMMENT_MAX - 1] in present:
                 continue
-            states = _PUBLISHED if "daddr" in expressions else 0
+            states = published if "daddr" in expressions else 0
             messages.append(
                 nft.new_rule(
                     family,
@@ -289,6 +293,8 @@ def _rule_drifts(
 ) -> "list[tuple[str, str, str]]":
     if chain is None or chain.hook != nft.NF_INET_POST_ROUTING:
         return [(f"{what}: chain {CHAIN}", "hook postrouting", "none")]
+    from cni_faasm.netlink import nft_expr
+
     bodies = netfilter.dump(nft.dump_rules(nft.NFPROTO_INET, chain.table, CHAIN))
     actual = [nft_expr.describe(nft.parse_rule(body).expressions) for body in bodies]
     expected = [nft_expr.describe(rule) for rule in _rules(ranges)]

@@ -7,7 +7,6 @@ domain, no ARP between containers.
 
 import errno
 import posix
-import time
 
 from cni_faasm import forwarding, inet, shaping
 from cni_faasm.errors import ADDRESS_UNAVAILABLE, KERNEL_REFUSED, CniError
@@ -289,6 +288,8 @@ def delete_detached(host: Netlink, ifindex: int) -> None:
         return
     if child == 0:
         _delete_and_exit(ifindex)
+    import time  # it reads the time zone's file, which CHECK need not
+
     deadline = time.monotonic() + DELETE_TIMEOUT_S
     ended = False
     while find(host, ifindex=ifindex) is not None:
