@@ -88,7 +88,7 @@ def iperf_servers(
                 server.kill()
                 server.wait()
     if status == 0 and not as_json:
-        typer.echo(f"ended {len(servers)} servers")
+        typer.echo(f"ended {len(servers)} server{'' if len(servers) == 1 else 's'}")
     raise typer.Exit(status)
 
 
@@ -172,7 +172,8 @@ def _tell(ports: range, servers: "dict[int, subprocess.Popen[bytes]]", as_json: 
         output.print_json({"ports": list(ports), "pids": [one.pid for one in servers.values()]})
     else:
         which = f"port {ports[0]}" if len(ports) == 1 else f"ports {ports[0]} to {ports[-1]}"
-        typer.echo(f"{len(ports)} iperf3 servers listen on {which}; TCP must be let in there.")
+        who = f"{len(ports)} iperf3 server" + (" listens" if len(ports) == 1 else "s listen")
+        typer.echo(f"{who} on {which}; TCP must be let in there.")
         typer.echo("On the host with the namespaces: cni-faasm network-check THIS-ADDRESS")
         typer.echo("Ctrl-C ends them.")
     sys.stdout.flush()

@@ -37,7 +37,9 @@ DEBUG = "CNI_FAASM_DEBUG"
 
 app = typer.Typer(
     name="cni-faasm",
-    help="Look after hosts whose containers get their network from the CNI plugin faasm.",
+    help="Look after hosts whose containers get their network from the CNI plugin faasm.\n\n"
+    "Examples:\n\n    cni-faasm pool up 3\n\n    cni-faasm status --watch\n\n"
+    "    cni-faasm validate /etc/cni/net.d/10-faasm.conflist",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

@@ -11,7 +11,9 @@ from cni_faasm.cli import netfolder, networks, output, pool
 from cni_faasm.cli.fault import ToolError
 
 app = typer.Typer(
-    help="Make and remove pools of function namespaces: faasmns1, faasmns2, ...",
+    help="Make and remove pools of function namespaces: faasmns1, faasmns2, ...\n\n"
+    "Examples:\n\n    cni-faasm pool up 3\n\n    cni-faasm pool exec 2 -- ping -c1 9.9.9.9\n\n"
+    "    cni-faasm pool down",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
