@@ -48,7 +48,8 @@ class NetworkConfig:
     mtu None: that of the default route's interface. ingress: to the container; egress:
     from it. latency_ms None: the shaping's default. range_sets: one address of each.
     accepted: the text of it for the record, set by ADD. requested_addresses: packed, each in another range set. prev_result: of the plugins
-    before this one, or at CHECK and DEL of the whole chain's ADD. valid_attachments: GC's
+    before this one, or at CHECK and DEL of the whole chain's ADD. shapes_only: there is no "ipam", and
+    the pair is an earlier plugin's. valid_attachments: GC's
     (container id, ifname) pairs, None when it was given none. warnings: what was changed.
     """
 
@@ -71,6 +72,7 @@ class NetworkConfig:
         "range_sets",
         "requested_addresses",
         "routes",
+        "shapes_only",
         "state_dir",
         "valid_attachments",
         "warnings",
@@ -96,6 +98,7 @@ class NetworkConfig:
         self.dns: dict[str, object] = {}
         self.lock_timeout_ms = DEFAULT_LOCK_TIMEOUT_MS
         self.prev_result: Result | None = None
+        self.shapes_only = False
         self.valid_attachments: list[tuple[str, str]] | None = None
         self.warnings: list[str] = []
 
@@ -161,7 +164,13 @@ def _read(
     _read_flat(config, top)
     _read_shaping(config, top, runtime)
     ipam = top.section("ipam", schema.IPAM)
-    config.range_sets = read_range_sets(top, ipam, runtime, config.cni_version)
+    # After another plugin, like `bandwidth`: nothing of the addresses is ours.
+    config.shapes_only = "ipam" not in top.values and (
+        "prevResult" in outer.values or verb in ("GC", "STATUS")
+    )
+    config.range_sets = read_range_sets(
+        top, ipam, runtime, config.cni_version, needed=not config.shapes_only
+    )
     if ipam:
         config.routes = read_routes(ipam)
     _read_folders(config, top, ipam)

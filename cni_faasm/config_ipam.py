@@ -14,11 +14,16 @@ _U32 = 0xFFFFFFFF
 
 
 def read_range_sets(
-    top: Section, ipam: "Section | None", runtime: "Section | None", cni_version: str
+    top: Section,
+    ipam: "Section | None",
+    runtime: "Section | None",
+    cni_version: str,
+    *,
+    needed: bool = True,
 ) -> "list[list[Range]]":
     """Return the range sets: the runtime's first, then the file's.
 
-    ipam, runtime: None when absent or no objects.
+    ipam, runtime: None when absent or no objects. needed: without any is a fault.
     """
     before = len(top.faults)
     range_sets: list[tuple[str, list[Range]]] = []
@@ -39,7 +44,12 @@ def read_range_sets(
                 if key in ipam.values:
                     ipam.fault(key, "nothing without a subnet")
         range_sets += _range_sets(ipam, "ranges")
-    if not range_sets and len(top.faults) == before and (ipam or "ipam" not in top.values):
+    if (
+        needed
+        and not range_sets
+        and len(top.faults) == before
+        and (ipam or "ipam" not in top.values)
+    ):
         (ipam or top).fault(
             "subnet" if ipam else "ipam",
             'at least one subnet, like {"type": "host-local", "subnet": "10.200.0.0/16"}',

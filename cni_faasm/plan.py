@@ -44,6 +44,7 @@ class Plan:
     host_interface is a pattern such as "faasm%d" until the kernel has chosen the number;
     both interface indexes are 0 until then. routes are those inside the container that
     the configuration asks for, `subnets` those of its own ranges, both by the gateway.
+    shapes_only: the pair is an earlier plugin's, and only its queues are promised.
     """
 
     __slots__ = (
@@ -67,6 +68,7 @@ class Plan:
         "network",
         "ranges",
         "routes",
+        "shapes_only",
     )
 
     def __init__(
@@ -92,6 +94,7 @@ class Plan:
         dns: "dict[str, object]",
         host_ifindex: int = 0,
         ifindex: int = 0,
+        shapes_only: bool = False,
     ) -> None:
         self.network = network
         self.container_id = container_id
@@ -113,6 +116,7 @@ class Plan:
         self.dns = dns
         self.host_ifindex = host_ifindex
         self.ifindex = ifindex
+        self.shapes_only = shapes_only
 
     @property
     def alias(self) -> str:

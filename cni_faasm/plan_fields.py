@@ -39,6 +39,7 @@ def to_fields(plan: Plan) -> "dict[str, object]":
         "egress": plan.egress and plan.egress.to_fields(),
         "ipMasq": plan.ip_masq,
         "dns": plan.dns,
+        **({"shapesOnly": True} if plan.shapes_only else {}),
     }
 
 
@@ -91,6 +92,7 @@ def _from_fields(fields: "dict[str, object]") -> Plan:
         egress=_shape(fields["egress"]),
         ip_masq=fields["ipMasq"] is True,
         dns=_dict(fields["dns"]),
+        shapes_only=fields.get("shapesOnly") is True,
     )
 
 

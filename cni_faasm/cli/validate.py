@@ -105,6 +105,8 @@ def remarks_on(data: bytes, path: str, conf_dir: str) -> Iterator[Remark]:
         for key in ("name", "cniVersion"):
             if key.lower() in folded:
                 document[key] = folded[key.lower()]
+        if index and not any(key.lower() == "ipam" for key in document):
+            document["prevResult"] = {"cniVersion": protocol.LATEST_VERSION}  # of the one before
         config, faults = configuration.check_faults(document, prefix=where)
         for fault in faults:
             # The list's own keys are not in the plugin's object, where they were put.
@@ -112,8 +114,11 @@ def remarks_on(data: bytes, path: str, conf_dir: str) -> Iterator[Remark]:
             place = known if known in ("name", "cniVersion") else fault.path
             text = str(fault).removeprefix(f"{fault.path}: ")
             yield Remark(lines.of(place), place, text, True)
-        if index:
-            text = "must come first: it makes the interface that others then change"
+        if index and "prevResult" not in document:
+            text = (
+                "must come first: with ipam it makes the interface that others then change; "
+                "without ipam it only limits what an earlier plugin made"
+            )
             yield Remark(lines.of(where.rstrip(".")), where.rstrip("."), text, True)
         yield from _versions(folded, lines)
         if config is not None:
@@ -162,6 +167,10 @@ def _surprises(
             f"{where}capabilities",
             "without bandwidth in it, the limits that a pod asks for are not passed on",
         )
+    if config.shapes_only:
+        if not config.ingress.rate_bps and not config.egress.rate_bps:
+            yield where.rstrip("."), "no rate: limits nothing but what a runtime asks for"
+        return
     if not config.routes:
         yield f"{where}ipam.routes", "none: containers reach nothing beyond the network's ranges"
     elif not config.ip_masq and any(one.prefix_len == 0 for one in config.routes):

@@ -49,11 +49,12 @@ def add(request: "Request", undo: "Undo", warnings: "list[str]") -> Result:
     config = configuration.load(request.document, request.args)
     config.accepted = accepted.text_of(request.document)
     warnings.extend(config.warnings)
-    if config.prev_result is not None:
+    if config.prev_result is not None and not config.shapes_only:
         raise CniError(
             UNSUPPORTED_FIELD,
             "prevResult: another plugin has attached the container before this one",
-            "faasm makes the container's interface itself: put it first in the conflist",
+            "with ipam, faasm makes the container's interface itself: put it first in the "
+            "conflist, or leave ipam out and it only limits what the other has made",
         )
     own_fd = netns.open_own()
     netns_fd = -1
@@ -63,6 +64,11 @@ def add(request: "Request", undo: "Undo", warnings: "list[str]") -> Result:
             with netns.Inside(netns_fd, own_fd):
                 inner = Netlink()
             with inner:
+                if config.shapes_only:
+                    from cni_faasm import chained
+
+                    kept: dict[str, object] = {accepted.KEY: config.accepted}
+                    return chained.add(request, config, undo, (host, inner), extra=kept)
                 return _attach(request, config, undo, (host, inner), (netns_fd, own_fd))
     except NetlinkError as error:
         cause = kernel.refusal(error)

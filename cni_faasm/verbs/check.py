@@ -189,9 +189,10 @@ def _check_outer(promised: "Plan", host: Netlink, found: "list[Drift]") -> None:
         return
     if one.name != promised.host_interface:
         found.append((f"{where}: name", promised.host_interface, one.name))
-    if one.alias != promised.alias:
+    if one.alias != promised.alias and not promised.shapes_only:
         found.append((f"{where}: alias", promised.alias, one.alias or "none"))
-    expected = (promised.host_mac, promised.mtu, promised.outer_gso_bytes)
+    mtu = one.mtu if promised.shapes_only else promised.mtu
+    expected = (promised.host_mac, mtu, promised.outer_gso_bytes)
     _check_link(where, one, expected, found)
     addresses = {item.address: item for item in _addresses(host, one.ifindex)}
     for address in promised.host_addresses:

@@ -51,7 +51,17 @@ def _detach(
 ) -> None:
     for _ in range(_ATTEMPTS):
         promised = load_record(config, name, request.container_id, request.ifname)
+        if promised is not None and promised.shapes_only:
+            from cni_faasm import chained
+
+            chained.remove(request, promised, host)
+            record.remove(config.state_dir, name, request.container_id, request.ifname)
+            return
         outer = _find_outer(request, config, name, promised, host)
+        if promised is None and config.shapes_only:
+            alias = plan.alias(name, request.container_id, request.ifname)
+            if outer is None or outer.alias != alias:
+                return  # the pair and its lease are an earlier plugin's
         if outer is not None:
             (veth.delete_detached if detach else veth.delete)(host, outer.ifindex)
         if not name or release(config, name, request.container_id, request.ifname, promised):

@@ -128,7 +128,8 @@ def _doomed_links(config: "NetworkConfig", choice: _Choice, host: Netlink) -> "l
     lost_macs = set()
     for identity in record.list_network(config.state_dir, config.name):
         promised = load_record(config, config.name, *identity)
-        if promised is not None and choice.dooms(*identity):
+        # A pair that another plugin made is that plugin's to remove.
+        if promised is not None and not promised.shapes_only and choice.dooms(*identity):
             lost_macs.add(promised.host_mac)
     doomed = []
     for body in host.dump(link.dump_links(kind="veth")):

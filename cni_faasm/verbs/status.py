@@ -28,6 +28,9 @@ def status(request: "Request") -> None:
     """
     config = configuration.load(request.document, request.args, request.verb)
     try:
+        if config.shapes_only:
+            _try_shaping(config)
+            return
         allocations = _try_store(config)
         _try_kernel(config, request, allocations)
     except NetlinkError as error:
@@ -58,6 +61,19 @@ def _try_store(config: "NetworkConfig") -> "list[Allocation]":
     finally:
         posix.close(folder)
     return allocations
+
+
+def _try_shaping(config: "NetworkConfig") -> None:
+    from cni_faasm import chained
+
+    chained.probe(config)
+    with netns.Empty():
+        inner_fd = netns.open_own()
+        try:
+            with Netlink() as inner, netns.Empty(), Netlink() as host:
+                chained.rehearse(config, (host, inner), inner_fd)
+        finally:
+            posix.close(inner_fd)
 
 
 def _try_kernel(

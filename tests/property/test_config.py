@@ -103,7 +103,7 @@ def test_any_object_is_a_configuration_or_faults(
         assert not faults
     if config is not None:
         assert config.name
-        assert config.range_sets
+        assert config.range_sets or config.shapes_only
         for packed in config.requested_addresses:
             assert any(one.contains(packed) for group in config.range_sets for one in group)
         for limit in (config.ingress, config.egress):

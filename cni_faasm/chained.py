@@ -1,0 +1,244 @@
+"""Shape a pair that an earlier plugin of the chain made, and nothing else.
+
+faasm after `bridge` or `ptp`, without "ipam" of its own, takes the place of `bandwidth`: it
+makes no interface and leases no address, but puts its queues on both ends of the pair that
+prevResult tells of, and hands prevResult on as it is. The promise is a plan without
+addresses, so CHECK, the tool's `status`, `check`, `repair` and `set-rate` hold it like any
+other; the pair itself stays the earlier plugin's.
+"""
+
+import errno
+import posix
+
+from cni_faasm import kernel, netns, plan, plan_fields, record, shaping, veth
+from cni_faasm.errors import INTERFACE_EXISTS, UNSUPPORTED_FIELD, CniError
+from cni_faasm.ipam import reclaim
+from cni_faasm.netlink import link, tc
+from cni_faasm.netlink.transport import Netlink
+from cni_faasm.netlink.wire import NetlinkError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni_faasm.config import NetworkConfig
+    from cni_faasm.netlink.link import Link
+    from cni_faasm.plan import Plan
+    from cni_faasm.protocol import Request
+    from cni_faasm.results import Result
+    from cni_faasm.undo import Undo
+
+# Nothing is there to be removed.
+_ABSENT = (errno.ENOENT, errno.EINVAL, errno.ENODEV, errno.ENXIO)
+
+
+def add(
+    request: "Request",
+    config: "NetworkConfig",
+    undo: "Undo",
+    sockets: "tuple[Netlink, Netlink]",
+    *,
+    extra: "dict[str, object]",
+) -> "Result":
+    """Shape both ends of the container's pair.
+
+    sockets: on the host and inside. extra: fields for the record.
+    Returns: prevResult.
+    Raises: CniError, NetlinkError.
+    """
+    import time
+
+    host, inner = sockets
+    prev_result = config.prev_result
+    if prev_result is None:  # the caller has looked
+        raise AssertionError
+    inside, outside = _pair(request, config, host, inner)
+    boot_id = record.boot_id()
+    marker = reclaim.read_marker(config.state_dir, config.name)
+    leaf = kernel.leaf(config.state_dir, config.name, boot_id, marker)
+    promised = plan.Plan(
+        network=config.name,
+        container_id=request.container_id,
+        ifname=request.ifname,
+        netns=request.netns,
+        boot_id=boot_id,
+        created=int(time.time()),
+        data_dir=config.data_dir,
+        host_interface=outside.name,
+        host_ifindex=outside.ifindex,
+        ifindex=inside.ifindex,
+        host_mac=outside.address,
+        mac=inside.address,
+        mtu=inside.mtu,
+        addresses=[],
+        routes=[],
+        ranges=[],
+        ingress=shaping.shape(config.ingress, config.latency_ms, inside.mtu, leaf),
+        egress=shaping.shape(config.egress, config.latency_ms, inside.mtu, leaf),
+        ip_masq=False,
+        dns={},
+        shapes_only=True,
+    )
+    for found, where in ((outside, "host"), (inside, "container")):
+        if _has_root(host if found is outside else inner, found.ifindex):
+            raise CniError(
+                INTERFACE_EXISTS,
+                f"{where} {found.name} has a root qdisc of somebody else's already",
+                "another plugin of the chain (bandwidth?) limits it: leave one of them out",
+            )
+    undo.push("forget the attachment", _forget, config, promised)
+    record.write(
+        config.state_dir,
+        config.name,
+        request.container_id,
+        request.ifname,
+        {**plan_fields.to_fields(promised), **extra},
+    )
+    undo.push("take the queues off", _restore, promised, (outside, inside), request.netns)
+    host.execute(_messages(outside.ifindex, promised.ingress, promised.egress))
+    inner.execute(_messages(inside.ifindex, promised.egress, promised.ingress))
+    return prev_result
+
+
+def _pair(
+    request: "Request", config: "NetworkConfig", host: Netlink, inner: Netlink
+) -> "tuple[Link, Link]":
+    """Return both ends of the pair (inside, outside). Raises: CniError 2."""
+    inside = veth.find(inner, name=request.ifname)
+    if inside is None:
+        raise _refusal(
+            f"the container has no interface {request.ifname!r}",
+            "without ipam, faasm shapes what an earlier plugin of the chain has made",
+        )
+    if inside.kind != "veth":
+        raise _refusal(
+            f"the container's interface {request.ifname!r} is {inside.kind or 'no veth'}",
+            "only a veth pair has an end on the host to limit what the container receives: "
+            "chain faasm after bridge or ptp, or leave macvlan, ipvlan and the like unlimited",
+        )
+    outside = veth.find(host, ifindex=inside.link) if inside.link_netnsid is not None else None
+    names = [one.name for one in config.prev_result.interfaces] if config.prev_result else []
+    if (
+        outside is None
+        or outside.kind != "veth"
+        or outside.link != inside.ifindex
+        # Indexes of other namespaces may coincide; results before 0.3.0 name nothing.
+        or (names and outside.name not in names)
+    ):
+        raise _refusal(
+            f"the other end of the container's {request.ifname!r} is not on the host",
+            "prevResult must tell of both ends, and the host's be in the plugin's namespace",
+        )
+    return inside, outside
+
+
+def _refusal(what: str, remedy: str) -> CniError:
+    return CniError(UNSUPPORTED_FIELD, f"prevResult: {what}", remedy)
+
+
+def _messages(
+    ifindex: int, own: "shaping.Shape | None", other: "shaping.Shape | None"
+) -> "list[tuple[int, int, bytes, str]]":
+    """Return what shapes one end: super-packets no larger than its and its peer's rates."""
+    sizes = link.set_link(
+        ifindex,
+        gso_max_size=shaping.gso_max_bytes(own),
+        gro_max_size=shaping.gso_max_bytes(other),
+    )
+    return [sizes, *shaping.messages(ifindex, own)]
+
+
+def _has_root(netlink: Netlink, ifindex: int) -> bool:
+    """Say whether somebody has put a qdisc there; the kernel's own default has no handle."""
+    from cni_faasm.netlink import tc_parse
+
+    [answer] = netlink.execute_tolerant([tc.get_qdisc(ifindex)])
+    return not isinstance(answer, NetlinkError) and bool(
+        answer and tc_parse.parse_qdisc(answer[0]).handle
+    )
+
+
+def remove(request: "Request", promised: "Plan", host: Netlink) -> None:
+    """Take the queues off both ends, as far as they are there. Raises: NetlinkError."""
+    outside = veth.find_outer(host, promised)
+    if outside is not None:
+        _unshape(host, outside.ifindex, has_queue=promised.ingress is not None)
+    own_fd = netns.open_own()
+    netns_fd = -1
+    try:
+        netns_fd = netns.open_container(request.netns or promised.netns, own_fd)
+        with netns.Inside(netns_fd, own_fd):
+            inner = Netlink()
+    except CniError:
+        return  # gone, and its end with it
+    finally:
+        netns.close(netns_fd, own_fd)
+    with inner:
+        inside = veth.find(inner, name=request.ifname)
+        if inside is not None and outside is not None and inside.link == outside.ifindex:
+            _unshape(inner, inside.ifindex, has_queue=promised.egress is not None)
+
+
+def _unshape(netlink: Netlink, ifindex: int, *, has_queue: bool) -> None:
+    size = shaping.MAX_GSO_BYTES
+    messages = [link.set_link(ifindex, gso_max_size=size, gro_max_size=size)]
+    if has_queue:
+        messages.append(tc.del_qdisc(ifindex))
+    for answer in netlink.execute_tolerant(messages):
+        if isinstance(answer, NetlinkError) and answer.errno not in _ABSENT:
+            raise answer
+
+
+def _forget(config: "NetworkConfig", promised: "Plan") -> None:
+    record.remove(config.state_dir, config.name, promised.container_id, promised.ifname)
+
+
+def _restore(promised: "Plan", ends: "tuple[Link, Link]", path: str) -> None:
+    """Leave the pair as it was found."""
+    own_fd = netns.open_own()
+    netns_fd = -1
+    try:
+        netns_fd = netns.open_container(path, own_fd)
+        with netns.Inside(netns_fd, own_fd):
+            inner = Netlink()
+        with inner, Netlink() as host:
+            for netlink, end, shape in (
+                (host, ends[0], promised.ingress),
+                (inner, ends[1], promised.egress),
+            ):
+                _unshape(netlink, end.ifindex, has_queue=shape is not None)
+                sizes = link.set_link(
+                    end.ifindex, gso_max_size=end.gso_max_size, gro_max_size=end.gro_max_size
+                )
+                netlink.execute([sizes])
+    finally:
+        netns.close(netns_fd, own_fd)
+
+
+def rehearse(config: "NetworkConfig", sockets: "tuple[Netlink, Netlink]", inner_fd: int) -> None:
+    """Shape a pair between two empty namespaces, for STATUS. Raises: NetlinkError."""
+    host, inner = sockets
+    made = link.new_veth("faasm0", "eth0", inner_fd)
+    outside = link.parse_link(host.execute([made])[0][0])
+    for netlink, ifindex, own, other in (
+        (host, outside.ifindex, config.ingress, config.egress),
+        (inner, outside.link, config.egress, config.ingress),
+    ):
+        own_shape, other_shape = (
+            shaping.shape(one, config.latency_ms, plan.DEFAULT_MTU, kernel.BFIFO)
+            for one in (own, other)
+        )
+        netlink.execute(_messages(ifindex, own_shape, other_shape))
+
+
+def probe(config: "NetworkConfig") -> None:
+    """Say whether the records' folder can be written. Raises: CniError 5."""
+    from cni_faasm import files
+
+    folder = files.open_folder(config.state_dir, config.name, create=True, mode=0o700)
+    try:
+        files.replace_at(folder, ".status", ".status.new", b"status\n", 0o600)
+        files.unlink_at(folder, ".status")
+    except OSError as error:
+        path = f"{config.state_dir}/{config.name}"
+        raise files.io_error(error, "cannot write in", path) from None
+    finally:
+        posix.close(folder)

@@ -1,0 +1,193 @@
+"""Shaping only: faasm after bridge or ptp, in the place of the reference's bandwidth."""
+
+import copy
+import json
+from typing import Any
+
+import pytest
+
+from tests import rates
+from tests.host import Host, Namespace
+from tests.tool import Tool
+
+RATE = 20_000_000
+
+
+def conflist(host: Host, first: str) -> dict[str, Any]:
+    plugin: dict[str, Any] = {
+        "type": first,
+        "ipam": {**host.config()["ipam"], "routes": [{"dst": "0.0.0.0/0"}]},
+    }
+    if first == "bridge":
+        plugin |= {"bridge": "br0", "isGateway": True}
+    return {
+        "name": "testnet",
+        "cniVersion": "1.0.0",
+        "plugins": [
+            plugin,
+            {
+                "type": "faasm",
+                "stateDir": str(host.state_dir),
+                "ingressRate": RATE,
+                "ingressBurst": RATE // 100,
+                "egressRate": RATE // 2,
+                "egressBurst": RATE // 200,
+            },
+        ],
+    }
+
+
+@pytest.fixture(params=["bridge", "ptp"])
+def chain(request: pytest.FixtureRequest, host: Host) -> dict[str, Any]:
+    return conflist(host, request.param)
+
+
+def _outer(result: dict[str, Any]) -> str:
+    """Return the host's end: the last interface without a sandbox that is no bridge."""
+    names: list[str] = [one["name"] for one in result["interfaces"] if not one.get("sandbox")]
+    return names[-1]
+
+
+def _rates(namespace: Namespace, device: str) -> list[int]:
+    return [one["rate"] for one in namespace.classes(device)]
+
+
+def test_add_check_del(host: Host, container: Namespace, chain: dict[str, Any]) -> None:
+    before = container.links()
+    alone = {**chain, "plugins": chain["plugins"][:1]}
+    result = host.chain("ADD", container, chain)
+    outer = _outer(result)
+    leases = host.leases()
+    assert len(leases) == 1
+    assert _rates(host, outer) == [RATE]
+    assert _rates(container, "eth0") == [RATE // 2]
+    assert len(host.records()) == 1
+
+    faasm = {**chain, "plugins": chain["plugins"][1:], "prevResult": result}
+    host.chain("CHECK", container, faasm)
+    host.chain("DEL", container, faasm)
+    assert host.records() == {}
+    assert _rates(host, outer) == []
+    assert _rates(container, "eth0") == []
+    assert host.leases() == leases, "the address is the first plugin's"
+    host.chain("DEL", container, faasm)
+    assert outer in host.links(), "the pair is the first plugin's"
+    host.chain("DEL", container, {**alone, "prevResult": result})
+    host.chain("DEL", container, {**chain, "prevResult": result})
+    assert container.links() == before
+    assert host.leases() == {}
+
+
+def test_prev_result_passes_through(
+    host: Host, container: Namespace, chain: dict[str, Any]
+) -> None:
+    first = host.chain("ADD", container, {**chain, "plugins": chain["plugins"][:1]})
+    own = {**chain["plugins"][1], "name": "testnet", "cniVersion": "1.0.0"}
+    result = host.add(container, {**own, "prevResult": first})
+    assert {"dns": {}, **result} == {"dns": {}, **first}
+
+
+@pytest.mark.parametrize("where", ["outer", "inner"])
+def test_check_sees_a_removed_qdisc(
+    host: Host, container: Namespace, chain: dict[str, Any], where: str
+) -> None:
+    result = host.chain("ADD", container, chain)
+    namespace, device = (host, _outer(result)) if where == "outer" else (container, "eth0")
+    namespace.run(["tc", "qdisc", "del", "dev", device, "root"])
+    own = {**chain["plugins"][1], "name": "testnet", "cniVersion": "1.0.0"}
+    error = host.check(container, own, result).error(107)
+    assert f"{device}: root qdisc" in error["msg"]
+    # nothing but the queues is taken away by GC's kin either
+    host.chain("DEL", container, {**chain, "prevResult": result})
+    assert host.records() == {}
+
+
+def test_measured(host: Host, container: Namespace) -> None:
+    remote = host.add_remote()
+    chain = conflist(host, "ptp")
+    chain["plugins"][0]["ipMasq"] = True
+    host.chain("ADD", container, chain)
+    rates.serve(host, remote)
+    for download, limit in ((True, RATE), (False, RATE // 2)):
+        flow = rates.Flow(container, "198.51.100.1", download=download)
+        rates.measure([flow], seconds=2)
+        assert 0.9 < flow.bits_per_second / (limit * rates.PAYLOAD_SHARE) < 1.05
+
+
+def test_runtime_limits_hold(host: Host, container: Namespace, chain: dict[str, Any]) -> None:
+    chain["plugins"][1]["runtimeConfig"] = {
+        "bandwidth": {"IngressRate": 1_000_000, "IngressBurst": 4294967295, "EgressRate": 0}
+    }
+    result = host.chain("ADD", container, chain)
+    assert _rates(host, _outer(result)) == [1_000_000]
+    assert _rates(container, "eth0") == [RATE // 2]
+
+
+def test_what_has_no_pair_is_refused(host: Host, container: Namespace) -> None:
+    chain = conflist(host, "ptp")
+    own = {**chain["plugins"][1], "name": "testnet", "cniVersion": "1.0.0"}
+    nothing = {"cniVersion": "1.0.0", "ips": []}
+    error = host.cni("ADD", container, {**own, "prevResult": nothing}).error(2)
+    assert "has no interface 'eth0'" in error["msg"]
+    container.run(["ip", "link", "add", "eth0", "type", "ifb"])
+    error = host.cni("ADD", container, {**own, "prevResult": nothing}).error(2)
+    assert "is ifb" in error["msg"]
+    assert "macvlan" in error["details"]
+    container.run(["ip", "link", "del", "eth0"])
+    container.run(["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "x"])
+    error = host.cni("ADD", container, {**own, "prevResult": nothing}).error(2)
+    assert "other end" in error["msg"]
+    assert host.records() == {}
+
+
+def test_a_limit_of_somebody_elses_stays(host: Host, container: Namespace) -> None:
+    """The reference's bandwidth before faasm: refused, and nothing is changed."""
+    chain = conflist(host, "ptp")
+    before = copy.deepcopy(chain["plugins"])
+    bandwidth = {"type": "bandwidth", "ingressRate": 5_000_000, "ingressBurst": 50_000}
+    chain["plugins"] = [before[0], bandwidth]
+    result = host.chain("ADD", container, chain)
+    snapshot = host.snapshot()
+    own = {**before[1], "name": "testnet", "cniVersion": "1.0.0", "prevResult": result}
+    error = host.cni("ADD", container, own).error()
+    assert "root qdisc of somebody else's" in error["msg"]
+    host.assert_unchanged(snapshot)
+    assert host.records() == {}
+
+
+def test_gc_leaves_the_pair(host: Host, container: Namespace, chain: dict[str, Any]) -> None:
+    result = host.chain("ADD", container, chain)
+    own = {**chain["plugins"][1], "name": "testnet", "cniVersion": "1.1.0"}
+    host.cni("STATUS", None, own).ok()
+    host.cni("GC", None, {**own, "cni.dev/valid-attachments": []}).ok()
+    assert host.records() == {}
+    assert _outer(result) in host.links()
+
+
+def test_without_ipam_and_prev_result(host: Host, container: Namespace) -> None:
+    own = {**conflist(host, "ptp")["plugins"][1], "name": "testnet", "cniVersion": "1.0.0"}
+    error = host.cni("ADD", container, own).error(7)
+    assert "ipam" in error["msg"]
+
+
+def test_the_tool_looks_and_mends(host: Host, container: Namespace, chain: dict[str, Any]) -> None:
+    tool = Tool(host)
+    tool.conf_dir.mkdir(parents=True)
+    path = tool.conf_dir / "10-testnet.conflist"
+    path.write_text(json.dumps(chain), encoding="utf-8")
+    tool("validate", str(path)).ok()
+    result = host.chain("ADD", container, chain)
+    outer = _outer(result)
+    [row] = tool("status", "--json").ok().document["attachments"]
+    assert (row["hostInterface"], row["addresses"]) == (outer, [])
+    tool("check").ok()
+    host.run(["tc", "qdisc", "del", "dev", outer, "root"])
+    assert f"host {outer}: root qdisc" in tool("check").expect(1).stdout
+    tool("repair").ok()
+    tool("check").ok()
+    tool("set-rate", outer, "--ingress", "7M").ok()
+    assert _rates(host, outer) == [7_000_000]
+    host.chain("CHECK", container, {**chain, "prevResult": result})
+    assert "nothing to remove" in tool("gc").ok().stdout
+    host.chain("DEL", container, {**chain, "prevResult": result})
+    assert tool("status", "--json").ok().document["attachments"] == []
