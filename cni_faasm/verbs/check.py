@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     Drift = tuple[str, str, str]
 
 MAX_DRIFTS_IN_MESSAGE = 3
+RT_TABLE_LOCAL = 255  # <linux/rtnetlink.h>
 # What the kernel says of a queue that is not there, or whose parent is not.
 _ABSENT = (errno.ENOENT, errno.EINVAL, errno.EOPNOTSUPP)
 
@@ -91,10 +92,9 @@ def drifts(
     Raises: NetlinkError, CniError.
     """
     found: list[Drift] = []
-    mac, mtu = _changed_by_chain(promised, prev_result)
     if prev_result is not None:
         _compare_result(promised, prev_result, found)
-    _check_inner(promised, inner, mac, mtu, found)
+    _check_inner(promised, inner, prev_result, found)
     _check_outer(promised, host, found)
     _check_leases(promised, found)
     for length in sorted({len(item.address) for item in promised.addresses}):
@@ -105,13 +105,18 @@ def drifts(
     return found
 
 
-def _changed_by_chain(promised: "Plan", prev_result: "Result | None") -> "tuple[bytes, int]":
-    """Return the inner end's MAC and MTU as the whole chain left them."""
+def _changed_by_chain(
+    promised: "Plan", prev_result: "Result | None", mtu_found: int
+) -> "tuple[bytes, int]":
+    """Return the inner end's MAC and MTU as the whole chain left them.
+
+    Results tell of MTUs from 1.1.0 on. Before, a later plugin (tuning) may have lowered it.
+    """
     mac, mtu = promised.mac, promised.mtu
     if prev_result is not None:
         for interface in prev_result.interfaces:
             if interface.name == promised.ifname and interface.sandbox:
-                mtu = interface.mtu or mtu
+                mtu = interface.mtu or min(mtu, mtu_found)
                 try:
                     mac = inet.parse_mac(interface.mac)
                 except ValueError:
@@ -152,7 +157,7 @@ def _check_link(
 
 
 def _check_inner(
-    promised: "Plan", inner: Netlink, mac: bytes, mtu: int, found: "list[Drift]"
+    promised: "Plan", inner: Netlink, prev_result: "Result | None", found: "list[Drift]"
 ) -> None:
     where = f"container {promised.ifname}"
     one = veth.find(inner, name=promised.ifname)
@@ -165,6 +170,7 @@ def _check_inner(
         actual = f"{one.kind or 'no veth'}, peer index {one.link}"
         found.append((f"{where}: interface", expected, actual))
         return
+    mac, mtu = _changed_by_chain(promised, prev_result, one.mtu)
     _check_link(where, one, (mac, mtu, promised.inner_gso_bytes), found)
     addresses = {item.address: item for item in _addresses(inner, one.ifindex)}
     for item in promised.addresses:
@@ -264,13 +270,11 @@ def _check_route(
     where: str, wanted: Route, routes: "list[route.RouteInfo]", found: "list[Drift]"
 ) -> None:
     dst, gateway = inet.network(wanted.dst, wanted.prefix_len), wanted.gateway
-    same = [
-        one
-        for one in routes
-        if one.dst == dst
-        and one.prefix_len == wanted.prefix_len
-        and one.table == (wanted.table or plan.RT_TABLE_MAIN)
-    ]
+    alike = [one for one in routes if one.dst == dst and one.prefix_len == wanted.prefix_len]
+    same = [one for one in alike if one.table == (wanted.table or plan.RT_TABLE_MAIN)]
+    if not same:
+        # A later plugin (sbr) may have moved the routes to a table of their own.
+        same = [one for one in alike if one.table != RT_TABLE_LOCAL]
     expected = inet.cidr(dst, wanted.prefix_len)
     if gateway:
         expected += f" via {inet.unpack(gateway)}"
