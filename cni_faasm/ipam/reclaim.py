@@ -61,23 +61,25 @@ def reclaim_earlier_boot(
             kernel = cached
     removed: list[tuple[str, str]] = []
     current: set[tuple[str, str]] = set()
+    dead: set[tuple[str, str]] = set()
     for container_id, ifname in list(record.list_network(state_dir, network)):
         document = record.read(state_dir, network, container_id, ifname)
-        if document is not None and document["bootID"] == boot_id:
-            current.add((container_id, ifname))
-            continue
+        is_current = document is not None and document["bootID"] == boot_id
+        (current if is_current else dead).add((container_id, ifname))
+    # The age of a lease tells those that host-local made in this boot from older ones.
+    # Where the clock is set only after boot (no RTC, NTP steps it forward), the moment below
+    # moves with it, and leases written before the step look older than the boot. Ours have a
+    # record of this boot and are kept by it; only host-local's, made in this boot before the
+    # step and before our first ADD on the same network, could be taken for dead. Those whose
+    # record is of an earlier boot go whatever the clock says, and before the record.
+    record.sweep_temporary(state_dir, network)
+    released = store.sweep_before(boot_time(), current, dead)
+    for container_id, ifname in sorted(dead):
         try:
             if record.remove(state_dir, network, container_id, ifname):
                 removed.append((container_id, ifname))
         except CniError:  # a folder of that name, an immutable file: no reason to fail others
             continue
-    # The age of a lease tells those that host-local made in this boot from older ones.
-    # Where the clock is set only after boot (no RTC, NTP steps it forward), the moment below
-    # moves with it, and leases written before the step look older than the boot. Ours have a
-    # record of this boot and are kept by it; only host-local's, made in this boot before the
-    # step and before our first ADD on the same network, could be taken for dead.
-    record.sweep_temporary(state_dir, network)
-    released = store.sweep_before(boot_time(), current)
     write_marker(
         state_dir,
         network,

@@ -23,7 +23,7 @@ from cni_faasm.ipam.layout import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -434,17 +434,26 @@ class Store:
                 total += 1
         return total
 
-    def sweep_before(self, moment: float, keep: "set[tuple[str, str]]") -> "list[bytes]":
+    def sweep_before(
+        self,
+        moment: float,
+        keep: "set[tuple[str, str]]",
+        dead: "Collection[tuple[str, str]]" = (),
+    ) -> "list[bytes]":
         """Remove leases last written before `moment` whose attachment is not in `keep`.
+
+        dead: attachments whose leases go whatever their age, for clocks go backwards.
 
         moment: seconds since the epoch. Torn ones of that age go too, and what cannot be
         removed (an immutable file) stays: it must not keep others from attaching.
         """
         swept: list[bytes] = []
         for name, address, state, container_id, ifname, mtime in self._scan():
-            if mtime >= moment or state not in (_HELD, _TORN):
+            if state not in (_HELD, _TORN):
                 continue
             if state == _HELD and (container_id, ifname) in keep:
+                continue
+            if mtime >= moment and not (state == _HELD and (container_id, ifname) in dead):
                 continue
             if files.unlink_at(self._folder, name):
                 swept.append(address)

@@ -128,16 +128,10 @@ class Podman(Runtime):
             *("--events-backend", "file"),
         ]
 
-    def run(self, name: str) -> Namespace:
-        options = [
-            "--detach",
-            "--name",
-            name,
-            "--network",
-            "faasm",
-            "--cgroup-parent",
-            f"/{CGROUP}",
-        ]
+    def run(self, name: str, *extra: str) -> Namespace:
+        """Start a container; extra: options instead of `--network faasm`."""
+        options = ["--detach", "--name", name, "--cgroup-parent", f"/{CGROUP}"]
+        options += extra or ("--network", "faasm")
         options += ["--cap-add", "NET_RAW"]  # ping
         # raising these takes CAP_SYS_RESOURCE, which not every root has
         options += ["--ulimit", "nofile=1000:1000", "--ulimit", "nproc=1000:1000"]
@@ -145,8 +139,16 @@ class Podman(Runtime):
         rootfs = ["--rootfs", str(self.root_filesystem)]
         self.host.run([*self._podman, "run", *options, *rootfs, *sleep])
         self.running.append(name)
+        return self.namespace(name)
+
+    def namespace(self, name: str) -> Namespace:
+        """Return the network namespace that a container runs in now."""
         (found,) = json.loads(self.host.run([*self._podman, "inspect", name]).stdout)
         return Namespace(name, path=f"/proc/{found['State']['Pid']}/ns/net")
+
+    def command(self, *words: str) -> None:
+        """Run any other command of podman's."""
+        self.host.run([*self._podman, *words])
 
     def execute(self, name: str, argv: Sequence[str]) -> str:
         return self.host.run([*self._podman, "exec", name, *argv]).stdout

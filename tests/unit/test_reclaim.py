@@ -187,3 +187,12 @@ def test_many(host: Host) -> None:
     assert jsonio.loads((host.records / "boot").read_bytes())
     with Store(host.data, "net") as store:
         assert store.release(addresses("10.1.0.2"), "dead0", "eth0") == []
+
+
+def test_a_clock_that_went_backwards(host: Host) -> None:
+    """Without a clock chip, leases of an earlier boot look younger than this one."""
+    host.record("before", old=True)
+    host.lease("10.1.0.2", b"before\r\neth0", old=False)
+    host.attach("now", "10.1.0.3", old=False)
+    assert host.reclaim() == (["10.1.0.2"], ["before"])
+    assert host.addresses() == ["10.1.0.3"]
