@@ -19,6 +19,7 @@ from cni_faasm.cli import (
     collecting,
     iperf_servers,
     metrics,
+    migrate,
     network_check,
     output,
     pool_commands,
@@ -53,6 +54,7 @@ app.command()(rates.set_rate)
 app.command()(collecting.gc)
 app.command()(metrics.metrics)
 app.command()(validate.validate)
+app.command()(migrate.migrate)
 app.command("network-check")(network_check.network_check)
 app.command("iperf-servers")(iperf_servers.iperf_servers)
 
