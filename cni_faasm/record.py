@@ -9,7 +9,7 @@ On disk::
         ├── gone                             0600  attachments removed lately, one per line
         └── boot                             0600  JSON; see ipam/reclaim.py
 
-Written under the network's lock (ipam/store.py), by a temporary name and a rename, so that
+Written under the network's lock (ipam/leases.py), by a temporary name and a rename, so that
 readers see a whole record or none. Nothing is synced: a record describes links and addresses
 that a reboot takes away, and reclaim.py sweeps what an earlier boot left, torn files included.
 """

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cni_faasm import files, inet, record
+from cni_faasm.ipam import leases as leases_module
 from cni_faasm.ipam import store as store_module
 from cni_faasm.ipam.ranges import Range, make
 from cni_faasm.ipam.store import Store
@@ -93,7 +94,7 @@ class Calls:
 def intercepted(at: int | None, act: Callable[[str], None]) -> Iterator[Calls]:
     """Let the store and the records call `posix` through `Calls`."""
     calls = Calls(at, act)
-    modules = (files, store_module, record)
+    modules = (files, leases_module, store_module, record)
     try:
         for module in modules:
             setattr(module, "posix", calls)  # noqa: B010 - not a name they export

@@ -6,37 +6,22 @@ there are: only the candidates are looked at, which round robin keeps to one as 
 """
 
 import errno
-import fcntl
 import posix
 
 from cni_faasm import files, inet
 from cni_faasm.errors import ADDRESS_UNAVAILABLE, ADDRESSES_EXHAUSTED, TRY_AGAIN, CniError
 from cni_faasm.files import io_error
-from cni_faasm.ipam.layout import (
-    assign,
-    candidates,
-    describe,
-    lease_address,
-    lease_holder,
-    size,
-)
+from cni_faasm.ipam.layout import assign, candidates, describe, size
+from cni_faasm.ipam.leases import HELD, ODD, TORN, Leases
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
-    from types import TracebackType
-    from typing import Self
+    from collections.abc import Collection, Iterable, Sequence
 
     from cni_faasm.ipam.ranges import Range
 
-# What stands at a candidate's name. Absent and torn are free.
-_ABSENT, _TORN, _HELD, _ODD = range(4)
-
 # So many candidates are opened one by one; then one listing of the folder is cheaper.
 _PROBES = 64
-
-# More than any lease: a container id is part of a file name elsewhere, hence below 256 bytes.
-_LEASE_LIMIT = 1024
 
 _CURSOR = "last_reserved_ip."
 # host-local opens exactly last_reserved_ip.N and takes only what parses as an address for a
@@ -63,151 +48,10 @@ class Allocation:
         )
 
 
-class Store:
-    r"""The leases of one network, held under its lock from `open` to `close`.
+class Store(Leases):
+    """The leases of one network, with what an ADD, a DEL and a GC do to them."""
 
-    On disk::
-
-        <dataDir>/                       0755
-        └── <network>/                   0755
-            ├── lock                     empty; whoever holds flock(LOCK_EX) on it owns the folder
-            ├── 10.200.0.2               0644  "<containerID>\r\n<ifname>": the address is leased
-            ├── 10.200.0.3                     (from host-local before 0.8: "<containerID>" alone)
-            ├── fd00::2                        IPv6 names as inet_ntop prints them
-            ├── last_reserved_ip.0       0644  "10.200.0.3": where range set 0 goes on from
-            ├── last_reserved_ip.1       0644  "fd00::2"
-            └── .last_reserved_ip        a cursor being written (ours only)
-
-    The lock protocol, which host-local shares:
-
-    1. Open `lock` (never removed, never replaced), flock(LOCK_EX). Should the folder have been
-       removed while we waited, the file we hold is unlinked and guards nothing: begin again.
-    2. Only the holder creates, replaces or removes leases and cursors. Reading one lease needs
-       no lock; what is read then may be half written, which readers take for torn.
-    3. Unlock by LOCK_UN, not by closing alone: a child forked meanwhile shares the lock, and
-       would prolong it. A child must not use the store.
-
-    An ADD under the lock: `choose` (writes nothing), then the attachment record, then `commit`.
-    So no lease of ours is without a record, and whatever moment the process is killed in, the
-    record leads DEL and GC to the lease.
-
-    Nothing here is synced to the disk. A lease means nothing after a reboot: the containers
-    are gone, and reclaim.py sweeps what an earlier boot left, torn files included. An fsync
-    would cost milliseconds per ADD to preserve what is thrown away.
-
-    A lease file that is empty or does not begin with a plausible container id (a process was
-    killed between creating and writing it, or the power failed) is free and gets replaced.
-    What is no readable regular file (a symlink, a folder, a FIFO, bad sectors) is neither
-    followed nor touched; its address counts as taken.
-    """
-
-    __slots__ = (
-        "_create",
-        "_exclusive",
-        "_folder",
-        "_lock",
-        "_timeout_ms",
-        "data_dir",
-        "network",
-        "path",
-    )
-
-    def __init__(
-        self,
-        data_dir: str,
-        network: str,
-        timeout_ms: int = 10_000,
-        *,
-        create: bool = True,
-        lock: bool = True,
-    ) -> None:
-        """Name a store; `open` or `with` opens it.
-
-        timeout_ms: how long to wait for the lock; 0 tries once.
-        create: make absent folders. Otherwise an absent store opens as an empty one.
-        lock: False to read only, as CHECK does, also on a read-only file system.
-        """
-        self.data_dir = data_dir.rstrip("/") or "/"
-        self.network = network
-        self.path = self.data_dir + "/" + network
-        self._timeout_ms = timeout_ms
-        self._create = create
-        self._exclusive = lock
-        self._folder = -1
-        self._lock = -1
-
-    def __enter__(self) -> "Self":
-        self.open()
-        return self
-
-    def __exit__(
-        self,
-        kind: "type[BaseException] | None",
-        error: "BaseException | None",
-        traceback: "TracebackType | None",
-    ) -> None:
-        self.close()
-
-    def open(self) -> None:
-        """Open the folder and take the lock.
-
-        Raises: CniError 11 when the lock stays taken; 5 when the folder cannot be used.
-        """
-        for _ in range(8):
-            self._folder = files.open_folder(
-                self.data_dir, self.network, create=self._create, mode=0o755
-            )
-            if self._folder < 0 or not self._exclusive:
-                return
-            try:
-                if self._acquire():
-                    return
-            except BaseException:
-                self.close()
-                raise
-            self.close()
-        raise CniError(TRY_AGAIN, f"try again later: {self.path} is being removed")
-
-    def close(self) -> None:
-        """Release the lock and the descriptors. May be called again."""
-        lock, self._lock = self._lock, -1
-        if lock >= 0:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_UN)
-            except OSError:
-                files.close(lock)  # unlocks as well, unless a child of ours holds it too
-            else:
-                files.close(lock)
-        folder, self._folder = self._folder, -1
-        if folder >= 0:
-            files.close(folder)
-
-    def _acquire(self) -> bool:
-        """Lock; say whether the file locked is still the store's."""
-        path = self.path + "/lock"
-        flags = posix.O_RDWR | posix.O_CREAT | posix.O_CLOEXEC | posix.O_NOFOLLOW
-        try:
-            self._lock = lock = posix.open("lock", flags, 0o600, dir_fd=self._folder)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                # Imported here: contention is rare, and this is the lean path.
-                from cni_faasm.ipam.lockwait import wait_for_lock
-
-                if not wait_for_lock(lock, self._timeout_ms):
-                    raise CniError(
-                        TRY_AGAIN,
-                        f"try again later: {path} was locked by another process "
-                        f"for {self._timeout_ms} ms",
-                        "`lslocks` or `fuser` names the holder; lockTimeout sets how long to wait",
-                    ) from None
-            return posix.fstat(lock).st_nlink > 0
-        except FileNotFoundError:
-            return False  # the folder was removed between opening it and now
-        except OSError as error:
-            raise io_error(error, "cannot lock", path) from None
-
-    # --- leasing ---------------------------------------------------------------------------
+    __slots__ = ()
 
     def choose(
         self, range_sets: "Sequence[Sequence[Range]]", requested: "Iterable[bytes]" = ()
@@ -233,7 +77,7 @@ class Store:
     def _demand_free(self, address: bytes) -> None:
         name = inet.unpack(address)
         state, container_id, ifname = self._inspect(name)
-        if state == _HELD:
+        if state == HELD:
             holder = f"container {container_id}" + (f" ({ifname})" if ifname else "")
             raise CniError(
                 ADDRESS_UNAVAILABLE,
@@ -241,7 +85,7 @@ class Store:
                 "detach that container (DEL, or GC when it no longer exists), "
                 "or request another address",
             )
-        if state == _ODD:
+        if state == ODD:
             raise CniError(
                 ADDRESS_UNAVAILABLE,
                 f"the requested address {name} is blocked: {self.path}/{name} "
@@ -264,7 +108,7 @@ class Store:
                 if name not in names:
                     return source, address
                 continue
-            if self._inspect(name)[0] <= _TORN:
+            if self._inspect(name)[0] <= TORN:
                 return source, address
             probes += 1
             if probes == _PROBES:
@@ -272,7 +116,7 @@ class Store:
         if names is not None:
             # Every name is taken: only now is it worth opening all of them for a torn one.
             for source, address in candidates(ranges, cursor):
-                if address not in used and self._inspect(inet.unpack(address))[0] <= _TORN:
+                if address not in used and self._inspect(inet.unpack(address))[0] <= TORN:
                     return source, address
         total = size(ranges)
         raise CniError(
@@ -356,8 +200,8 @@ class Store:
             name = inet.unpack(address)
             try:
                 state, holder, holder_ifname = self._inspect(name, strict=True)
-                if state == _TORN or (
-                    state == _HELD and holder == container_id and holder_ifname in (ifname, "")
+                if state == TORN or (
+                    state == HELD and holder == container_id and holder_ifname in (ifname, "")
                 ):
                     posix.unlink(name, dir_fd=self._folder)
                     released.append(address)
@@ -379,7 +223,7 @@ class Store:
         swept = [
             address
             for name, address, state, _, _, _ in self._scan()
-            if state == _TORN and self._remove_torn(name)
+            if state == TORN and self._remove_torn(name)
         ]
         if self._folder >= 0:
             files.unlink_at(self._folder, _TEMPORARY)
@@ -392,47 +236,6 @@ class Store:
             posix.unlink(_TEMPORARY, dir_fd=self._folder)
         except OSError as error:
             raise io_error(error, "cannot write in", self.path) from None
-
-    # --- reading ---------------------------------------------------------------------------
-
-    def owner(self, address: bytes) -> "tuple[str, str] | None":
-        """Return (container id, ifname) of a lease; ifname "" in the old format.
-
-        Raises: CniError 5 when it cannot be read.
-        """
-        state, container_id, ifname = self._inspect(inet.unpack(address), strict=True)
-        return (container_id, ifname) if state == _HELD else None
-
-    def find(self, container_id: str, ifname: str) -> "list[bytes]":
-        """Return the addresses an attachment holds, by reading every lease.
-
-        The rare path, for attachments without a record: those that host-local made. Leases
-        in the old format, without ifname, count only when there are no others, as there.
-        """
-        exact: list[bytes] = []
-        old: list[bytes] = []
-        for address, holder, holder_ifname, _ in self.leases():
-            if holder == container_id:
-                if holder_ifname == ifname:
-                    exact.append(address)
-                elif not holder_ifname:
-                    old.append(address)
-        return exact or old
-
-    def leases(self) -> "Iterator[tuple[bytes, str, str, float]]":
-        """Yield (address, container id, ifname, mtime) of every lease, in no order."""
-        for _, address, state, container_id, ifname, mtime in self._scan():
-            if state == _HELD:
-                yield address, container_id, ifname, mtime
-
-    def count(self, source: "Range") -> int:
-        """Return how many addresses of a range have a lease file, torn ones included."""
-        total = 0
-        for name in self._names():
-            address = lease_address(name)
-            if address is not None and source.contains(address):
-                total += 1
-        return total
 
     def sweep_before(
         self,
@@ -449,65 +252,12 @@ class Store:
         """
         swept: list[bytes] = []
         for name, address, state, container_id, ifname, mtime in self._scan():
-            if state not in (_HELD, _TORN):
+            if state not in (HELD, TORN):
                 continue
-            if state == _HELD and (container_id, ifname) in keep:
+            if state == HELD and (container_id, ifname) in keep:
                 continue
-            if mtime >= moment and not (state == _HELD and (container_id, ifname) in dead):
+            if mtime >= moment and not (state == HELD and (container_id, ifname) in dead):
                 continue
             if files.unlink_at(self._folder, name):
                 swept.append(address)
         return swept
-
-    # --- what stands on the disk -----------------------------------------------------------
-
-    def _inspect(self, name: str, *, strict: bool = False) -> "tuple[int, str, str]":
-        """Say what stands at a lease's name, and whose it is.
-
-        What cannot be read (bad sectors, a security module) is odd like what is no file, lest
-        it keep others from attaching; strict raises instead, where its owner is asked for.
-        """
-        if self._folder < 0:
-            return _ABSENT, "", ""
-        try:
-            data = files.read_at(self._folder, name, _LEASE_LIMIT)
-        except FileNotFoundError:
-            return _ABSENT, "", ""
-        except OSError as error:
-            if error.errno in files.NOT_A_FILE:
-                return _ODD, "", ""
-            if not strict and error.errno not in files.EXHAUSTED:
-                return _ODD, "", ""
-            raise io_error(error, "cannot read the lease", f"{self.path}/{name}") from None
-        owner = lease_holder(data)
-        if owner is not None:
-            return _HELD, owner[0], owner[1]
-        # A FIFO that nobody writes to reads as empty.
-        return (_TORN if files.is_regular(self._folder, name) else _ODD), "", ""
-
-    def _scan(self) -> "Iterator[tuple[str, bytes, int, str, str, float]]":
-        """Yield (name, address, state, container id, ifname, mtime) of all that is there."""
-        for name in self._names():
-            address = lease_address(name)
-            if address is None:
-                continue
-            state, container_id, ifname = self._inspect(name)
-            if state not in (_HELD, _TORN):
-                continue
-            try:
-                status = posix.stat(name, dir_fd=self._folder, follow_symlinks=False)
-            except OSError:
-                continue
-            yield name, address, state, container_id, ifname, status.st_mtime
-
-    def _names(self) -> "list[str]":
-        if self._folder < 0:
-            return []
-        try:
-            return posix.listdir(self._folder)
-        except OSError as error:
-            raise io_error(error, "cannot list", self.path) from None
-
-    def _remove_torn(self, name: str) -> bool:
-        """Remove a lease file if it is torn; say whether it is gone."""
-        return self._inspect(name)[0] == _TORN and files.unlink_at(self._folder, name)
