@@ -43,13 +43,15 @@ def recall(request: "Request") -> "tuple[Plan, Result | None] | None":
     if fields is None or not fields.get(KEY) or fields[KEY] != text_of(document):
         return None
     promised = plan_fields.from_fields(fields)
-    prev_result = document.get("prevResult")
     if promised is None:
         return None
-    if prev_result is None and "prevResult" not in document:
+    if "prevResult" not in document:
         return promised, None
+    prev_result = document["prevResult"]
+    if not isinstance(prev_result, dict):
+        return None
     try:
-        return (promised, parse_result(prev_result)) if isinstance(prev_result, dict) else None
+        return promised, parse_result(prev_result)
     except CniError:
         return None
 

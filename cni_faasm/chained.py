@@ -8,9 +8,8 @@ other; the pair itself stays the earlier plugin's.
 """
 
 import errno
-import posix
 
-from cni_faasm import kernel, netns, plan, plan_fields, record, shaping, veth
+from cni_faasm import accepted, kernel, netns, plan, plan_fields, record, shaping, veth
 from cni_faasm.errors import INTERFACE_EXISTS, UNSUPPORTED_FIELD, CniError
 from cni_faasm.ipam import reclaim
 from cni_faasm.netlink import link, tc
@@ -33,24 +32,20 @@ _ABSENT = (errno.ENOENT, errno.EINVAL, errno.ENODEV, errno.ENXIO)
 def add(
     request: "Request",
     config: "NetworkConfig",
+    prev_result: "Result",
     undo: "Undo",
     sockets: "tuple[Netlink, Netlink]",
-    *,
-    extra: "dict[str, object]",
 ) -> "Result":
     """Shape both ends of the container's pair.
 
-    sockets: on the host and inside. extra: fields for the record.
+    sockets: on the host and inside.
     Returns: prevResult.
     Raises: CniError, NetlinkError.
     """
     import time
 
     host, inner = sockets
-    prev_result = config.prev_result
-    if prev_result is None:  # the caller has looked
-        raise AssertionError
-    inside, outside = _pair(request, config, host, inner)
+    inside, outside = _pair(request, prev_result, host, inner)
     boot_id = record.boot_id()
     marker = reclaim.read_marker(config.state_dir, config.name)
     leaf = kernel.leaf(config.state_dir, config.name, boot_id, marker)
@@ -90,7 +85,7 @@ def add(
         config.name,
         request.container_id,
         request.ifname,
-        {**plan_fields.to_fields(promised), **extra},
+        {**plan_fields.to_fields(promised), accepted.KEY: config.accepted},
     )
     undo.push("take the queues off", _restore, promised, (outside, inside), request.netns)
     host.execute(_messages(outside.ifindex, promised.ingress, promised.egress))
@@ -99,7 +94,7 @@ def add(
 
 
 def _pair(
-    request: "Request", config: "NetworkConfig", host: Netlink, inner: Netlink
+    request: "Request", prev_result: "Result", host: Netlink, inner: Netlink
 ) -> "tuple[Link, Link]":
     """Return both ends of the pair (inside, outside). Raises: CniError 2."""
     inside = veth.find(inner, name=request.ifname)
@@ -114,15 +109,10 @@ def _pair(
             "only a veth pair has an end on the host to limit what the container receives: "
             "chain faasm after bridge or ptp, or leave macvlan, ipvlan and the like unlimited",
         )
-    outside = veth.find(host, ifindex=inside.link) if inside.link_netnsid is not None else None
-    names = [one.name for one in config.prev_result.interfaces] if config.prev_result else []
-    if (
-        outside is None
-        or outside.kind != "veth"
-        or outside.link != inside.ifindex
-        # Indexes of other namespaces may coincide; results before 0.3.0 name nothing.
-        or (names and outside.name not in names)
-    ):
+    # Without a namespace id the peer is in the container too.
+    outside = veth.find_peer(host, inside) if inside.link_netnsid is not None else None
+    names = [one.name for one in prev_result.interfaces]  # none before 0.3.0
+    if outside is None or (names and outside.name not in names):
         raise _refusal(
             f"the other end of the container's {request.ifname!r} is not on the host",
             "prevResult must tell of both ends, and the host's be in the plugin's namespace",
@@ -161,16 +151,10 @@ def remove(request: "Request", promised: "Plan", host: Netlink) -> None:
     outside = veth.find_outer(host, promised)
     if outside is not None:
         _unshape(host, outside.ifindex, has_queue=promised.ingress is not None)
-    own_fd = netns.open_own()
-    netns_fd = -1
     try:
-        netns_fd = netns.open_container(request.netns or promised.netns, own_fd)
-        with netns.Inside(netns_fd, own_fd):
-            inner = Netlink()
+        inner = netns.connect(request.netns or promised.netns)
     except CniError:
         return  # gone, and its end with it
-    finally:
-        netns.close(netns_fd, own_fd)
     with inner:
         inside = veth.find(inner, name=request.ifname)
         if inside is not None and outside is not None and inside.link == outside.ifindex:
@@ -193,24 +177,16 @@ def _forget(config: "NetworkConfig", promised: "Plan") -> None:
 
 def _restore(promised: "Plan", ends: "tuple[Link, Link]", path: str) -> None:
     """Leave the pair as it was found."""
-    own_fd = netns.open_own()
-    netns_fd = -1
-    try:
-        netns_fd = netns.open_container(path, own_fd)
-        with netns.Inside(netns_fd, own_fd):
-            inner = Netlink()
-        with inner, Netlink() as host:
-            for netlink, end, shape in (
-                (host, ends[0], promised.ingress),
-                (inner, ends[1], promised.egress),
-            ):
-                _unshape(netlink, end.ifindex, has_queue=shape is not None)
-                sizes = link.set_link(
-                    end.ifindex, gso_max_size=end.gso_max_size, gro_max_size=end.gro_max_size
-                )
-                netlink.execute([sizes])
-    finally:
-        netns.close(netns_fd, own_fd)
+    with netns.connect(path) as inner, Netlink() as host:
+        for netlink, end, shape in (
+            (host, ends[0], promised.ingress),
+            (inner, ends[1], promised.egress),
+        ):
+            _unshape(netlink, end.ifindex, has_queue=shape is not None)
+            sizes = link.set_link(
+                end.ifindex, gso_max_size=end.gso_max_size, gro_max_size=end.gro_max_size
+            )
+            netlink.execute([sizes])
 
 
 def rehearse(config: "NetworkConfig", sockets: "tuple[Netlink, Netlink]", inner_fd: int) -> None:
@@ -227,18 +203,3 @@ def rehearse(config: "NetworkConfig", sockets: "tuple[Netlink, Netlink]", inner_
             for one in (own, other)
         )
         netlink.execute(_messages(ifindex, own_shape, other_shape))
-
-
-def probe(config: "NetworkConfig") -> None:
-    """Say whether the records' folder can be written. Raises: CniError 5."""
-    from cni_faasm import files
-
-    folder = files.open_folder(config.state_dir, config.name, create=True, mode=0o700)
-    try:
-        files.replace_at(folder, ".status", ".status.new", b"status\n", 0o600)
-        files.unlink_at(folder, ".status")
-    except OSError as error:
-        path = f"{config.state_dir}/{config.name}"
-        raise files.io_error(error, "cannot write in", path) from None
-    finally:
-        posix.close(folder)

@@ -10,6 +10,7 @@ import posix
 from fcntl import ioctl
 
 from cni_faasm.errors import INVALID_ENVIRONMENT, IO_FAILURE, UNKNOWN_CONTAINER, CniError
+from cni_faasm.netlink.transport import Netlink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -148,6 +149,22 @@ def unshare() -> None:
     Raises: OSError.
     """
     _call("unshare", CLONE_NEWNET)
+
+
+def connect(path: str) -> Netlink:
+    """Open a socket in a container's namespace, in which it stays.
+
+    path: what CNI_NETNS holds. Raises: CniError 3 when nothing is there, 4 when it is
+    something else.
+    """
+    own_fd = open_own()
+    netns_fd = -1
+    try:
+        netns_fd = open_container(path, own_fd)
+        with Inside(netns_fd, own_fd):
+            return Netlink()
+    finally:
+        close(netns_fd, own_fd)
 
 
 class Empty:

@@ -50,6 +50,17 @@ def find(netlink: Netlink, *, name: str = "", ifindex: int = 0) -> "link.Link | 
     return link.parse_link(replies[0][0])
 
 
+def find_peer(netlink: Netlink, end: "link.Link") -> "link.Link | None":
+    """Return the other end of a pair when it is in the socket's namespace, or None."""
+    if end.kind != "veth" or not end.link:
+        return None
+    peer = find(netlink, ifindex=end.link)
+    # The index may be another namespace's: the peer must point back.
+    if peer is None or peer.kind != "veth" or peer.link != end.ifindex:
+        return None
+    return peer
+
+
 def is_absent(error: NetlinkError) -> bool:
     """Say whether an error means that the link is already gone."""
     return error.errno in (errno.ENODEV, errno.ENXIO)

@@ -5,7 +5,6 @@ makes an attachment dead, and everything else about it is still told.
 """
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -109,18 +108,10 @@ def opened(one: Attachment, *, keep: bool = False) -> Iterator[Netlink]:
         raise ToolError(f"{one.title}: its record cannot be read", "cni-faasm gc removes it")
     if one.promised.boot_id != record.boot_id():
         raise ToolError(f"{one.title}: it is of an earlier boot", "cni-faasm gc removes it")
-    own_fd = netns.open_own()
     try:
-        netns_fd = netns.open_container(one.promised.netns, own_fd)
-        try:
-            with netns.Inside(netns_fd, own_fd):
-                inner = Netlink()
-        finally:
-            os.close(netns_fd)
+        inner = netns.connect(one.promised.netns)
     except CniError as error:
         raise ToolError(f"{one.title}: {error.msg}", "cni-faasm gc removes what is left") from None
-    finally:
-        os.close(own_fd)
     try:
         yield inner
     finally:

@@ -64,11 +64,10 @@ def add(request: "Request", undo: "Undo", warnings: "list[str]") -> Result:
             with netns.Inside(netns_fd, own_fd):
                 inner = Netlink()
             with inner:
-                if config.shapes_only:
+                if config.prev_result is not None:
                     from cni_faasm import chained
 
-                    kept: dict[str, object] = {accepted.KEY: config.accepted}
-                    return chained.add(request, config, undo, (host, inner), extra=kept)
+                    return chained.add(request, config, config.prev_result, undo, (host, inner))
                 return _attach(request, config, undo, (host, inner), (netns_fd, own_fd))
     except NetlinkError as error:
         cause = kernel.refusal(error)

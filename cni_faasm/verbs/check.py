@@ -38,21 +38,13 @@ def check(request: "Request") -> None:
     known of the attachment.
     """
     promised, prev_result = accepted.recall(request) or _validated(request)
-    own_fd = netns.open_own()
-    netns_fd = -1
     try:
-        netns_fd = netns.open_container(request.netns, own_fd)
-        with Netlink() as host:
-            with netns.Inside(netns_fd, own_fd):
-                inner = Netlink()
-            with inner:
-                found = drifts(promised, host, inner, prev_result)
+        with Netlink() as host, netns.connect(request.netns) as inner:
+            found = drifts(promised, host, inner, prev_result)
     except NetlinkError as error:
         from cni_faasm import kernel  # only a refusal needs it
 
         raise kernel.refusal(error) from None
-    finally:
-        netns.close(netns_fd, own_fd)
     if found:
         raise drift_error(found)
 

@@ -116,25 +116,13 @@ def _through_namespace(request: "Request", host: Netlink) -> "Link | None":
     """Return the host's end of the pair whose inner end has the attachment's name."""
     if not request.netns:
         return None
-    own_fd = netns.open_own()
-    netns_fd = -1
     try:
-        netns_fd = netns.open_container(request.netns, own_fd)
-        with netns.Inside(netns_fd, own_fd):
-            inner = Netlink()
+        inner = netns.connect(request.netns)
     except CniError:
         return None  # gone, or no namespace: then the pair is gone with it
-    finally:
-        netns.close(netns_fd, own_fd)
     with inner:
         found = veth.find(inner, name=request.ifname)
-    if found is None or found.kind != "veth" or not found.link:
-        return None
-    outer = veth.find(host, ifindex=found.link)
-    # The index may be another namespace's: the host's end must point back.
-    if outer is None or outer.kind != "veth" or outer.link != found.ifindex:
-        return None
-    return outer
+    return None if found is None else veth.find_peer(host, found)
 
 
 def release(

@@ -16,6 +16,8 @@ from cni_faasm.netlink.wire import NetlinkError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cni_faasm.config import NetworkConfig
     from cni_faasm.ipam.store import Allocation
     from cni_faasm.protocol import Request
@@ -29,10 +31,18 @@ def status(request: "Request") -> None:
     config = configuration.load(request.document, request.args, request.verb)
     try:
         if config.shapes_only:
-            _try_shaping(config)
+            from cni_faasm import chained
+
+            _try_records(config)
+            _try_kernel(lambda sockets, inner_fd: chained.rehearse(config, sockets, inner_fd))
             return
-        allocations = _try_store(config)
-        _try_kernel(config, request, allocations)
+        allocations = _try_leases(config)
+        _try_records(config)
+        for length in {len(item.address) for item in allocations}:
+            forwarding.demand(length)
+        _try_kernel(
+            lambda sockets, inner_fd: _rehearse(config, request, allocations, sockets, inner_fd)
+        )
     except NetlinkError as error:
         raise _unavailable(kernel.refusal(error)) from None
     except CniError as error:
@@ -45,12 +55,16 @@ def _unavailable(error: CniError) -> CniError:
     return CniError(PLUGIN_NOT_AVAILABLE, f"ADD would fail: {error.msg}", error.details)
 
 
-def _try_store(config: "NetworkConfig") -> "list[Allocation]":
+def _try_leases(config: "NetworkConfig") -> "list[Allocation]":
     boot_id = record.boot_id()
     with Store(config.data_dir, config.name, config.lock_timeout_ms) as store:
         reclaim.reclaim_earlier_boot(store, config.state_dir, config.name, boot_id)
         allocations = store.choose(config.range_sets, [])
         store.probe()
+    return allocations
+
+
+def _try_records(config: "NetworkConfig") -> None:
     folder = files.open_folder(config.state_dir, config.name, create=True, mode=0o700)
     try:
         files.replace_at(folder, ".status", ".status.new", b"status\n", 0o600)
@@ -60,32 +74,15 @@ def _try_store(config: "NetworkConfig") -> "list[Allocation]":
         raise files.io_error(error, "cannot write in", path) from None
     finally:
         posix.close(folder)
-    return allocations
 
 
-def _try_shaping(config: "NetworkConfig") -> None:
-    from cni_faasm import chained
-
-    chained.probe(config)
+def _try_kernel(rehearse: "Callable[[tuple[Netlink, Netlink], int], None]") -> None:
+    """Run a rehearsal, with sockets in two empty namespaces and the second's descriptor."""
     with netns.Empty():
         inner_fd = netns.open_own()
         try:
             with Netlink() as inner, netns.Empty(), Netlink() as host:
-                chained.rehearse(config, (host, inner), inner_fd)
-        finally:
-            posix.close(inner_fd)
-
-
-def _try_kernel(
-    config: "NetworkConfig", request: "Request", allocations: "list[Allocation]"
-) -> None:
-    for length in {len(item.address) for item in allocations}:
-        forwarding.demand(length)
-    with netns.Empty():
-        inner_fd = netns.open_own()
-        try:
-            with Netlink() as inner, netns.Empty(), Netlink() as host:
-                _rehearse(config, request, allocations, (host, inner), inner_fd)
+                rehearse((host, inner), inner_fd)
         finally:
             posix.close(inner_fd)
 
