@@ -33,6 +33,13 @@ REFERENCE_PLUGINS = Path("/usr/lib/cni")
 CLONE_NEWNET = 0x40000000
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+# ipam's keys for one address of each family.
+DUAL_STACK = {
+    "subnet": None,
+    "ranges": [[{"subnet": "10.200.0.0/16"}], [{"subnet": "fd00:200::/64"}]],
+    "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+}
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _numbers = count(1)
 

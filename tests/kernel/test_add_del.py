@@ -10,14 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.host import AFTER_LAST_DEL, Host, Namespace
+from tests.host import AFTER_LAST_DEL, DUAL_STACK, Host, Namespace
 
 MIB = 8 * 1024 * 1024
-DUAL_STACK = {
-    "subnet": None,
-    "ranges": [[{"subnet": "10.200.0.0/16"}], [{"subnet": "fd00:200::/64"}]],
-    "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
-}
 
 
 def limited(host: Host, **keys: Any) -> dict[str, Any]:

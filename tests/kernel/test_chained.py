@@ -97,7 +97,6 @@ def test_check_sees_a_removed_qdisc(
     own = {**chain["plugins"][1], "name": "testnet", "cniVersion": "1.0.0"}
     error = host.check(container, own, result).error(107)
     assert f"{device}: root qdisc" in error["msg"]
-    # nothing but the queues is taken away by GC's kin either
     host.chain("DEL", container, {**chain, "prevResult": result})
     assert host.records() == {}
 

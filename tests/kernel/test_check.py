@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.host import Host, Namespace
+from tests.host import DUAL_STACK, Host, Namespace
 
 MIB = 8 * 1024 * 1024
 
@@ -17,11 +17,7 @@ def config(host: Host) -> dict[str, Any]:
         ipMasq=True,
         mtu=1400,
         bandwidth={"ingressRate": 4 * MIB, "egressRate": 2 * MIB},
-        ipam={
-            "subnet": None,
-            "ranges": [[{"subnet": "10.200.0.0/16"}], [{"subnet": "fd00:200::/64"}]],
-            "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
-        },
+        ipam=DUAL_STACK,
     )
 
 

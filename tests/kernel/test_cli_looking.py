@@ -11,14 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.host import Host, Namespace, wait_until
+from tests.host import DUAL_STACK, Host, Namespace, wait_until
 from tests.tool import Tool
-
-DUAL_STACK = {
-    "subnet": None,
-    "ranges": [[{"subnet": "10.200.0.0/16"}], [{"subnet": "fd00:200::/64"}]],
-    "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
-}
 
 
 @pytest.fixture

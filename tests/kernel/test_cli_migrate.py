@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.host import AFTER_LAST_DEL, Host
-from tests.tool import Tool
+from tests.tool import Done, Tool
 
 
 @pytest.fixture
@@ -26,11 +26,15 @@ def old_list(host: Host, first: str, **keys: Any) -> dict[str, Any]:
     }
 
 
-def migrated(tool: Tool, listed: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def migrate(tool: Tool, listed: dict[str, Any]) -> Done:
     path = tool.host.directory / "old.conflist"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(listed), encoding="utf-8")
-    done = tool("migrate", "--from", str(path)).ok()
+    return tool("migrate", "--from", str(path))
+
+
+def migrated(tool: Tool, listed: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    done = migrate(tool, listed).ok()
     return json.loads(done.stdout), done.stderr
 
 
@@ -66,11 +70,7 @@ def test_tells_what_a_bridge_did_otherwise(tool: Tool) -> None:
     ],
 )
 def test_refuses(tool: Tool, change: dict[str, Any], words: str) -> None:
-    listed = old_list(tool.host, "ptp", **change)
-    path = tool.host.directory / "old.conflist"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(listed), encoding="utf-8")
-    assert words in tool("migrate", "--from", str(path)).expect(1).stderr
+    assert words in migrate(tool, old_list(tool.host, "ptp", **change)).expect(1).stderr
 
 
 @pytest.mark.parametrize("first", ["ptp", "bridge"])

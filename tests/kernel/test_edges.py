@@ -19,14 +19,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.host import REPO, SYSTEM_PATH, CniCall, Host, Namespace, wait_until
+from tests.host import DUAL_STACK, REPO, SYSTEM_PATH, CniCall, Host, Namespace, wait_until
 from tests.property.test_serve import DOCUMENTS, judge
 
-DUAL_STACK = {
-    "subnet": None,
-    "ranges": [[{"subnet": "10.200.0.0/16"}], [{"subnet": "fd00:200::/64"}]],
-    "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
-}
 PING = ["busybox", "ping", "-c1", "-W2"]
 
 

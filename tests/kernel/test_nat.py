@@ -6,13 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.host import Host, Namespace
+from tests.host import DUAL_STACK, Host, Namespace
 
-DUAL_STACK = {
-    "subnet": None,
-    "ranges": [[{"subnet": "10.200.0.0/16"}], [{"subnet": "fd00:200::/64"}]],
-    "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
-}
 REMOTE = {4: "198.51.100.1", 6: "2001:db8:100::1"}
 
 

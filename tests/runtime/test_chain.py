@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests import rates
-from tests.host import Host, Namespace
+from tests.host import DUAL_STACK, Host, Namespace
 
 RATE = 10_000_000
 VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0")
@@ -34,12 +34,8 @@ def conflist(host: Host, version: str, *names: str) -> dict[str, Any]:
         },
         "sbr": {"type": "sbr"},
     }
-    ipam = {
-        "subnet": None,
-        "ranges": [[{"subnet": "10.200.0.0/16"}], [{"subnet": "fd00:200::/64"}]],
-        "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
-    }
-    own = host.config(ipMasq=True, ipam=ipam, bandwidth={"ingressRate": RATE, "egressRate": RATE})
+    limits = {"ingressRate": RATE, "egressRate": RATE}
+    own = host.config(ipMasq=True, ipam=DUAL_STACK, bandwidth=limits)
     own.pop("cniVersion")
     name = own.pop("name")
     return {

@@ -25,11 +25,6 @@ def podman(
         remove_cgroups()
 
 
-def _install(conflist: dict[str, Any], **first: Any) -> None:
-    plugins = [{**conflist["plugins"][0], **first}, *conflist["plugins"][1:]]
-    CONFIG_FILE.write_text(json.dumps({**conflist, "plugins": plugins}), encoding="utf-8")
-
-
 def test_fixed_address_and_mac(podman: Podman) -> None:
     inside = podman.run(
         "fixed", "--network", "faasm", "--ip", "10.200.7.7", "--mac-address", "02:00:00:00:07:07"
@@ -44,7 +39,7 @@ def test_fixed_address_and_mac(podman: Podman) -> None:
 
 def test_a_published_port_under_the_limit(podman: Podman, conflist: dict[str, Any]) -> None:
     conflist["plugins"].append({"type": "portmap", "capabilities": {"portMappings": True}})
-    _install(conflist)
+    CONFIG_FILE.write_text(json.dumps(conflist), encoding="utf-8")
     inside = podman.run("web", "--network", "faasm", "--publish", "8080:5201")
     rates.serve(podman.host, inside)
     for download, limit in ((False, INGRESS), (True, EGRESS)):
