@@ -8,7 +8,7 @@ them over the file. All faults are found in one go.
 from cni_faasm import config_schema as schema
 from cni_faasm import inet, units
 from cni_faasm.accepted import DEFAULT_STATE_DIR
-from cni_faasm.config_ipam import read_range_sets, read_requested, read_routes
+from cni_faasm.config_ipam import read_plugin, read_range_sets, read_requested, read_routes
 from cni_faasm.config_rates import Limit, limit
 from cni_faasm.config_schema import Fault, Section
 from cni_faasm.errors import INVALID_CONFIG, CniError
@@ -34,7 +34,8 @@ __all__ = [
 DEFAULT_DATA_DIR = "/var/lib/cni/networks"
 DEFAULT_PREFIX = "faasm"
 DEFAULT_LOCK_TIMEOUT_MS = 10_000
-MAX_LOCK_TIMEOUT_MS = 600_000
+DEFAULT_IPAM_TIMEOUT_MS = 60_000
+MAX_TIMEOUT_MS = 600_000
 MIN_MTU = 68  # RFC 791
 MIN_MTU_IPV6 = 1280  # RFC 8200
 MAX_PREFIX = 11  # leaves four digits of an interface name's 15 bytes
@@ -45,12 +46,14 @@ _PREFIX_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUV
 class NetworkConfig:
     """A configuration, with the runtime's wishes worked in.
 
-    mtu None: that of the default route's interface. ingress: to the container; egress:
-    from it. latency_ms None: the shaping's default. range_sets: one address of each.
-    accepted: the text of it for the record, set by ADD. requested_addresses: packed, each in another range set. prev_result: of the plugins
-    before this one, or at CHECK and DEL of the whole chain's ADD. shapes_only: there is no "ipam", and
-    the pair is an earlier plugin's. valid_attachments: GC's
-    (container id, ifname) pairs, None when it was given none. warnings: what was changed.
+    accepted: the text of it for the record, set by ADD. mtu None: that of the default
+    route's interface. ingress: to the container; egress: from it. latency_ms None: the
+    shaping's default. range_sets: one address of each. requested_addresses: packed, each in
+    another range set. ipam_plugin: another plugin that leases the addresses, "" for
+    ourselves. prev_result: of the plugins before this one, or at CHECK and DEL of the whole
+    chain's ADD. shapes_only: there is no "ipam", and the pair is an earlier plugin's.
+    valid_attachments: GC's (container id, ifname) pairs, None when it was given none.
+    warnings: what was changed.
     """
 
     __slots__ = (
@@ -62,6 +65,8 @@ class NetworkConfig:
         "host_interface_prefix",
         "ingress",
         "ip_masq",
+        "ipam_plugin",
+        "ipam_timeout_ms",
         "latency_ms",
         "lock_timeout_ms",
         "mac",
@@ -97,6 +102,8 @@ class NetworkConfig:
         self.mac: bytes | None = None
         self.dns: dict[str, object] = {}
         self.lock_timeout_ms = DEFAULT_LOCK_TIMEOUT_MS
+        self.ipam_plugin = ""
+        self.ipam_timeout_ms = DEFAULT_IPAM_TIMEOUT_MS
         self.prev_result: Result | None = None
         self.shapes_only = False
         self.valid_attachments: list[tuple[str, str]] | None = None
@@ -163,14 +170,16 @@ def _read(
     config.plugin_type = top.text("type") or "faasm"
     _read_flat(config, top)
     _read_shaping(config, top, runtime)
-    ipam = top.section("ipam", schema.IPAM)
+    config.ipam_plugin = read_plugin(top, config.plugin_type)
+    ipam = None if config.ipam_plugin else top.section("ipam", schema.IPAM)
     # After another plugin, like `bandwidth`: nothing of the addresses is ours.
     config.shapes_only = "ipam" not in top.values and (
         "prevResult" in outer.values or verb in ("GC", "STATUS")
     )
-    config.range_sets = read_range_sets(
-        top, ipam, runtime, config.cni_version, needed=not config.shapes_only
-    )
+    if not config.ipam_plugin:
+        config.range_sets = read_range_sets(
+            top, ipam, runtime, config.cni_version, needed=not config.shapes_only
+        )
     if ipam:
         config.routes = read_routes(ipam)
     _read_folders(config, top, ipam)
@@ -221,9 +230,12 @@ def _read_flat(config: NetworkConfig, top: Section) -> None:
                 f'1 to {MAX_PREFIX} letters, digits, "_", "." or "-": with a number after it, '
                 "it must fit an interface name's 15 bytes",
             )
-    timeout = top.number("lockTimeout", 1, MAX_LOCK_TIMEOUT_MS)
+    timeout = top.number("lockTimeout", 1, MAX_TIMEOUT_MS)
     if timeout is not None:
         config.lock_timeout_ms = timeout
+    timeout = top.number("ipamTimeout", 1, MAX_TIMEOUT_MS)
+    if timeout is not None:
+        config.ipam_timeout_ms = timeout
 
 
 def _read_folders(config: NetworkConfig, top: Section, ipam: "Section | None") -> None:
@@ -272,17 +284,19 @@ def _read_wishes(
     """Take the addresses and the MAC address that the first of three places asks for."""
     raw_args = top.section("args", schema.ARGS)
     cni = raw_args.section("cni", schema.ARGS_CNI) if raw_args else None
+    # Another IPAM plugin reads itself which addresses are asked for.
+    leases = verb == "ADD" and not config.ipam_plugin
     for source in (runtime, cni):
         if source is None:
             continue
         wanted = [
             (f"{source.path}ips[{index}]", item) for index, item in enumerate(source.items("ips"))
         ]
-        if wanted and not config.requested_addresses and verb == "ADD":
+        if wanted and not config.requested_addresses and leases:
             config.requested_addresses = read_requested(config.range_sets, wanted, top.faults)
         asked = source.parsed("mac", schema.mac, "a MAC address like 02:00:00:00:00:01")
         config.mac = config.mac or asked
-    if not config.requested_addresses and verb == "ADD" and args.get("IP"):
+    if not config.requested_addresses and leases and args.get("IP"):
         config.requested_addresses = read_requested(
             config.range_sets, [("CNI_ARGS.IP", args["IP"])], top.faults
         )

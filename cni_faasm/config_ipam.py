@@ -10,7 +10,29 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni_faasm.ipam.ranges import Range
 
+HOST_LOCAL = "host-local"
 _U32 = 0xFFFFFFFF
+
+
+def read_plugin(top: Section, own_type: str) -> str:
+    """Return the IPAM plugin that is to be executed; "" when faasm leases itself.
+
+    faasm does what host-local does, unless "delegate" is true.
+    """
+    value = top.values.get("ipam")
+    if not isinstance(value, dict):
+        return ""
+    faults: list[Fault] = []
+    ipam = Section(value, {}, top.path + "ipam.", faults)
+    ipam.values = {key.lower(): item for key, item in value.items() if item is not None}
+    kind = ipam.text("type") or HOST_LOCAL
+    if kind == HOST_LOCAL and not ipam.flag("delegate"):
+        kind = ""
+    elif "/" in kind or "\0" in kind or kind in (".", "..", own_type):
+        ipam.fault("type", "the name of an IPAM plugin's file in CNI_PATH")
+        kind = HOST_LOCAL
+    top.faults.extend(faults)
+    return kind
 
 
 def read_range_sets(
@@ -30,11 +52,6 @@ def read_range_sets(
     if runtime:
         range_sets += _range_sets(runtime, "ipRanges")
     if ipam:
-        kind = ipam.text("type")
-        if kind and kind != "host-local":
-            ipam.fault(
-                "type", '"host-local", which faasm does itself: it cannot call other IPAM plugins'
-            )
         if "subnet" in ipam.values:
             one = _range(ipam)
             if one:

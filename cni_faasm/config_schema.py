@@ -22,11 +22,11 @@ def _keys(names: str) -> "dict[str, str]":
 TOP = _keys(
     "cniVersion name type mtu ipMasq hostInterfacePrefix stateDir dataDir dns bandwidth"
     " ingressRate egressRate ingressBurst egressBurst maxIngressRate maxEgressRate"
-    " lockTimeout ipam runtimeConfig args capabilities prevResult"
+    " lockTimeout ipamTimeout ipam runtimeConfig args capabilities prevResult"
     " cni.dev/valid-attachments cni.dev/attachments"
 )
 BANDWIDTH = _keys("ingressRate egressRate ingressBurst egressBurst latency")
-IPAM = _keys("type subnet rangeStart rangeEnd gateway ranges routes dataDir resolvConf")
+IPAM = _keys("type delegate subnet rangeStart rangeEnd gateway ranges routes dataDir resolvConf")
 RANGE = _keys("subnet rangeStart rangeEnd gateway")
 ROUTE = _keys("dst gw mtu advmss priority table scope")
 DNS = _keys("nameservers domain search options")

@@ -45,6 +45,7 @@ class Plan:
     both interface indexes are 0 until then. routes are those inside the container that
     the configuration asks for, `subnets` those of its own ranges, both by the gateway.
     shapes_only: the pair is an earlier plugin's, and only its queues are promised.
+    ipam_plugin: who leased the addresses, "" for ourselves.
     """
 
     __slots__ = (
@@ -62,6 +63,7 @@ class Plan:
         "ifname",
         "ingress",
         "ip_masq",
+        "ipam_plugin",
         "mac",
         "mtu",
         "netns",
@@ -95,6 +97,7 @@ class Plan:
         host_ifindex: int = 0,
         ifindex: int = 0,
         shapes_only: bool = False,
+        ipam_plugin: str = "",
     ) -> None:
         self.network = network
         self.container_id = container_id
@@ -117,6 +120,7 @@ class Plan:
         self.host_ifindex = host_ifindex
         self.ifindex = ifindex
         self.shapes_only = shapes_only
+        self.ipam_plugin = ipam_plugin
 
     @property
     def alias(self) -> str:
@@ -155,7 +159,9 @@ class Plan:
         or not at all (ndisc_solicit in net/ipv6/ndisc.c).
         """
         has_ipv6 = any(len(item.address) == 16 for item in self.addresses)
-        return [*self.gateways, HOST_LINK_LOCAL] if has_ipv6 else self.gateways
+        if has_ipv6 and HOST_LINK_LOCAL not in self.gateways:
+            return [*self.gateways, HOST_LINK_LOCAL]
+        return self.gateways
 
     def inner_routes(self) -> "list[Route]":
         """Return the container's routes beyond those to its gateways, gateways filled in.
@@ -304,6 +310,7 @@ def make(
         egress=shape(config.egress, config.latency_ms, mtu, leaf),
         ip_masq=config.ip_masq,
         dns=config.dns,
+        ipam_plugin=config.ipam_plugin,
     )
 
 

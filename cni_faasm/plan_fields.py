@@ -40,6 +40,7 @@ def to_fields(plan: Plan) -> "dict[str, object]":
         "ipMasq": plan.ip_masq,
         "dns": plan.dns,
         **({"shapesOnly": True} if plan.shapes_only else {}),
+        **({"ipamPlugin": plan.ipam_plugin} if plan.ipam_plugin else {}),
     }
 
 
@@ -93,6 +94,7 @@ def _from_fields(fields: "dict[str, object]") -> Plan:
         ip_masq=fields["ipMasq"] is True,
         dns=_dict(fields["dns"]),
         shapes_only=fields.get("shapesOnly") is True,
+        ipam_plugin=_text(fields, "ipamPlugin") if "ipamPlugin" in fields else "",
     )
 
 

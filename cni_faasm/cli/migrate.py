@@ -39,7 +39,7 @@ def migrate(
 ) -> None:
     """Print the list of ours that does what a list of ptp or bridge does.
 
-    Translates ptp or bridge with host-local, and bandwidth; other plugins stay behind them.
+    Translates ptp or bridge with its ipam, and bandwidth; other plugins stay behind them.
     What differs is said on stderr. Containers that the old list attached keep their leases,
     and faasm's DEL detaches them.
 
@@ -79,10 +79,10 @@ def translate(listed: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
             f"known are {' and '.join(FIRST)}; after others faasm can only limit (without ipam)",
         )
     ipam = first.get("ipam")
-    if not isinstance(ipam, dict) or ipam.get("type") != "host-local":
+    if not isinstance(ipam, dict) or not ipam.get("type"):
         raise ToolError(
-            "plugins[0].ipam: only host-local can be translated",
-            "faasm leases addresses itself, in host-local's layout",
+            "plugins[0].ipam: without it the old list gives no addresses",
+            "faasm needs an ipam object, or to stand after the plugin that makes the interface",
         )
     notes: list[str] = []
     own: dict[str, Any] = {"type": "faasm"}

@@ -171,6 +171,8 @@ def _surprises(
         if not config.ingress.rate_bps and not config.egress.rate_bps:
             yield where.rstrip("."), "no rate: limits nothing but what a runtime asks for"
         return
+    if config.ipam_plugin:
+        return  # its addresses and routes are known when it has given them
     if not config.routes:
         yield f"{where}ipam.routes", "none: containers reach nothing beyond the network's ranges"
     elif not config.ip_masq and any(one.prefix_len == 0 for one in config.routes):

@@ -33,14 +33,29 @@ def write_marker(state_dir: str, network: str, marker: "Mapping[str, object]") -
     record.write_document(state_dir, network, _MARKER, marker)
 
 
+class Reclaimed:
+    """What a sweep removed: addresses, attachments (container id, ifname).
+
+    delegated: attachments whose addresses another plugin leased; their records are still
+    there, for that plugin must not be called under our lock.
+    """
+
+    __slots__ = ("addresses", "attachments", "delegated")
+
+    def __init__(self) -> None:
+        self.addresses: list[bytes] = []
+        self.attachments: list[tuple[str, str]] = []
+        self.delegated: list[tuple[str, str]] = []
+
+
 def reclaim_earlier_boot(
     store: "Store",
     state_dir: str,
     network: str,
     boot_id: str,
     marker: "Mapping[str, object] | None" = None,
-) -> "tuple[list[bytes], list[tuple[str, str]]]":
-    """Sweep leases and records of earlier boots; return (addresses, attachments) removed.
+) -> "Reclaimed":
+    """Sweep leases and records of earlier boots.
 
     Call it with the store locked. marker: from `read_marker` when the caller has it already.
     When the marker is of this boot and names the store, nothing else is read. The marker is
@@ -55,17 +70,19 @@ def reclaim_earlier_boot(
         stores, cached = marker.get("stores"), marker.get("kernel")
         if isinstance(stores, list):
             if store.data_dir in stores:
-                return [], []
+                return Reclaimed()
             swept = [entry for entry in stores if isinstance(entry, str)]
         if isinstance(cached, dict):
             kernel = cached
-    removed: list[tuple[str, str]] = []
+    swept_now = Reclaimed()
     current: set[tuple[str, str]] = set()
     dead: set[tuple[str, str]] = set()
     for container_id, ifname in list(record.list_network(state_dir, network)):
         document = record.read(state_dir, network, container_id, ifname)
         is_current = document is not None and document["bootID"] == boot_id
         (current if is_current else dead).add((container_id, ifname))
+        if document is not None and not is_current and document.get("ipamPlugin"):
+            swept_now.delegated.append((container_id, ifname))
     # The age of a lease tells those that host-local made in this boot from older ones.
     # Where the clock is set only after boot (no RTC, NTP steps it forward), the moment below
     # moves with it, and leases written before the step look older than the boot. Ours have a
@@ -73,11 +90,11 @@ def reclaim_earlier_boot(
     # step and before our first ADD on the same network, could be taken for dead. Those whose
     # record is of an earlier boot go whatever the clock says, and before the record.
     record.sweep_temporary(state_dir, network)
-    released = store.sweep_before(boot_time(), current, dead)
-    for container_id, ifname in sorted(dead):
+    swept_now.addresses = store.sweep_before(boot_time(), current, dead)
+    for container_id, ifname in sorted(dead.difference(swept_now.delegated)):
         try:
             if record.remove(state_dir, network, container_id, ifname):
-                removed.append((container_id, ifname))
+                swept_now.attachments.append((container_id, ifname))
         except CniError:  # a folder of that name, an immutable file: no reason to fail others
             continue
     write_marker(
@@ -85,7 +102,7 @@ def reclaim_earlier_boot(
         network,
         {"bootID": boot_id, "kernel": kernel, "stores": [*swept, store.data_dir]},
     )
-    return released, removed
+    return swept_now
 
 
 def boot_time() -> float:

@@ -68,7 +68,8 @@ def add(request: "Request", undo: "Undo", warnings: "list[str]") -> Result:
                     from cni_faasm import chained
 
                     return chained.add(request, config, config.prev_result, undo, (host, inner))
-                return _attach(request, config, undo, (host, inner), (netns_fd, own_fd))
+                sockets, namespaces = (host, inner), (netns_fd, own_fd)
+                return _attach(request, config, undo, sockets, namespaces, warnings=warnings)
     except NetlinkError as error:
         cause = kernel.refusal(error)
         undo.roll_back(cause)
@@ -88,6 +89,8 @@ def _attach(
     undo: "Undo",
     sockets: "tuple[Netlink, Netlink]",
     namespaces: "tuple[int, int]",
+    *,
+    warnings: "list[str]",
 ) -> Result:
     host, inner = sockets
     if veth.find(inner, name=request.ifname) is not None:
@@ -100,7 +103,9 @@ def _attach(
     boot_id = record.boot_id()
     with Store(config.data_dir, config.name, config.lock_timeout_ms) as store:
         marker = reclaim.read_marker(config.state_dir, config.name)
-        reclaim.reclaim_earlier_boot(store, config.state_dir, config.name, boot_id, marker)
+        dead = reclaim.reclaim_earlier_boot(
+            store, config.state_dir, config.name, boot_id, marker
+        ).delegated
         leaf = kernel.leaf(config.state_dir, config.name, boot_id, marker)
         if record.read(config.state_dir, config.name, request.container_id, request.ifname):
             raise CniError(
@@ -109,6 +114,7 @@ def _attach(
                 f"{request.ifname!r} in network {config.name!r}",
                 "DEL that attachment first",
             )
+        # None when another plugin leases: there are no range sets then.
         allocations = store.choose(config.range_sets, config.requested_addresses)
         promised = plan.make(
             config,
@@ -124,6 +130,13 @@ def _attach(
         # The record first: from here on DEL and GC find whatever a kill leaves behind.
         _write_record(config, promised)
         store.commit(allocations, request.container_id, request.ifname)
+    if config.ipam_plugin or dead:
+        from cni_faasm.ipam import delegate
+
+        warnings.extend(delegate.release_dead(request, config, dead))
+        if config.ipam_plugin:
+            undo.push("have the IPAM plugin release", delegate.give_up, request, config)
+            delegate.lease(request, config, promised)
     _make(config, promised, undo, sockets, namespaces)
     return result_of(promised)
 

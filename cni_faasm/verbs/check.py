@@ -41,6 +41,12 @@ def check(request: "Request") -> None:
     try:
         with Netlink() as host, netns.connect(request.netns) as inner:
             found = drifts(promised, host, inner, prev_result)
+        if promised.ipam_plugin:
+            from cni_faasm import config as configuration
+            from cni_faasm.ipam import delegate
+
+            timeout_ms = configuration.load_tolerant(request.document).ipam_timeout_ms
+            found.extend(delegate.drifts(request, promised, timeout_ms))
     except NetlinkError as error:
         from cni_faasm import kernel  # only a refusal needs it
 
@@ -88,7 +94,8 @@ def drifts(
         _compare_result(promised, prev_result, found)
     _check_inner(promised, inner, prev_result, found)
     _check_outer(promised, host, found)
-    _check_leases(promised, found)
+    if not promised.ipam_plugin:
+        _check_leases(promised, found)
     for length in sorted({len(item.address) for item in promised.addresses}):
         if not forwarding.is_on(length):
             family = "IPv4" if length == 4 else "IPv6"

@@ -64,7 +64,9 @@ def _detach(
                 return  # the pair and its lease are an earlier plugin's
         if outer is not None:
             (veth.delete_detached if detach else veth.delete)(host, outer.ifindex)
-        if not name or release(config, name, request.container_id, request.ifname, promised):
+        if not name or release(
+            request, config, name, (request.container_id, request.ifname), promised
+        ):
             return
     raise CniError(
         TRY_AGAIN,
@@ -126,18 +128,25 @@ def _through_namespace(request: "Request", host: Netlink) -> "Link | None":
 
 
 def release(
+    request: "Request",
     config: "NetworkConfig",
     name: str,
-    container_id: str,
-    ifname: str,
+    identity: "tuple[str, str]",
     promised: "Plan | None",
 ) -> bool:
     """Free the addresses of an attachment, then forget it: a lease is never without record.
 
+    identity: (container id, ifname).
     Returns: False, and nothing is done, when the record is not the one that the link was
     looked for by: an ADD is at work, and has made another link or has only now made it.
     """
+    container_id, ifname = identity
     data_dir = config.data_dir if promised is None else promised.data_dir
+    plugin = config.ipam_plugin if promised is None else promised.ipam_plugin
+    if plugin:
+        from cni_faasm.ipam import delegate
+
+        delegate.release(request, config, name, identity, promised)
     with Store(data_dir, name, config.lock_timeout_ms, create=False) as store:
         current = load_record(config, name, container_id, ifname)
         if current is not None and (
@@ -146,7 +155,9 @@ def release(
             or current.host_ifindex != promised.host_ifindex
         ):
             return False
-        if promised is not None:
+        if plugin:
+            addresses = []
+        elif promised is not None:
             addresses = [item.address for item in promised.addresses]
         elif config.prev_result is not None and config.prev_result.ips:
             addresses = [item.address for item in config.prev_result.ips]
@@ -155,6 +166,7 @@ def release(
         released = store.release(addresses, container_id, ifname)
         if (
             promised is None
+            and not plugin
             and not released
             and not record.was_removed(config.state_dir, name, container_id, ifname)
         ):

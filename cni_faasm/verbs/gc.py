@@ -69,7 +69,7 @@ def gc(
     choice = _Choice(names, removes=only is not None)
     try:
         with Netlink() as host:
-            return _collect(config, choice, host, dry_run=dry_run)
+            return _collect(request, config, choice, host, dry_run=dry_run)
     except NetlinkError as error:
         from cni_faasm import kernel  # only a refusal needs it
 
@@ -77,7 +77,7 @@ def gc(
 
 
 def _collect(
-    config: "NetworkConfig", choice: _Choice, host: Netlink, *, dry_run: bool
+    request: "Request", config: "NetworkConfig", choice: _Choice, host: Netlink, *, dry_run: bool
 ) -> "list[str]":
     removed: list[str] = []
     failures: list[CniError] = []
@@ -96,14 +96,19 @@ def _collect(
             continue
         promised = load_record(config, config.name, container_id, ifname)
         try:
-            if release(config, config.name, container_id, ifname, promised):
+            if release(request, config, config.name, (container_id, ifname), promised):
                 removed.append(f"attachment {container_id} {ifname}")
             else:
                 kept += 1  # attached this moment: the next list has it
         except CniError as error:
             failures.append(error)
     try:
-        _release_strays(config, choice, removed, dry_run=dry_run)
+        if not config.ipam_plugin:
+            _release_strays(config, choice, removed, dry_run=dry_run)
+        elif config.valid_attachments is not None and not dry_run:
+            from cni_faasm.ipam import delegate
+
+            delegate.pass_on(request, config)
     except CniError as error:
         failures.append(error)
     if not kept and not failures and nat.remove(config.name, dry_run=dry_run):

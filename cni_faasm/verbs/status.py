@@ -7,10 +7,10 @@ attachment's kernel objects in an empty namespace that vanishes with the process
 import posix
 
 from cni_faasm import config as configuration
-from cni_faasm import files, forwarding, kernel, nat, netns, plan, record, veth
+from cni_faasm import files, forwarding, inet, kernel, nat, netns, plan, record, veth
 from cni_faasm.errors import INVALID_CONFIG, PLUGIN_NOT_AVAILABLE, CniError
 from cni_faasm.ipam import reclaim
-from cni_faasm.ipam.store import Store
+from cni_faasm.ipam.store import Allocation, Store
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cni_faasm.config import NetworkConfig
-    from cni_faasm.ipam.store import Allocation
     from cni_faasm.protocol import Request
 
 
@@ -36,7 +35,7 @@ def status(request: "Request") -> None:
             _try_records(config)
             _try_kernel(lambda sockets, inner_fd: chained.rehearse(config, sockets, inner_fd))
             return
-        allocations = _try_leases(config)
+        allocations = _try_leases(config, request)
         _try_records(config)
         for length in {len(item.address) for item in allocations}:
             forwarding.demand(length)
@@ -55,12 +54,20 @@ def _unavailable(error: CniError) -> CniError:
     return CniError(PLUGIN_NOT_AVAILABLE, f"ADD would fail: {error.msg}", error.details)
 
 
-def _try_leases(config: "NetworkConfig") -> "list[Allocation]":
+def _try_leases(config: "NetworkConfig", request: "Request") -> "list[Allocation]":
     boot_id = record.boot_id()
     with Store(config.data_dir, config.name, config.lock_timeout_ms) as store:
-        reclaim.reclaim_earlier_boot(store, config.state_dir, config.name, boot_id)
+        dead = reclaim.reclaim_earlier_boot(store, config.state_dir, config.name, boot_id).delegated
         allocations = store.choose(config.range_sets, [])
         store.probe()
+    if config.ipam_plugin or dead:
+        from cni_faasm.ipam import delegate
+
+        delegate.release_dead(request, config, dead)
+        if config.ipam_plugin:
+            delegate.pass_on(request, config)
+            # Which one it would give is not known; any shows what the kernel can do.
+            return [Allocation(inet.pack("192.0.2.2"), 24, inet.pack("192.0.2.1"), -1)]
     return allocations
 
 

@@ -65,7 +65,7 @@ def test_tells_what_a_bridge_did_otherwise(tool: Tool) -> None:
     ("change", "words"),
     [
         ({"type": "macvlan"}, "'macvlan' cannot be translated"),
-        ({"ipam": {"type": "dhcp"}}, "only host-local"),
+        ({"ipam": {}}, "no addresses"),
         ({"mtu": 5}, "mtu"),
     ],
 )

@@ -483,7 +483,7 @@ def test_tolerant_takes_what_is_usable() -> None:
             "name": "net",
             "stateDir": "/srv/state",
             "mtu": "x",
-            "ipam": {"type": "nope", "subnet": 1, "dataDir": "/srv/leases", "ranges": 7},
+            "ipam": {"type": 3, "subnet": 1, "dataDir": "/srv/leases", "ranges": 7},
             "runtimeConfig": {"ips": ["nonsense"], "bandwidth": 1},
             "prevResult": {"cniVersion": "1.0.0", "ips": [{"address": "10.1.0.2/16"}]},
             "bandwixth": {},

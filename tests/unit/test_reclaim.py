@@ -40,8 +40,9 @@ class Host:
 
     def reclaim(self, data: str = "") -> tuple[list[str], list[str]]:
         with Store(data or self.data, "net", 1000) as store:
-            released, removed = reclaim.reclaim_earlier_boot(store, self.state, "net", BOOT)
-        return sorted(map(inet.unpack, released)), sorted(name for name, _ in removed)
+            swept = reclaim.reclaim_earlier_boot(store, self.state, "net", BOOT)
+        names = sorted(name for name, _ in swept.attachments)
+        return sorted(map(inet.unpack, swept.addresses)), names
 
     def addresses(self) -> list[str]:
         return sorted(name for name in os.listdir(self.leases) if name[:1].isdigit())
@@ -88,7 +89,8 @@ def test_once_per_boot(host: Host) -> None:
     host.reclaim()
     host.attach("late", "10.1.0.2", old=True)
     with Store(host.data, "net") as store, intercepted(None, lambda _: None) as calls:
-        assert reclaim.reclaim_earlier_boot(store, host.state, "net", BOOT) == ([], [])
+        swept = reclaim.reclaim_earlier_boot(store, host.state, "net", BOOT)
+    assert (swept.addresses, swept.attachments) == ([], [])
     assert calls.names.count("open") == 2  # the folder, the marker
     assert "listdir" not in calls.names
     marker = reclaim.read_marker(host.state, "net")
