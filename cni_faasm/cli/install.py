@@ -157,8 +157,8 @@ def _replace_folder(bundle: str, folder: str, notes: dict[str, object]) -> None:
         shutil.copytree(bundle, new, symlinks=True)
         with open(os.path.join(new, NOTES), "w", encoding="utf-8") as file:
             json.dump(notes, file, indent=2)
-        _open_to_all(new)
-        _flush(new)  # after a power cut either folder must be whole
+        open_to_all(new)
+        flush(new)  # after a power cut either folder must be whole
         if os.path.isdir(folder):
             _exchange(new, folder)
             _let_calls_end(os.path.join(new, os.path.basename(PLUGIN)))
@@ -168,7 +168,7 @@ def _replace_folder(bundle: str, folder: str, notes: dict[str, object]) -> None:
         shutil.rmtree(grave)
 
 
-def _open_to_all(folder: str) -> None:
+def open_to_all(folder: str) -> None:
     """Give the modes of a program to every file, whatever umask and sources were like."""
     for parent, _, names in os.walk(folder):
         os.chmod(parent, 0o755)
@@ -199,7 +199,7 @@ def _let_calls_end(plugin: str) -> None:
                     continue  # ended, or a thread of the kernel
 
 
-def _flush(folder: str) -> None:
+def flush(folder: str) -> None:
     """Wait until the file system of a folder has everything on disk."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

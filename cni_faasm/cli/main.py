@@ -21,6 +21,7 @@ from cni_faasm.cli import (
     metrics,
     migrate,
     network_check,
+    node,
     output,
     pool_commands,
     rates,
@@ -164,6 +165,32 @@ def uninstall(destdir: Destdir = "/", as_json: AsJson = False) -> None:
     _show(installer.uninstall(destdir), as_json)
 
 
+@app.command("node-install")
+def node_install(
+    config: Annotated[str, typer.Option(metavar="DIR", help="Its files go to /etc/cni/net.d.")],
+    owner: Annotated[str, typer.Option(envvar="POD_UID", help="A name no other pod has.")],
+    host: Annotated[str, typer.Option(metavar="DIR", help="Where the node's folders are.")] = (
+        "/host"
+    ),
+    once: Annotated[bool, typer.Option("--once", help="Install and end.")] = False,
+    interval: Annotated[float, typer.Option(help="Seconds between two looks.")] = 10,
+) -> None:
+    """Install on a cluster's node from a pod, keep it so, and take it away on SIGTERM.
+
+    This is what deploy/kubernetes runs on every node; docs/cluster.md tells about it. When a
+    newer pod has installed on the same node, SIGTERM takes nothing away.
+
+    Examples:
+
+        cni-faasm node-install --config /config --owner "$POD_UID"
+
+        cni-faasm node-install --config /config --host /host --once
+    """
+    place = node.Node(installer.bundle_folder(), config, host, owner)
+    for step in place.install() if once else node.wait(place, interval):
+        _say(step)
+
+
 def _show(steps: Iterable[installer.Step], as_json: bool) -> None:
     if as_json:
         output.print_json({"steps": [step._asdict() for step in steps]})
@@ -171,9 +198,13 @@ def _show(steps: Iterable[installer.Step], as_json: bool) -> None:
     nothing = True
     for step in steps:
         nothing = False
-        typer.echo(f"{step.action:<9} {step.path}" + (f" ({step.note})" if step.note else ""))
+        _say(step)
     if nothing:
         typer.echo("nothing was installed")
+
+
+def _say(step: installer.Step) -> None:
+    typer.echo(f"{step.action:<9} {step.path}" + (f" ({step.note})" if step.note else ""))
 
 
 def _os_error(error: OSError) -> str:

@@ -1,0 +1,195 @@
+"""The manifests against Kubernetes' schemas, and the installer in containers made from them."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from tests.host import REPO, Host, wait_until
+from tests.runtime.runtimes import CGROUP, Podman, remove_cgroups
+from tests.runtime.test_install import run, version_of
+
+MANIFEST = REPO / "deploy/kubernetes/cni-faasm.yaml"
+PLUGIN = Path("/opt/cni/bin/faasm")
+FOLDER = Path("/usr/lib/cni-faasm")
+CONFIG = Path("/etc/cni/net.d/10-faasm.conflist")
+
+
+def documents() -> dict[str, Any]:
+    return {each["kind"]: each for each in yaml.safe_load_all(MANIFEST.read_text())}
+
+
+def test_the_manifests_are_valid() -> None:
+    for document in documents().values():
+        kubernetes_validate.validate(document, "1.34", strict=True)
+
+
+def test_the_template_is_the_one_that_is_tested_with_containerd() -> None:
+    (text,) = documents()["ConfigMap"]["data"].values()
+    assert text == (REPO / "conf/10-faasm.conflist.template").read_text(encoding="utf-8")
+
+
+def test_no_right_that_is_not_needed() -> None:
+    spec = documents()["DaemonSet"]["spec"]["template"]["spec"]
+    assert spec["automountServiceAccountToken"] is False
+    for container in (*spec["initContainers"], *spec["containers"]):
+        context = container["securityContext"]
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert context["readOnlyRootFilesystem"] is True
+        assert (context["privileged"], context["allowPrivilegeEscalation"]) == (False, False)
+    paths = {each["hostPath"]["path"] for each in spec["volumes"] if "hostPath" in each}
+    assert paths == {str(FOLDER), str(PLUGIN.parent), str(CONFIG.parent)}
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("image") / "root"
+    run(REPO / "deploy/kubernetes/image-root.sh", root)
+    return root
+
+
+class Pods:
+    """Run the installer as the DaemonSet's containers do, without a capability."""
+
+    def __init__(self, image: Path, directory: Path) -> None:
+        self.image = image
+        self.node = directory / "node"
+        self.config = directory / "config"
+        self.config.mkdir()
+        self.write("10.200.0.0/16")
+        for each in (FOLDER, PLUGIN.parent, CONFIG.parent):
+            self.below(each).mkdir(parents=True)
+
+    def below(self, path: Path) -> Path:
+        return self.node / path.relative_to("/")
+
+    def write(self, subnet: str) -> None:
+        shipped = (REPO / "conf/10-faasm.conflist").read_text()
+        (self.config / CONFIG.name).write_text(shipped.replace("10.200.0.0/16", subnet))
+
+    def start(self, owner: str, *options: str) -> "subprocess.Popen[str]":
+        script = (
+            'for each in usr/lib/cni-faasm opt/cni/bin etc/cni/net.d; do '
+            'mount --bind "$1/$each" "$2/host/$each"; done; '
+            'mount --bind "$3" "$2/config"; shift 3; exec "$@"'
+        )  # fmt: skip
+        return subprocess.Popen(
+            [
+                *("unshare", "--mount", "sh", "-ec", script, "sh"),
+                *(str(self.node), str(self.image), str(self.config)),
+                *("setpriv", "--no-new-privs", "--bounding-set", "-all,+sys_chroot"),
+                *("--inh-caps", "-all", "chroot", str(self.image)),
+                *("/bundle/cni-faasm", "node-install", "--config", "/config"),
+                *("--interval", "0.2", *options),
+            ],
+            env={"POD_UID": owner, "PATH": os.environ["PATH"]},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
+    def once(self, owner: str) -> None:
+        with self.start(owner, "--once") as process:
+            assert process.wait(60) == 0, process.communicate()
+
+    def plugin(self) -> Path:
+        """Return the executable: the link is absolute, right on the node alone."""
+        assert os.readlink(self.below(PLUGIN)) == f"{FOLDER}/current/faasm"
+        return self.below(FOLDER) / "current/faasm"
+
+    def left(self) -> list[Path]:
+        return [each for each in self.node.rglob("*") if not each.is_dir() or each.is_symlink()]
+
+
+@pytest.fixture
+def pods(image: Path, tmp_path: Path) -> Pods:
+    return Pods(image, tmp_path)
+
+
+def end(process: "subprocess.Popen[str]") -> str:
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    return output
+
+
+def test_it_installs_updates_and_goes(pods: Pods) -> None:
+    pods.once("first")
+    assert version_of(pods.plugin()) == "1.1.0"
+    keeper = pods.start("first")
+    time.sleep(2)
+    pods.write("10.99.0.0/16")
+    wait_until(lambda: "10.99" in pods.below(CONFIG).read_text(), "the new file", timeout=20)
+    pods.config.joinpath(CONFIG.name).write_text("{")
+    time.sleep(0.5)
+    assert "10.99" in pods.below(CONFIG).read_text()
+    end(keeper)
+    assert pods.left() == []
+
+
+def test_a_replaced_pod_takes_nothing_away(pods: Pods) -> None:
+    keeper = pods.start("first")
+    wait_until(lambda: pods.below(CONFIG).exists(), "the installation", timeout=30)
+    pods.once("second")
+    assert "taken over" in end(keeper)
+    assert version_of(pods.plugin()) == "1.1.0"
+
+
+def test_what_was_interrupted_is_cleared(pods: Pods) -> None:
+    process = pods.start("first")
+    folder = pods.below(FOLDER)
+    wait_until(lambda: any(folder.glob(".new.*")), "copying to begin", timeout=30)
+    process.kill()
+    process.communicate()
+    pods.once("first")
+    assert not list(folder.glob(".new.*"))
+    assert version_of(pods.plugin()) == "1.1.0"
+
+
+def test_a_running_call_keeps_its_bundle(pods: Pods) -> None:
+    pods.once("first")
+    keeper = pods.start("first")
+    with subprocess.Popen(
+        [pods.plugin()], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        env={"CNI_COMMAND": "VERSION"},
+    ) as call:  # fmt: skip
+        time.sleep(2)
+        keeper.send_signal(signal.SIGTERM)
+        wait_until(lambda: not os.path.lexists(pods.below(PLUGIN)), "the link to go", timeout=20)
+        time.sleep(1.5)
+        assert list(pods.below(FOLDER).glob("*/faasm"))
+        output, _ = call.communicate(b'{"cniVersion": "1.0.0"}', timeout=20)
+        assert b"1.1.0" in output
+    keeper.communicate(timeout=60)
+    assert pods.left() == []
+
+
+def test_in_a_container(pods: Pods, runtime_host: Host, short_path: Path) -> None:
+    """As the DaemonSet runs it: read-only, without a capability, without a network."""
+    podman = Podman(runtime_host, pods.image, short_path)
+    volumes = [f"{pods.config}:/config:ro"]
+    volumes += [
+        f"{pods.below(each)}:/host{each}" for each in (FOLDER, PLUGIN.parent, CONFIG.parent)
+    ]
+    podman.command(
+        *("run", "--detach", "--name", "node", "--cgroup-parent", f"/{CGROUP}"),
+        *("--ulimit", "nofile=1000:1000", "--ulimit", "nproc=1000:1000"),
+        *("--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges"),
+        *("--network", "none", "--env", "POD_UID=first"),
+        *(word for volume in volumes for word in ("--volume", volume)),
+        *("--rootfs", str(pods.image), "/bundle/cni-faasm"),
+        *("node-install", "--config", "/config", "--interval", "0.2"),
+    )
+    podman.running.append("node")
+    try:
+        wait_until(lambda: pods.below(CONFIG).exists(), "the installation", timeout=30)
+        assert version_of(pods.plugin()) == "1.1.0"
+        podman.command("stop", "--time", "40", "node")
+        assert pods.left() == []
+    finally:
+        podman.close()
+        remove_cgroups()
