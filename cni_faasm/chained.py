@@ -49,6 +49,8 @@ def add(
     boot_id = record.boot_id()
     marker = reclaim.read_marker(config.state_dir, config.name)
     leaf = kernel.leaf(config.state_dir, config.name, boot_id, marker)
+    scope = kernel.scope(config, boot_id, marker)
+    ingress, egress = plan.both_shapes(config, inside.mtu, leaf, scope)
     promised = plan.Plan(
         network=config.name,
         container_id=request.container_id,
@@ -66,8 +68,8 @@ def add(
         addresses=[],
         routes=[],
         ranges=[],
-        ingress=shaping.shape(config.ingress, config.latency_ms, inside.mtu, leaf),
-        egress=shaping.shape(config.egress, config.latency_ms, inside.mtu, leaf),
+        ingress=ingress,
+        egress=egress,
         ip_masq=False,
         dns={},
         shapes_only=True,
@@ -194,12 +196,7 @@ def rehearse(config: "NetworkConfig", sockets: "tuple[Netlink, Netlink]", inner_
     host, inner = sockets
     made = link.new_veth("faasm0", "eth0", inner_fd)
     outside = link.parse_link(host.execute([made])[0][0])
-    for netlink, ifindex, own, other in (
-        (host, outside.ifindex, config.ingress, config.egress),
-        (inner, outside.link, config.egress, config.ingress),
-    ):
-        own_shape, other_shape = (
-            shaping.shape(one, config.latency_ms, plan.DEFAULT_MTU, kernel.BFIFO)
-            for one in (own, other)
-        )
-        netlink.execute(_messages(ifindex, own_shape, other_shape))
+    scope = kernel.scope(config, "", None)
+    ingress, egress = plan.both_shapes(config, plan.DEFAULT_MTU, kernel.BFIFO, scope)
+    host.execute(_messages(outside.ifindex, ingress, egress))
+    inner.execute(_messages(outside.link, egress, ingress))

@@ -9,7 +9,7 @@ from cni_faasm import config_schema as schema
 from cni_faasm import inet, units
 from cni_faasm.accepted import DEFAULT_STATE_DIR
 from cni_faasm.config_ipam import read_plugin, read_range_sets, read_requested, read_routes
-from cni_faasm.config_rates import Limit, limit
+from cni_faasm.config_rates import SUBNET_KEYS, Limit, limit, read_subnets
 from cni_faasm.config_schema import Fault, Section
 from cni_faasm.errors import INVALID_CONFIG, CniError
 from cni_faasm.protocol import MAX_NETWORK_NAME, is_name
@@ -48,7 +48,8 @@ class NetworkConfig:
 
     accepted: the text of it for the record, set by ADD. mtu None: that of the default
     route's interface. ingress: to the container; egress: from it. latency_ms None: the
-    shaping's default. range_sets: one address of each. requested_addresses: packed, each in
+    shaping's default. subnets: (packed, prefix length) of those whose traffic alone is not
+    limited, or with subnets_only alone is. range_sets: one address of each. requested_addresses: packed, each in
     another range set. ipam_plugin: another plugin that leases the addresses, "" for
     ourselves. prev_result: of the plugins before this one, or at CHECK and DEL of the whole
     chain's ADD. shapes_only: there is no "ipam", and the pair is an earlier plugin's.
@@ -79,6 +80,8 @@ class NetworkConfig:
         "routes",
         "shapes_only",
         "state_dir",
+        "subnets",
+        "subnets_only",
         "valid_attachments",
         "warnings",
     )
@@ -96,6 +99,8 @@ class NetworkConfig:
         self.ingress = Limit()
         self.egress = Limit()
         self.latency_ms: int | None = None
+        self.subnets: list[tuple[bytes, int]] = []
+        self.subnets_only = False
         self.range_sets: list[list[Range]] = []
         self.routes: list[Route] = []
         self.requested_addresses: list[bytes] = []
@@ -272,6 +277,9 @@ def _read_shaping(config: NetworkConfig, top: Section, runtime: "Section | None"
     config.egress = limit("egress", top, nested, asked, config.warnings)
     if nested:
         config.latency_ms = nested.parsed("latency", units.parse_latency, units.ALLOWED_LATENCY)
+    places = [place for place in (asked, nested, top) if place is not None]
+    if any(key in place.values for place in places for key in SUBNET_KEYS):
+        config.subnets, config.subnets_only = read_subnets(places)
 
 
 def _read_wishes(

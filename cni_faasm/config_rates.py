@@ -1,7 +1,11 @@
 """Work out each direction's limit from the file, the runtime and the operator's caps."""
 
-from cni_faasm import units
-from cni_faasm.config_schema import Section
+from cni_faasm import inet, units
+from cni_faasm.config_schema import Fault, Section
+
+SUBNET_KEYS = ("unshapedSubnets", "shapedSubnets")
+# Each is a filter that packets are compared with, one after the other.
+MAX_SUBNETS = 256
 
 
 class Limit:
@@ -84,3 +88,37 @@ def _rate(section: Section, key: str) -> "int | None":
 
 def _burst(section: Section, key: str) -> "int | None":
     return section.parsed(key, units.parse_burst, units.ALLOWED_BURST)
+
+
+def read_subnets(places: "list[Section]") -> "tuple[list[tuple[bytes, int]], bool]":
+    """Return the subnets that limits do not hold for, or alone hold for, and which it is.
+
+    places: sections in which the keys may stand; the first that has one counts.
+    """
+    for place in places:
+        found = {key: _subnets(place, key) for key in SUBNET_KEYS if key in place.values}
+        if len([key for key in found if place.values[key]]) > 1:
+            place.fault(SUBNET_KEYS[1], f"nothing beside {SUBNET_KEYS[0]}: one of the two")
+        for key, subnets in found.items():
+            if subnets:
+                return subnets, key == SUBNET_KEYS[1]
+    return [], False
+
+
+def _subnets(place: Section, key: str) -> "list[tuple[bytes, int]]":
+    found: list[tuple[bytes, int]] = []
+    texts = place.texts(key)
+    if len(texts) > MAX_SUBNETS:
+        place.fault(key, f"at most {MAX_SUBNETS} networks")
+    for index, text in enumerate(texts[:MAX_SUBNETS]):
+        try:
+            address, prefix_len = inet.parse_cidr(text)
+        except ValueError:
+            fault = Fault(f"{place.path}{key}[{index}]", text, "a network like 10.0.0.0/8")
+            place.faults.append(fault)
+            continue
+        # Host bits are cut off, as the reference does.
+        subnet = inet.network(address, prefix_len), prefix_len
+        if subnet not in found:
+            found.append(subnet)
+    return found

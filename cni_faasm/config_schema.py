@@ -22,16 +22,20 @@ def _keys(names: str) -> "dict[str, str]":
 TOP = _keys(
     "cniVersion name type mtu ipMasq hostInterfacePrefix stateDir dataDir dns bandwidth"
     " ingressRate egressRate ingressBurst egressBurst maxIngressRate maxEgressRate"
-    " lockTimeout ipamTimeout ipam runtimeConfig args capabilities prevResult"
+    " unshapedSubnets shapedSubnets lockTimeout ipamTimeout ipam runtimeConfig args capabilities prevResult"
     " cni.dev/valid-attachments cni.dev/attachments"
 )
-BANDWIDTH = _keys("ingressRate egressRate ingressBurst egressBurst latency")
+BANDWIDTH = _keys(
+    "ingressRate egressRate ingressBurst egressBurst latency unshapedSubnets shapedSubnets"
+)
 IPAM = _keys("type delegate subnet rangeStart rangeEnd gateway ranges routes dataDir resolvConf")
 RANGE = _keys("subnet rangeStart rangeEnd gateway")
 ROUTE = _keys("dst gw mtu advmss priority table scope")
 DNS = _keys("nameservers domain search options")
 RUNTIME = _keys("bandwidth ips ipRanges mac dns")
-RUNTIME_BANDWIDTH = _keys("ingressRate egressRate ingressBurst egressBurst")
+RUNTIME_BANDWIDTH = _keys(
+    "ingressRate egressRate ingressBurst egressBurst unshapedSubnets shapedSubnets"
+)
 RUNTIME_DNS = _keys("servers searches options")
 ARGS = _keys("cni")
 ARGS_CNI = _keys("ips mac")
@@ -42,7 +46,7 @@ FOREIGN = _keys(
     "cniVersions disableCheck disableGC plugins bridge master mode vlan mac macspoofchk name"
     " isGateway isDefaultGateway forceAddress hairpinMode promiscMode ipMasqBackend"
     " loadOnlyInlinedPlugins loadPluginsFromFolder portMappings aliases infinibandGUID"
-    " deviceID cgroupPath unshapedSubnets shapedSubnets labels address addresses tag id uid"
+    " deviceID cgroupPath labels address addresses tag id uid"
     " pod namespace cri"
 )
 

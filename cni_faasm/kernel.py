@@ -20,6 +20,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from cni_faasm.config import NetworkConfig
+    from cni_faasm.shaping_scope import Scope
+
 LOOPBACK_IFINDEX = 1
 FQ_CODEL = "fq_codel"
 BFIFO = "bfifo"
@@ -81,16 +84,62 @@ def leaf(
     marker: the boot marker as it was read, where the answer is kept: asking for a qdisc
     that a modular kernel lacks makes it run modprobe.
     """
-    known = marker.get("kernel") if marker and marker.get("bootID") == boot_id else None
-    if isinstance(known, dict):
-        kept = known.get("leaf")
-        if kept in (FQ_CODEL, BFIFO):
-            return str(kept)
+    kept = _remembered(marker, boot_id, "leaf")
+    if kept in (FQ_CODEL, BFIFO):
+        return str(kept)
     found = FQ_CODEL if offers_fq_codel() else BFIFO
-    fresh = dict(reclaim.read_marker(state_dir, network) or {})
-    fresh["kernel"] = {"leaf": found}
-    reclaim.write_marker(state_dir, network, fresh)
+    _remember(state_dir, network, "leaf", found)
     return found
+
+
+def scope(
+    config: "NetworkConfig", boot_id: str, marker: "Mapping[str, object] | None"
+) -> "Scope | None":
+    """Return what the network's limits hold for; None for everything.
+
+    The kernel is asked once per boot and network which classifier it has.
+    Raises: CniError 106 when it has none that will do.
+    """
+    if not config.subnets:
+        return None
+    from cni_faasm.netlink import tc_filter
+    from cni_faasm.shaping_scope import Scope
+
+    found = _remembered(marker, boot_id, "classifier")
+    if found not in (tc_filter.U32, tc_filter.FLOWER):
+        found = _offered_classifier()
+        _remember(config.state_dir, config.name, "classifier", found)
+    return Scope(config.subnets, only=config.subnets_only, classifier=str(found))
+
+
+def _remembered(marker: "Mapping[str, object] | None", boot_id: str, key: str) -> object:
+    known = marker.get("kernel") if marker and marker.get("bootID") == boot_id else None
+    return known.get(key) if isinstance(known, dict) else None
+
+
+def _remember(state_dir: str, network: str, key: str, value: str) -> None:
+    fresh = dict(reclaim.read_marker(state_dir, network) or {})
+    known = fresh.get("kernel")
+    fresh["kernel"] = {**(known if isinstance(known, dict) else {}), key: value}
+    reclaim.write_marker(state_dir, network, fresh)
+
+
+def _offered_classifier() -> str:
+    """Try the classifiers on the loopback of a namespace of its own."""
+    from cni_faasm.netlink import tc_filter
+
+    one = tc_filter.Filter(bytes(4), 0, 0x10000, by_source=False)
+    with netns.Empty(), Netlink() as scratch:
+        scratch.execute([tc.new_qdisc_htb(LOOPBACK_IFINDEX, 0x10000, 0)])
+        for kind in (tc_filter.U32, tc_filter.FLOWER):
+            message = tc_filter.new_filter(LOOPBACK_IFINDEX, 0x10000, kind, one)
+            if not isinstance(scratch.execute_tolerant([message])[0], NetlinkError):
+                return kind
+    raise CniError(
+        KERNEL_LACKS_FEATURE,
+        "unshapedSubnets and shapedSubnets need a classifier, and this kernel has none",
+        "load or build cls_u32 or cls_flower",
+    )
 
 
 def offers_fq_codel() -> bool:

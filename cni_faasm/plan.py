@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from cni_faasm.config import NetworkConfig
     from cni_faasm.ipam.store import Allocation
     from cni_faasm.protocol import Request
+    from cni_faasm.shaping_scope import Scope
 
 DEFAULT_MTU = 1500
 MIN_MTU_IPV6 = 1280  # RFC 8200; below it the kernel gives an interface no IPv6 at all
@@ -280,17 +281,20 @@ def make(
     boot_id: str,
     created: int,
     random: bytes,
+    scope: "Scope | None" = None,
 ) -> Plan:
     """Make the plan of one attachment from its configuration and its lease.
 
     mtu: of both ends, bytes. leaf: the leaf queue the kernel offers. created: seconds
-    since the epoch. random: 12 bytes for the two MAC addresses.
+    since the epoch. random: 12 bytes for the two MAC addresses. scope: what the limits
+    hold for.
     """
     ranges: list[tuple[bytes, int]] = []
     for range_set in config.range_sets:
         for one in range_set:
             if (one.network, one.prefix_len) not in ranges:
                 ranges.append((one.network, one.prefix_len))
+    shapes = both_shapes(config, mtu, leaf, scope)
     return Plan(
         network=config.name,
         container_id=request.container_id,
@@ -306,11 +310,21 @@ def make(
         addresses=[PlannedAddress(item.address, item.gateway) for item in allocations],
         routes=config.routes,
         ranges=ranges,
-        ingress=shape(config.ingress, config.latency_ms, mtu, leaf),
-        egress=shape(config.egress, config.latency_ms, mtu, leaf),
+        ingress=shapes[0],
+        egress=shapes[1],
         ip_masq=config.ip_masq,
         dns=config.dns,
         ipam_plugin=config.ipam_plugin,
+    )
+
+
+def both_shapes(
+    config: "NetworkConfig", mtu: int, leaf: str, scope: "Scope | None"
+) -> "tuple[Shape | None, Shape | None]":
+    """Return the shapes of the host's end (ingress) and the container's (egress)."""
+    return (
+        shape(config.ingress, config.latency_ms, mtu, leaf, scope and scope.seen_from(host=True)),
+        shape(config.egress, config.latency_ms, mtu, leaf, scope and scope.seen_from(host=False)),
     )
 
 

@@ -9,9 +9,12 @@ from cni_faasm.netlink import tc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cni_faasm.config import Limit
     from cni_faasm.netlink import tc_parse
     from cni_faasm.netlink.transport import Message
+    from cni_faasm.shaping_scope import Scope
 
 ROOT_HANDLE = 0x10000  # 1:
 CLASS_ID = 0x10001  # 1:1
@@ -47,9 +50,20 @@ MODEST_GSO_BYTES = 32768
 
 
 class Shape:
-    """What one direction is limited to, in the kernel's own quantities."""
+    """What one direction is limited to, in the kernel's own quantities.
 
-    __slots__ = ("burst_bytes", "leaf", "leaf_bytes", "quantum_bytes", "rate_bps", "target_us")
+    scope: which of the traffic, None for all of it.
+    """
+
+    __slots__ = (
+        "burst_bytes",
+        "leaf",
+        "leaf_bytes",
+        "quantum_bytes",
+        "rate_bps",
+        "scope",
+        "target_us",
+    )
 
     def __init__(
         self,
@@ -60,6 +74,7 @@ class Shape:
         leaf_bytes: int,
         target_us: int,
         quantum_bytes: int = QUANTUM_BYTES,
+        scope: "Scope | None" = None,
     ) -> None:
         self.rate_bps = rate_bps
         self.burst_bytes = burst_bytes
@@ -67,6 +82,12 @@ class Shape:
         self.leaf_bytes = leaf_bytes
         self.target_us = target_us
         self.quantum_bytes = quantum_bytes
+        self.scope = scope
+
+    @property
+    def default_class(self) -> int:
+        """Return the minor number of the class for what no filter classifies; 0 for none."""
+        return 0 if self.scope is not None and self.scope.only else CLASS_ID & 0xFFFF
 
     @property
     def rate_Bps(self) -> int:
@@ -82,6 +103,7 @@ class Shape:
             "leafBytes": self.leaf_bytes,
             "targetUs": self.target_us,
             "quantumBytes": self.quantum_bytes,
+            **({"scope": self.scope.to_fields()} if self.scope is not None else {}),
         }
 
     @classmethod
@@ -96,6 +118,14 @@ class Shape:
             if not isinstance(value, int) or value < 0:
                 raise ValueError(key)
             numbers[key] = value
+        scope = None
+        kept = fields.get("scope")
+        if kept is not None:
+            from cni_faasm.shaping_scope import Scope
+
+            if not isinstance(kept, dict):
+                raise TypeError("scope")
+            scope = Scope.from_fields(kept)
         return cls(
             rate_bps=numbers["rateBps"],
             burst_bytes=numbers["burstBytes"],
@@ -103,13 +133,20 @@ class Shape:
             leaf_bytes=numbers["leafBytes"],
             target_us=numbers["targetUs"],
             quantum_bytes=numbers["quantumBytes"],
+            scope=scope,
         )
 
 
-def shape(limit: "Limit", latency_ms: "int | None", mtu: int, leaf: str) -> "Shape | None":
+def shape(
+    limit: "Limit",
+    latency_ms: "int | None",
+    mtu: int,
+    leaf: str,
+    scope: "Scope | None" = None,
+) -> "Shape | None":
     """Turn a configured limit into a shape; None when the direction is unlimited.
 
-    leaf: "fq_codel" or "bfifo", as the kernel offers.
+    leaf: "fq_codel" or "bfifo", as the kernel offers. scope: as seen from the end it is for.
     """
     rate_bps = limit.rate_bps
     if not rate_bps:
@@ -131,6 +168,7 @@ def shape(limit: "Limit", latency_ms: "int | None", mtu: int, leaf: str) -> "Sha
         leaf=leaf,
         leaf_bytes=min(leaf_bytes, 0xFFFFFFFF),
         target_us=min(target_us, 10_000_000),
+        scope=scope,
     )
 
 
@@ -161,11 +199,16 @@ def messages(ifindex: int, one: "Shape | None") -> "list[Message]":
     """Return what makes the shape on one end; nothing for an unlimited direction."""
     if one is None:
         return []
-    return [
-        tc.new_qdisc_htb(ifindex, ROOT_HANDLE, CLASS_ID & 0xFFFF, direct_qlen=1000),
+    made = [
+        tc.new_qdisc_htb(ifindex, ROOT_HANDLE, one.default_class, direct_qlen=1000),
         class_message(ifindex, one),
         leaf_message(ifindex, one),
     ]
+    if one.scope is not None:
+        from cni_faasm import shaping_scope
+
+        made += shaping_scope.messages(ifindex, one.scope)
+    return made
 
 
 def class_message(ifindex: int, one: Shape, *, replace: bool = False) -> "Message":
@@ -207,10 +250,12 @@ def drifts(
     root: "tc_parse.Qdisc | None",
     queue: "tc_parse.Qdisc | None",
     one_class: "tc_parse.HtbClass | None",
+    filters: "Sequence[bytes]" = (),
 ) -> "list[tuple[str, str, str]]":
     """Compare one end with its shape. Returns: (what, expected, found) for each difference.
 
     root, queue, one_class: what there is at the root, below class 1:1, and of that class.
+    filters: those of the root, as they were dumped.
     A clsact or ingress qdisc that somebody else attached limits nothing of ours.
     """
     from cni_faasm.netlink import tc_parse  # only CHECK reads
@@ -224,8 +269,13 @@ def drifts(
         text = "none" if root is None else f"{root.kind} {tc.handle_text(root.handle)}"
         found.append((f"{where}: root qdisc", "htb 1:", text))
         return found
-    if root.htb_defcls != CLASS_ID & 0xFFFF:
-        found.append((f"{where}: htb default class", "1:1", f"1:{root.htb_defcls or 0:x}"))
+    if root.htb_defcls != one.default_class:
+        texts = (f"1:{one.default_class:x}", f"1:{root.htb_defcls or 0:x}")
+        found.append((f"{where}: htb default class", *texts))
+    if one.scope is not None or filters:
+        from cni_faasm import shaping_scope
+
+        found.extend(shaping_scope.drifts(where, one.scope, filters))
     if one_class is None:
         found.append((f"{where}: class", "htb 1:1", "none"))
         return found

@@ -4,6 +4,7 @@ Exit status: 0 done, 1 it could not be done, 2 the command line is wrong. With -
 one document on stdout and nothing else there; messages go to stderr.
 """
 
+import json
 import os
 import platform
 import signal
@@ -174,11 +175,13 @@ def node_install(
     ),
     once: Annotated[bool, typer.Option("--once", help="Install and end.")] = False,
     interval: Annotated[float, typer.Option(help="Seconds between two looks.")] = 10,
+    as_json: AsJson = False,
 ) -> None:
     """Install on a cluster's node from a pod, keep it so, and take it away on SIGTERM.
 
     This is what deploy/kubernetes runs on every node; docs/cluster.md tells about it. When a
-    newer pod has installed on the same node, SIGTERM takes nothing away.
+    newer pod has installed on the same node, SIGTERM takes nothing away. --json prints a line
+    for each step.
 
     Examples:
 
@@ -188,7 +191,10 @@ def node_install(
     """
     place = node.Node(installer.bundle_folder(), config, host, owner)
     for step in place.install() if once else node.wait(place, interval):
-        _say(step)
+        if as_json:
+            typer.echo(json.dumps(step._asdict()))
+        else:
+            _say(step)
 
 
 def _show(steps: Iterable[installer.Step], as_json: bool) -> None:

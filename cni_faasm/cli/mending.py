@@ -8,12 +8,12 @@ A drift that no message can put right (the pair is gone) needs a new ADD.
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from cni_faasm import forwarding, inet, kernel, nat, shaping, veth
+from cni_faasm import forwarding, inet, kernel, nat, shaping, shaping_scope, veth
 from cni_faasm.cli import attachments
 from cni_faasm.cli.attachments import Attachment, Drift
 from cni_faasm.errors import CniError
 from cni_faasm.ipam.store import Allocation, Store
-from cni_faasm.netlink import addr, link, neigh, route, tc, tc_parse
+from cni_faasm.netlink import addr, link, neigh, route, tc, tc_filter, tc_parse
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.plan import RT_TABLE_MAIN, Plan
@@ -238,6 +238,9 @@ def reshape(
     """
     if shape is None:
         return [tc.del_qdisc(ifindex)]
+    if thing == "filters":
+        wanted = [] if shape.scope is None else shaping_scope.messages(ifindex, shape.scope)
+        return [tc_filter.del_filters(ifindex, shaping.ROOT_HANDLE), *wanted]
     if thing.startswith("class 1:1"):
         return [shaping.class_message(ifindex, shape, replace=True)]
     if thing == "bfifo limit":

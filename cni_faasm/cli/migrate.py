@@ -9,6 +9,7 @@ from cni_faasm import config as configuration
 from cni_faasm import jsonio, protocol
 from cni_faasm.cli import output
 from cni_faasm.cli.fault import ToolError
+from cni_faasm.config_rates import SUBNET_KEYS
 from cni_faasm.errors import CniError
 
 FIRST = ("ptp", "bridge")
@@ -149,7 +150,7 @@ def _defaults(ipam: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def _bandwidth(one: dict[str, Any], own: dict[str, Any], notes: list[str]) -> None:
-    rates = {key: one[key] for key in RATES if one.get(key)}
+    rates = {key: one[key] for key in (*RATES, *SUBNET_KEYS) if one.get(key)}
     if rates:
         own["bandwidth"] = rates
     asked = {**(own.get("capabilities") or {}), **(one.get("capabilities") or {})}
@@ -158,9 +159,4 @@ def _bandwidth(one: dict[str, Any], own: dict[str, Any], notes: list[str]) -> No
     notes.append(
         "bandwidth: limits are HTB classes on both ends of the pair instead of TBF and an ifb; "
         "a burst is no longer needed, and leaving it out makes it 1 ms of the rate"
-    )
-    notes.extend(
-        f"bandwidth.{key}: everything is limited here, whatever its destination"
-        for key in ("unshapedSubnets", "shapedSubnets")
-        if one.get(key)
     )

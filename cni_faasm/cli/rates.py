@@ -4,23 +4,27 @@ The new limits go into the attachment record, so that CHECK and repair hold them
 was promised; under the key "configured" the record keeps those that ADD had put there.
 """
 
+import json
 import time
 from typing import Annotated, Any
 
 import typer
 
-from cni_faasm import kernel, plan_fields, record, shaping, units
+from cni_faasm import accepted, kernel, plan_fields, record, shaping, units
+from cni_faasm import config as configuration
 from cni_faasm.cli import attachments, networks, output
 from cni_faasm.cli.attachments import Attachment
 from cni_faasm.cli.fault import ToolError
 from cni_faasm.cli.mending import reshape
 from cni_faasm.cli.status import complete_containers
 from cni_faasm.config_rates import Limit
+from cni_faasm.ipam import reclaim
 from cni_faasm.ipam.store import Store
 from cni_faasm.netlink import link, tc, tc_parse
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.shaping import Shape
+from cni_faasm.shaping_scope import Scope
 
 CONFIGURED = "configured"
 DIRECTIONS = ("ingress", "egress")
@@ -167,10 +171,22 @@ def _with_limits(one: Attachment, wanted: Wanted | None) -> Attachment:
             configured = fields[CONFIGURED][direction]
             latency_ms = _latency(configured and Shape.from_fields(configured), promised.mtu)
             fresh = _shape(shape, (rate_bps, burst_bits), latency_ms, promised.mtu, leaf)
+            if fresh is not None:
+                fresh.scope = shape.scope if shape else _scope(one, direction)
             fields[direction] = fresh and fresh.to_fields()
         if {key: fields[key] for key in DIRECTIONS} == fields[CONFIGURED]:
             del fields[CONFIGURED]
     return one._replace(fields=fields, promised=plan_fields.from_fields(fields))
+
+
+def _scope(one: Attachment, direction: str) -> Scope | None:
+    """Return what the limit of a direction that had none holds for: as ADD was told."""
+    text = one.fields.get(accepted.KEY)
+    document = json.loads(text) if isinstance(text, str) and text else {}
+    config = configuration.load_tolerant(document)
+    marker = reclaim.read_marker(one.state_dir, one.network)
+    scope = kernel.scope(config, record.boot_id(), marker)
+    return scope and scope.seen_from(host=direction == "ingress")
 
 
 def _latency(shape: Shape | None, mtu: int) -> int | None:
@@ -210,8 +226,6 @@ def _leaf(one: Attachment) -> str:
     for shape in (promised.ingress, promised.egress) if promised else ():
         if shape is not None:
             return shape.leaf
-    from cni_faasm.ipam import reclaim
-
     marker = reclaim.read_marker(one.state_dir, one.network)
     return kernel.leaf(one.state_dir, one.network, record.boot_id(), marker)
 

@@ -30,6 +30,7 @@ RTM_GETQDISC = 38
 RTM_NEWTCLASS = 40
 RTM_DELTCLASS = 41
 RTM_GETTCLASS = 42
+RTM_GETTFILTER = 46
 TCA_KIND = 1
 TCA_OPTIONS = 2
 
@@ -269,3 +270,12 @@ def dump_classes(ifindex: int) -> "Message":
     """
     body = tcmsg(ifindex, 0, 0)
     return RTM_GETTCLASS, 0, body, f"tc class show dev if{ifindex}"
+
+
+def dump_filters(ifindex: int, parent: int) -> "Message":
+    """Ask for the filters of one qdisc.
+
+    Equivalent to: tc filter show dev IF parent 1:
+    """
+    body = tcmsg(ifindex, 0, parent)
+    return RTM_GETTFILTER, 0, body, f"tc filter show dev if{ifindex} {handle_text(parent)}"

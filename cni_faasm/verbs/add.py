@@ -107,6 +107,7 @@ def _attach(
             store, config.state_dir, config.name, boot_id, marker
         ).delegated
         leaf = kernel.leaf(config.state_dir, config.name, boot_id, marker)
+        scope = kernel.scope(config, boot_id, marker)
         if record.read(config.state_dir, config.name, request.container_id, request.ifname):
             raise CniError(
                 ALREADY_ATTACHED,
@@ -125,6 +126,7 @@ def _attach(
             boot_id=boot_id,
             created=int(time.time()),
             random=posix.urandom(12),
+            scope=scope,
         )
         undo.push("release the address", _release, config, promised)
         # The record first: from here on DEL and GC find whatever a kill leaves behind.

@@ -244,12 +244,17 @@ def _shape_drifts(
     bodies = [None if isinstance(answer, NetlinkError) else answer[0] for answer in answers]
     bodies += [None] * (len(questions) - len(bodies))
     root, leaf, one_class = bodies
+    filters = []
+    if one is not None and root is not None:
+        # Also where there must be none: one of somebody's can lead past the class.
+        filters = netlink.dump(tc.dump_filters(ifindex, shaping.ROOT_HANDLE))
     return shaping.drifts(
         where,
         one,
         root=None if root is None else tc_parse.parse_qdisc(root),
         queue=None if leaf is None else tc_parse.parse_qdisc(leaf),
         one_class=None if one_class is None else tc_parse.parse_class(one_class),
+        filters=filters,
     )
 
 

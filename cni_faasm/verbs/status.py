@@ -111,6 +111,7 @@ def _rehearse(
         boot_id="",
         created=0,
         random=posix.urandom(12),
+        scope=kernel.scope(config, "", None),
     )
     promised.ifname = "eth0"
     veth.create(host, promised, inner_fd)

@@ -11,7 +11,7 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg  # type: ignore[import-untyped]
 from pyroute2.netlink.rtnl.tcmsg import tcmsg  # type: ignore[import-untyped]
 
 from cni_faasm import inet
-from cni_faasm.netlink import addr, link, neigh, nft, nft_expr, route, tc, wire
+from cni_faasm.netlink import addr, link, neigh, nft, nft_expr, route, tc, tc_filter, wire
 
 MAC = b"\x02\0\0\0\0\x01"
 PEER_MAC = b"\x02\0\0\0\0\x02"
@@ -407,3 +407,37 @@ def test_a_rule() -> None:
     assert mask == {"NFTA_DATA_VALUE": b"\xff\xf8\0\0"}
     verdict = found[7]["NFTA_EXPR_DATA"]["NFTA_IMMEDIATE_DATA"]["NFTA_DATA_VERDICT"]
     assert verdict["NFTA_VERDICT_CODE"] == "NFT_RETURN"
+
+
+@pytest.mark.parametrize("by_source", [True, False])
+def test_filters_by_u32(by_source: bool) -> None:
+    one = tc_filter.Filter(NET4, 15, 0x10001, by_source=by_source)
+    decoded = read(tcmsg, tc_filter.new_filter(3, 0x10000, tc_filter.U32, one))
+    assert (decoded["index"], decoded["parent"]) == (3, 0x10000)
+    assert decoded["info"] & 0xFFFF == 0x0008  # ETH_P_IP in network order
+    options = decoded.get_attr("TCA_OPTIONS")
+    assert options.get_attr("TCA_U32_CLASSID") == 0x10001
+
+
+@pytest.mark.parametrize(("net", "prefix_len"), [(NET4, 15), (NET6, 33), (bytes(4), 0)])
+@pytest.mark.parametrize("kind", [tc_filter.U32, tc_filter.FLOWER])
+@pytest.mark.parametrize("by_source", [True, False])
+def test_filters_come_back(net: bytes, prefix_len: int, kind: str, by_source: bool) -> None:
+    one = tc_filter.Filter(net, prefix_len, 0x10001, by_source=by_source)
+    found = tc_filter.parse_filter(tc_filter.new_filter(3, 0x10000, kind, one)[2])
+    assert found is not None
+    assert (found.network, found.prefix_len, found.classid) == (net, prefix_len, 0x10001)
+    assert found.by_source == by_source
+
+
+def test_filters_by_flower() -> None:
+    """pyroute2 cannot read flower: byte by byte, by <linux/pkt_cls.h>."""
+    one = tc_filter.Filter(NET4, 15, 0x10000, by_source=True)
+    decoded = read(tcmsg, tc_filter.new_filter(3, 0x10000, tc_filter.FLOWER, one))
+    assert decoded.get_attr("TCA_KIND") == "flower"
+    assert bytes.fromhex(decoded.get_attr("TCA_OPTIONS").replace(":", "")) == (
+        b"\x08\0\x01\0\0\0\x01\0"  # TCA_FLOWER_CLASSID 1:
+        b"\x06\0\x08\0\x08\0\0\0"  # TCA_FLOWER_KEY_ETH_TYPE 0x0800, big-endian
+        b"\x08\0\x0a\0\x0a\xc8\0\0"  # TCA_FLOWER_KEY_IPV4_SRC
+        b"\x08\0\x0b\0\xff\xfe\0\0"  # TCA_FLOWER_KEY_IPV4_SRC_MASK
+    )
