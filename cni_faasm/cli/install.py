@@ -106,7 +106,7 @@ def uninstall(destdir: str = "/") -> Iterator[Step]:
         yield Step(folder, "removed")
         # Out of its place first: a folder half removed would still be found.
         grave = tempfile.mkdtemp(prefix=".cni-faasm.", dir=os.path.dirname(folder))
-        os.rename(folder, os.path.join(grave, "old"))
+        shutil.move(folder, os.path.join(grave, "old"))
         shutil.rmtree(grave)
     # Longest first: folders inside of folders. What is in use by others is not empty.
     for path in sorted(made, key=len, reverse=True):
@@ -209,14 +209,19 @@ def flush(folder: str) -> None:
 
 
 def _exchange(one: str, other: str) -> None:
-    """Swap two paths in one step; in two where the file system cannot."""
+    """Swap two paths in one step; in more where the file system cannot.
+
+    An overlay cannot even rename a folder of its lower layer: what is there goes, and a call
+    that comes in between finds nothing.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE):
         number = ctypes.get_errno()
-        if number not in (errno.EINVAL, errno.ENOSYS):
+        if number not in (errno.EINVAL, errno.ENOSYS, errno.EXDEV):
             raise OSError(number, os.strerror(number), other)
-        os.rename(other, one + ".old")
+        shutil.move(other, one + ".old")
         os.rename(one, other)
+        os.rename(one + ".old", one)
 
 
 def _link(link: str, target: str) -> Step:

@@ -140,11 +140,15 @@ class Cri:
         end(self._daemon)
 
 
-def make_image(path: Path) -> None:
-    """Make an OCI archive of one layer that holds busybox, and sleeps."""
+def make_image(path: Path, name: str = IMAGE, *, sleeps: bool = True) -> None:
+    """Make an OCI archive of one layer with busybox. sleeps: when no command is given."""
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as archive:
-        archive.add(str(shutil.which("busybox")), "busybox", recursive=False)
+        archive.add(str(shutil.which("busybox")), "bin/busybox", recursive=False)
+        for applet in ("ip", "sh"):
+            member = tarfile.TarInfo(f"bin/{applet}")
+            member.type, member.linkname = tarfile.SYMTYPE, "busybox"
+            archive.addfile(member)
     blobs: dict[str, bytes] = {}
 
     def blob(data: bytes, kind: str) -> dict[str, Any]:
@@ -154,10 +158,11 @@ def make_image(path: Path) -> None:
         return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(data)}
 
     layer_blob = blob(layer.getvalue(), "layer.v1.tar")
+    command = ["/bin/busybox", "sleep", "100000"] if sleeps else ["/bin/sh"]
     config = {
         "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine],
         "os": "linux",
-        "config": {"Entrypoint": ["/busybox", "sleep", "100000"]},
+        "config": {"Cmd": command, "Env": ["PATH=/bin"]},
         "rootfs": {"type": "layers", "diff_ids": [layer_blob["digest"]]},
     }
     manifest = {
@@ -167,14 +172,17 @@ def make_image(path: Path) -> None:
         "layers": [layer_blob],
     }
     described = blob(json.dumps(manifest).encode(), "manifest.v1+json")
-    described["annotations"] = {"io.containerd.image.name": IMAGE}
+    described["annotations"] = {
+        "io.containerd.image.name": name,
+        "org.opencontainers.image.ref.name": name,
+    }
     index = {"schemaVersion": 2, "manifests": [described]}
     with tarfile.open(path, "w") as archive:
-        for name, data in (
+        for file_name, data in (
             ("oci-layout", json.dumps({"imageLayoutVersion": "1.0.0"}).encode()),
             ("index.json", json.dumps(index).encode()),
             *((f"blobs/sha256/{digest}", data) for digest, data in blobs.items()),
         ):
-            member = tarfile.TarInfo(name)
+            member = tarfile.TarInfo(file_name)
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))

@@ -207,6 +207,22 @@ def test_without_rights_it_says_so(tmp_path: Path) -> None:
     assert "root" in done.stderr
 
 
+def test_over_what_is_in_a_lower_layer(installed: Path, tmp_path: Path) -> None:
+    """In an overlay (an image, a live system) a folder of a lower layer cannot be renamed."""
+    for name in ("upper", "work", "merged"):
+        (tmp_path / name).mkdir()
+    script = (
+        'mount -t overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" overlay "$2/merged"; '
+        '"$3" install --destdir "$2/merged"; CNI_COMMAND=VERSION "$2/merged/opt/cni/bin/faasm"; '
+        '"$3" uninstall --destdir "$2/merged"; find "$2/merged" -name "*faasm*"'
+    )
+    paths = (installed, tmp_path, BUNDLE / "cni-faasm")
+    command = ["unshare", "--mount", "sh", "-ec", script, "sh", *map(str, paths)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert '"1.1.0"' in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("removed")
+
+
 def test_build_sh_installs_and_uninstalls(tmp_path: Path) -> None:
     destdir = tmp_path / "with space"
     run("./build.sh", "--install", "--destdir", destdir, cwd=REPO)
