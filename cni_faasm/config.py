@@ -12,6 +12,7 @@ from cni_faasm.config_ipam import read_plugin, read_range_sets, read_requested, 
 from cni_faasm.config_rates import SUBNET_KEYS, Limit, limit, read_subnets
 from cni_faasm.config_schema import Fault, Section
 from cni_faasm.errors import INVALID_CONFIG, CniError
+from cni_faasm.plan import Guard
 from cni_faasm.protocol import MAX_NETWORK_NAME, is_name
 from cni_faasm.results import SUPPORTED_VERSIONS, Route, parse_result
 
@@ -37,6 +38,7 @@ DEFAULT_LOCK_TIMEOUT_MS = 10_000
 DEFAULT_IPAM_TIMEOUT_MS = 60_000
 MAX_TIMEOUT_MS = 600_000
 MIN_MTU = 68  # RFC 791
+PORTLESS = ("icmp", "icmpv6")  # of allowHost
 MIN_MTU_IPV6 = 1280  # RFC 8200
 MAX_PREFIX = 11  # leaves four digits of an interface name's 15 bytes
 MAX_PATH = 3000  # of PATH_MAX, with room for "/<network>/<containerID>@<ifname>"
@@ -51,7 +53,7 @@ class NetworkConfig:
     shaping's default. subnets: (packed, prefix length) of those whose traffic alone is not
     limited, or with subnets_only alone is. range_sets: one address of each. requested_addresses: packed, each in
     another range set. ipam_plugin: another plugin that leases the addresses, "" for
-    ourselves. prev_result: of the plugins before this one, or at CHECK and DEL of the whole
+    ourselves. guard: what containers must not do, None for nothing. prev_result: of the plugins before this one, or at CHECK and DEL of the whole
     chain's ADD. shapes_only: there is no "ipam", and the pair is an earlier plugin's.
     valid_attachments: GC's (container id, ifname) pairs, None when it was given none.
     warnings: what was changed.
@@ -63,6 +65,7 @@ class NetworkConfig:
         "data_dir",
         "dns",
         "egress",
+        "guard",
         "host_interface_prefix",
         "ingress",
         "ip_masq",
@@ -107,6 +110,7 @@ class NetworkConfig:
         self.mac: bytes | None = None
         self.dns: dict[str, object] = {}
         self.lock_timeout_ms = DEFAULT_LOCK_TIMEOUT_MS
+        self.guard: Guard | None = None
         self.ipam_plugin = ""
         self.ipam_timeout_ms = DEFAULT_IPAM_TIMEOUT_MS
         self.prev_result: Result | None = None
@@ -175,6 +179,7 @@ def _read(
     config.plugin_type = top.text("type") or "faasm"
     _read_flat(config, top)
     _read_shaping(config, top, runtime)
+    _read_guard(config, top)
     config.ipam_plugin = read_plugin(top, config.plugin_type)
     ipam = None if config.ipam_plugin else top.section("ipam", schema.IPAM)
     # After another plugin, like `bandwidth`: nothing of the addresses is ours.
@@ -241,6 +246,26 @@ def _read_flat(config: NetworkConfig, top: Section) -> None:
     timeout = top.number("ipamTimeout", 1, MAX_TIMEOUT_MS)
     if timeout is not None:
         config.ipam_timeout_ms = timeout
+
+
+def _read_guard(config: NetworkConfig, top: Section) -> None:
+    anti_spoof = top.flag("antiSpoof")
+    isolated = top.flag("isolated") or False
+    allowed: list[tuple[str, int]] = []
+    for index, text in enumerate(top.texts("allowHost")):
+        protocol, slash, port = text.lower().partition("/")
+        number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else 0
+        if (protocol in PORTLESS and not slash) or (
+            protocol in ("tcp", "udp") and 1 <= number <= 65535
+        ):
+            allowed.append((protocol, number))
+        else:
+            allowed_text = "tcp/PORT, udp/PORT, icmp or icmpv6"
+            top.faults.append(Fault(f"{top.path}allowHost[{index}]", text, allowed_text))
+    if anti_spoof is not False or isolated:
+        config.guard = Guard(
+            anti_spoof=anti_spoof is not False, isolated=isolated, allow_host=allowed
+        )
 
 
 def _read_folders(config: NetworkConfig, top: Section, ipam: "Section | None") -> None:

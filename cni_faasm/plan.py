@@ -24,6 +24,49 @@ RT_SCOPE_LINK = 253  # <linux/rtnetlink.h>
 RT_TABLE_MAIN = 254  # <linux/rtnetlink.h>
 
 
+# The outer ends of a network are in an interface group of its own, by which rules know them:
+# the upper byte says that it is one of ours, the rest is of the network's name.
+GROUP_BASE = 0x7A000000
+GROUP_MASK = 0xFF000000
+
+
+def group(network: str) -> int:
+    """Return the interface group of a network's outer ends."""
+    return GROUP_BASE | int(digest(network)[-6:], 16)
+
+
+class Guard:
+    """What a network's containers must not do.
+
+    anti_spoof: send from addresses that are not theirs. isolated: reach one another, or the
+    host but for allow_host, (protocol, port) each; port 0 is any.
+    """
+
+    __slots__ = ("allow_host", "anti_spoof", "isolated")
+
+    def __init__(
+        self, *, anti_spoof: bool, isolated: bool, allow_host: "list[tuple[str, int]]"
+    ) -> None:
+        self.anti_spoof = anti_spoof
+        self.isolated = isolated
+        self.allow_host = allow_host
+
+    def __str__(self) -> str:
+        words = ["antiSpoof"] if self.anti_spoof else []
+        if self.isolated:
+            words.append("isolated")
+            if self.allow_host:
+                words.append("allowHost")
+                words += [service_text(one) for one in self.allow_host]
+        return " ".join(words)
+
+
+def service_text(service: "tuple[str, int]") -> str:
+    """Return "udp/53", or "icmp" for what has no port."""
+    protocol, port = service
+    return f"{protocol}/{port}" if port else protocol
+
+
 class PlannedAddress:
     """An address of the container, with the gateway on the host's end of its link."""
 
@@ -57,6 +100,7 @@ class Plan:
         "data_dir",
         "dns",
         "egress",
+        "guard",
         "host_ifindex",
         "host_interface",
         "host_mac",
@@ -99,6 +143,7 @@ class Plan:
         ifindex: int = 0,
         shapes_only: bool = False,
         ipam_plugin: str = "",
+        guard: "Guard | None" = None,
     ) -> None:
         self.network = network
         self.container_id = container_id
@@ -122,6 +167,7 @@ class Plan:
         self.ifindex = ifindex
         self.shapes_only = shapes_only
         self.ipam_plugin = ipam_plugin
+        self.guard = guard
 
     @property
     def alias(self) -> str:
@@ -315,6 +361,7 @@ def make(
         ip_masq=config.ip_masq,
         dns=config.dns,
         ipam_plugin=config.ipam_plugin,
+        guard=config.guard,
     )
 
 

@@ -5,7 +5,7 @@ plan is no error here, but None.
 """
 
 from cni_faasm import inet, record
-from cni_faasm.plan import Plan, PlannedAddress, route_fields
+from cni_faasm.plan import Guard, Plan, PlannedAddress, route_fields
 from cni_faasm.results import ROUTE_NUMBERS, Route
 from cni_faasm.shaping import Shape
 
@@ -41,6 +41,7 @@ def to_fields(plan: Plan) -> "dict[str, object]":
         "dns": plan.dns,
         **({"shapesOnly": True} if plan.shapes_only else {}),
         **({"ipamPlugin": plan.ipam_plugin} if plan.ipam_plugin else {}),
+        **({"guard": _guard_fields(plan.guard)} if plan.guard is not None else {}),
     }
 
 
@@ -95,6 +96,26 @@ def _from_fields(fields: "dict[str, object]") -> Plan:
         dns=_dict(fields["dns"]),
         shapes_only=fields.get("shapesOnly") is True,
         ipam_plugin=_text(fields, "ipamPlugin") if "ipamPlugin" in fields else "",
+        guard=_guard(_dict(fields["guard"])) if "guard" in fields else None,
+    )
+
+
+def _guard_fields(guard: Guard) -> "dict[str, object]":
+    return {
+        "antiSpoof": guard.anti_spoof,
+        "isolated": guard.isolated,
+        "allowHost": [list(one) for one in guard.allow_host],
+    }
+
+
+def _guard(fields: "dict[str, object]") -> Guard:
+    allowed = fields["allowHost"]
+    if not isinstance(allowed, list):
+        raise TypeError("allowHost")
+    return Guard(
+        anti_spoof=fields["antiSpoof"] is True,
+        isolated=fields["isolated"] is True,
+        allow_host=[(str(protocol), int(port)) for protocol, port in allowed],
     )
 
 

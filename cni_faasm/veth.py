@@ -13,10 +13,12 @@ from cni_faasm.errors import ADDRESS_UNAVAILABLE, KERNEL_REFUSED, CniError
 from cni_faasm.netlink import addr, link, route
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
-from cni_faasm.plan import MIN_MTU_IPV6
+from cni_faasm.plan import MIN_MTU_IPV6, group
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cni_faasm.netlink.wire import Message
     from cni_faasm.plan import Plan, PlannedAddress
     from cni_faasm.results import Route
@@ -103,6 +105,7 @@ def create(host: Netlink, plan: "Plan", netns_fd: int) -> None:
         mtu=plan.mtu,
         address=plan.host_mac,
         peer_address=plan.mac,
+        group=group(plan.network),
         gso_max_size=plan.outer_gso_bytes,
         gro_max_size=plan.inner_gso_bytes,
         peer_gso_max_size=plan.inner_gso_bytes,
@@ -186,14 +189,20 @@ def _no_link_local(mtu: int) -> "int | None":
     return link.IN6_ADDR_GEN_MODE_NONE
 
 
-def configure(host: Netlink, inner: Netlink, plan: "Plan") -> None:
+def configure(
+    host: Netlink, inner: Netlink, plan: "Plan", between: "Callable[[], None] | None" = None
+) -> None:
     """Make both ends as planned, the outer one first.
+
+    between: called before the container's end is up.
 
     The end that comes up second has its carrier at once, the first a moment later by the
     kernel's own work queue; and it is the container that speaks first.
     Raises: NetlinkError; CniError 104 when the host already routes an address elsewhere.
     """
     _configure_outer(host, plan)
+    if between is not None:
+        between()
     inner.execute(inner_messages(plan))
 
 
@@ -251,6 +260,27 @@ def enable_ipv6(ifname: str) -> None:
     path = f"/proc/sys/net/ipv6/conf/{ifname}/disable_ipv6"
     if forwarding.read(path) == "1":
         forwarding.write(path, "0")
+
+
+def distrust(ifname: str) -> None:
+    """Let an outer end believe nothing that a container says of routes; called on the host.
+
+    A router advertisement of a container's could give the host a default route through it
+    (CVE-2020-10749), and a redirect move the host's own traffic.
+    """
+    for path in distrusted(ifname):
+        if forwarding.read(path) not in ("", "0"):
+            forwarding.write(path, "0")
+
+
+def distrusted(ifname: str) -> "tuple[str, ...]":
+    """Return the settings that must be 0 where they exist."""
+    ipv6 = f"/proc/sys/net/ipv6/conf/{ifname}"
+    return (
+        f"{ipv6}/accept_ra",
+        f"{ipv6}/accept_redirects",
+        f"/proc/sys/net/ipv4/conf/{ifname}/accept_redirects",
+    )
 
 
 def delete(host: Netlink, ifindex: int) -> None:

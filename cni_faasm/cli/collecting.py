@@ -12,7 +12,7 @@ from typing import Annotated, NamedTuple
 import typer
 
 from cni_faasm import config as configuration
-from cni_faasm import kernel, nat, record, veth
+from cni_faasm import guard, kernel, nat, record, veth
 from cni_faasm.cli import attachments, networks, output
 from cni_faasm.cli.attachments import Attachment
 from cni_faasm.cli.fault import ToolError
@@ -28,6 +28,7 @@ from cni_faasm.verbs.gc import gc as collect
 YOUNG_S = 60.0
 ALIAS = "cni-faasm"
 TABLE = nat.table_name("")
+GUARD_TABLE = guard.table_name("")
 
 
 class Place(NamedTuple):
@@ -118,9 +119,10 @@ def _traces(host: Netlink) -> set[str]:
     except (NetlinkError, OSError):
         return found  # a kernel without nf_tables has no tables
     found |= {
-        table.name.removeprefix(TABLE)
+        table.name.removeprefix(prefix)
         for table in tables
-        if table.name.startswith(TABLE) and table.comment.startswith(ALIAS)
+        for prefix in (TABLE, GUARD_TABLE)
+        if table.name.startswith(prefix) and table.comment.startswith(ALIAS)
     }
     return found
 

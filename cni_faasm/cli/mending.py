@@ -8,7 +8,7 @@ A drift that no message can put right (the pair is gone) needs a new ADD.
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from cni_faasm import forwarding, inet, kernel, nat, shaping, shaping_scope, veth
+from cni_faasm import forwarding, guard, inet, kernel, nat, shaping, shaping_scope, veth
 from cni_faasm.cli import attachments
 from cni_faasm.cli.attachments import Attachment, Drift
 from cni_faasm.errors import CniError
@@ -16,7 +16,7 @@ from cni_faasm.ipam.store import Allocation, Store
 from cni_faasm.netlink import addr, link, neigh, route, tc, tc_filter, tc_parse
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
-from cni_faasm.plan import RT_TABLE_MAIN, Plan
+from cni_faasm.plan import RT_TABLE_MAIN, Plan, group
 from cni_faasm.results import Route
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def mend(one: Attachment, host: Netlink, inner: Netlink, *, dry_run: bool = Fals
             return Mended(todo, [(drift, hopeless(drift)) for drift in left if drift not in todo])
         if not todo:
             break
-        mender = _Mender(promised, host, inner)
+        mender = _Mender(promised, one.state_dir, host, inner)
         for drift in todo:
             # A step may fail because one before it did its work too; the next look tells.
             try:
@@ -89,8 +89,9 @@ def hopeless(drift: Drift) -> str:
 class _Mender:
     """The repairs of one attachment, each for one kind of drift."""
 
-    def __init__(self, promised: Plan, host: Netlink, inner: Netlink) -> None:
+    def __init__(self, promised: Plan, state_dir: str, host: Netlink, inner: Netlink) -> None:
         self.promised = promised
+        self.state_dir = state_dir
         self.host = host
         self.inner = inner
 
@@ -104,6 +105,8 @@ class _Mender:
             self._forwarding(4 if what.startswith("IPv4") else 16)
         elif where.startswith(("masquerade", "forwarding")):
             nat.ensure(self.promised, renew=where.startswith("masquerade"))
+        elif where == "guard":
+            guard.ensure(self.promised, self.state_dir, renew=True)
         else:
             self._end(where.startswith("container "), thing, drift)
 
@@ -141,6 +144,10 @@ class _Mender:
             messages = [link.set_link(ifindex, gso_max_size=gso)]
         elif thing == "name":
             messages = [link.set_link(ifindex, name=promised.host_interface)]
+        elif thing == "group":
+            messages = [link.set_link(ifindex, group=group(promised.network))]
+        elif thing.startswith("/proc/sys/"):
+            forwarding.write(thing, "0")
         elif thing == "alias":
             messages = [link.set_link(ifindex, alias=promised.alias)]
         elif thing == "address":

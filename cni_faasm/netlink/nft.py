@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 # <linux/netfilter.h>
 NFPROTO_INET = 1
 NFPROTO_IPV4 = 2
+NFPROTO_ARP = 3
 NFPROTO_IPV6 = 10
 NF_DROP = 0
 NF_ACCEPT = 1
@@ -86,14 +87,16 @@ _UDATA_COMMENT = 0
 COMMENT_MAX = 128
 
 _NFGENMSG = Struct("=BBH")  # family, version, resource
-_FAMILIES = {NFPROTO_INET: "inet", NFPROTO_IPV4: "ip", NFPROTO_IPV6: "ip6"}
+_FAMILIES = {NFPROTO_INET: "inet", NFPROTO_IPV4: "ip", NFPROTO_ARP: "arp", NFPROTO_IPV6: "ip6"}
 
 
-def _head(family: int) -> bytes:
+def head(family: int) -> bytes:
+    """Encode the structure that all messages of nf_tables begin with."""
     return _NFGENMSG.pack(family, 0, 0)
 
 
-def _name(family: int, *names: str) -> str:
+def family_name(family: int, *names: str) -> str:
+    """Return "inet TABLE CHAIN", as nft's commands have it."""
     return " ".join((_FAMILIES.get(family, str(family)), *names))
 
 
@@ -144,11 +147,11 @@ def new_table(family: int, name: str, *, comment: str = "", exclusive: bool = Tr
     exclusive: EEXIST, and so the failure of the whole transaction, when it is there.
     Equivalent to: nft create table FAMILY NAME { comment "TEXT"; }
     """
-    body = _head(family) + attr_text(NFTA_TABLE_NAME, name) + attr_be32(NFTA_TABLE_FLAGS, 0)
+    body = head(family) + attr_text(NFTA_TABLE_NAME, name) + attr_be32(NFTA_TABLE_FLAGS, 0)
     if comment:
         body += attr(NFTA_TABLE_USERDATA, comment_data(comment))
     how = NLM_F_CREATE | (NLM_F_EXCL if exclusive else 0)
-    return NFT_MSG_NEWTABLE, how, body, f"nft create table {_name(family, name)}"
+    return NFT_MSG_NEWTABLE, how, body, f"nft create table {family_name(family, name)}"
 
 
 def get_table(family: int, name: str) -> "Message":
@@ -156,8 +159,8 @@ def get_table(family: int, name: str) -> "Message":
 
     Equivalent to: nft list table FAMILY NAME, the first line
     """
-    body = _head(family) + attr_text(NFTA_TABLE_NAME, name)
-    return NFT_MSG_GETTABLE, 0, body, f"nft list table {_name(family, name)}"
+    body = head(family) + attr_text(NFTA_TABLE_NAME, name)
+    return NFT_MSG_GETTABLE, 0, body, f"nft list table {family_name(family, name)}"
 
 
 def dump_tables(family: int = 0) -> "Message":
@@ -165,7 +168,7 @@ def dump_tables(family: int = 0) -> "Message":
 
     Equivalent to: nft list tables [FAMILY]
     """
-    return NFT_MSG_GETTABLE, 0, _head(family), "nft list tables"
+    return NFT_MSG_GETTABLE, 0, head(family), "nft list tables"
 
 
 def del_table(family: int, name: str) -> "Message":
@@ -173,8 +176,8 @@ def del_table(family: int, name: str) -> "Message":
 
     Equivalent to: nft delete table FAMILY NAME
     """
-    body = _head(family) + attr_text(NFTA_TABLE_NAME, name)
-    return NFT_MSG_DELTABLE, 0, body, f"nft delete table {_name(family, name)}"
+    body = head(family) + attr_text(NFTA_TABLE_NAME, name)
+    return NFT_MSG_DELTABLE, 0, body, f"nft delete table {family_name(family, name)}"
 
 
 def parse_table(body: bytes) -> Table:
@@ -238,7 +241,7 @@ def new_chain(
     type: "nat" or "filter". priority: where among the chains of the hook; may be negative.
     Equivalent to: nft create chain FAMILY TABLE NAME { type T hook H priority P; policy V; }
     """
-    body = _head(family) + attr_text(NFTA_CHAIN_TABLE, table) + attr_text(NFTA_CHAIN_NAME, name)
+    body = head(family) + attr_text(NFTA_CHAIN_TABLE, table) + attr_text(NFTA_CHAIN_NAME, name)
     if hook is not None:
         body += (
             nest(
@@ -250,7 +253,7 @@ def new_chain(
             + attr_be32(NFTA_CHAIN_POLICY, policy)
         )
     how = NLM_F_CREATE | (NLM_F_EXCL if exclusive else 0)
-    return NFT_MSG_NEWCHAIN, how, body, f"nft create chain {_name(family, table, name)}"
+    return NFT_MSG_NEWCHAIN, how, body, f"nft create chain {family_name(family, table, name)}"
 
 
 def get_chain(family: int, table: str, name: str) -> "Message":
@@ -258,8 +261,8 @@ def get_chain(family: int, table: str, name: str) -> "Message":
 
     Equivalent to: nft list chain FAMILY TABLE NAME, the first lines
     """
-    body = _head(family) + attr_text(NFTA_CHAIN_TABLE, table) + attr_text(NFTA_CHAIN_NAME, name)
-    return NFT_MSG_GETCHAIN, 0, body, f"nft list chain {_name(family, table, name)}"
+    body = head(family) + attr_text(NFTA_CHAIN_TABLE, table) + attr_text(NFTA_CHAIN_NAME, name)
+    return NFT_MSG_GETCHAIN, 0, body, f"nft list chain {family_name(family, table, name)}"
 
 
 def del_chain(family: int, table: str, name: str) -> "Message":
@@ -267,8 +270,8 @@ def del_chain(family: int, table: str, name: str) -> "Message":
 
     Equivalent to: nft delete chain FAMILY TABLE NAME
     """
-    body = _head(family) + attr_text(NFTA_CHAIN_TABLE, table) + attr_text(NFTA_CHAIN_NAME, name)
-    return NFT_MSG_DELCHAIN, 0, body, f"nft delete chain {_name(family, table, name)}"
+    body = head(family) + attr_text(NFTA_CHAIN_TABLE, table) + attr_text(NFTA_CHAIN_NAME, name)
+    return NFT_MSG_DELCHAIN, 0, body, f"nft delete chain {family_name(family, table, name)}"
 
 
 def dump_chains(family: int = 0) -> "Message":
@@ -276,7 +279,7 @@ def dump_chains(family: int = 0) -> "Message":
 
     Equivalent to: nft list chains [FAMILY]
     """
-    return NFT_MSG_GETCHAIN, 0, _head(family), "nft list chains"
+    return NFT_MSG_GETCHAIN, 0, head(family), "nft list chains"
 
 
 def parse_chain(body: bytes) -> Chain:
@@ -334,7 +337,12 @@ def new_rule(
     if comment:
         body += attr(NFTA_RULE_USERDATA, comment_data(comment))
     verb, how = ("insert", NLM_F_CREATE) if insert else ("add", NLM_F_CREATE | NLM_F_APPEND)
-    return NFT_MSG_NEWRULE, how, body, f"nft {verb} rule {_name(family, table, chain)} {comment}"
+    return (
+        NFT_MSG_NEWRULE,
+        how,
+        body,
+        f"nft {verb} rule {family_name(family, table, chain)} {comment}",
+    )
 
 
 def del_rule(family: int, table: str, chain: str, handle: "int | None" = None) -> "Message":
@@ -344,9 +352,9 @@ def del_rule(family: int, table: str, chain: str, handle: "int | None" = None) -
     """
     body = _rule_head(family, table, chain)
     if handle is None:
-        return NFT_MSG_DELRULE, 0, body, f"nft flush chain {_name(family, table, chain)}"
+        return NFT_MSG_DELRULE, 0, body, f"nft flush chain {family_name(family, table, chain)}"
     body += attr_be64(NFTA_RULE_HANDLE, handle)
-    label = f"nft delete rule {_name(family, table, chain)} handle {handle}"
+    label = f"nft delete rule {family_name(family, table, chain)} handle {handle}"
     return NFT_MSG_DELRULE, 0, body, label
 
 
@@ -356,11 +364,11 @@ def dump_rules(family: int, table: str, chain: str) -> "Message":
     Equivalent to: nft -a list chain FAMILY TABLE CHAIN
     """
     body = _rule_head(family, table, chain)
-    return NFT_MSG_GETRULE, 0, body, f"nft list chain {_name(family, table, chain)}"
+    return NFT_MSG_GETRULE, 0, body, f"nft list chain {family_name(family, table, chain)}"
 
 
 def _rule_head(family: int, table: str, chain: str) -> bytes:
-    return _head(family) + attr_text(NFTA_RULE_TABLE, table) + attr_text(NFTA_RULE_CHAIN, chain)
+    return head(family) + attr_text(NFTA_RULE_TABLE, table) + attr_text(NFTA_RULE_CHAIN, chain)
 
 
 def parse_rule(body: bytes) -> Rule:

@@ -92,25 +92,27 @@ _SADDR = {4: 12, 16: 8}  # offsets in the IPv4 and the IPv6 header
 _DADDR = {4: 16, 16: 24}
 
 
-def _expression(name: str, *parts: bytes) -> bytes:
+def expression(name: str, *parts: bytes) -> bytes:
+    """Encode one expression of a rule."""
     return nest(NFTA_LIST_ELEM, attr_text(NFTA_EXPR_NAME, name), nest(NFTA_EXPR_DATA, *parts))
 
 
 def _meta(key: int) -> bytes:
-    return _expression("meta", attr_be32(NFTA_META_KEY, key), attr_be32(NFTA_META_DREG, NFT_REG_1))
+    return expression("meta", attr_be32(NFTA_META_KEY, key), attr_be32(NFTA_META_DREG, NFT_REG_1))
 
 
-def _compare(value: bytes, negate: bool) -> bytes:
-    return _expression(
+def compare(value: bytes, operator: int) -> bytes:
+    """Let only packets pass on for which register 1 is (NFT_CMP_EQ), or is not, a value."""
+    return expression(
         "cmp",
         attr_be32(NFTA_CMP_SREG, NFT_REG_1),
-        attr_be32(NFTA_CMP_OP, NFT_CMP_NEQ if negate else NFT_CMP_EQ),
+        attr_be32(NFTA_CMP_OP, operator),
         nest(NFTA_CMP_DATA, attr(NFTA_DATA_VALUE, value)),
     )
 
 
 def _load(offset: int, length: int) -> bytes:
-    return _expression(
+    return expression(
         "payload",
         attr_be32(NFTA_PAYLOAD_DREG, NFT_REG_1),
         attr_be32(NFTA_PAYLOAD_BASE, NFT_PAYLOAD_NETWORK_HEADER),
@@ -119,14 +121,15 @@ def _load(offset: int, length: int) -> bytes:
     )
 
 
-def _mask(mask: bytes) -> bytes:
-    return _expression(
+def mask(bits: bytes) -> bytes:
+    """Leave of register 1 only some bits."""
+    return expression(
         "bitwise",
         attr_be32(NFTA_BITWISE_SREG, NFT_REG_1),
         attr_be32(NFTA_BITWISE_DREG, NFT_REG_1),
-        attr_be32(NFTA_BITWISE_LEN, len(mask)),
-        nest(NFTA_BITWISE_MASK, attr(NFTA_DATA_VALUE, mask)),
-        nest(NFTA_BITWISE_XOR, attr(NFTA_DATA_VALUE, bytes(len(mask)))),
+        attr_be32(NFTA_BITWISE_LEN, len(bits)),
+        nest(NFTA_BITWISE_MASK, attr(NFTA_DATA_VALUE, bits)),
+        nest(NFTA_BITWISE_XOR, attr(NFTA_DATA_VALUE, bytes(len(bits)))),
     )
 
 
@@ -141,20 +144,21 @@ def _match(
     text = b""
     if inet:
         protocol = NFPROTO_IPV4 if length == 4 else NFPROTO_IPV6
-        text = _meta(NFT_META_NFPROTO) + _compare(bytes((protocol,)), negate=False)
+        text = _meta(NFT_META_NFPROTO) + compare(bytes((protocol,)), NFT_CMP_EQ)
     if prefix_len == 0:
         if negate:
             # Nothing is outside of everything; without a comparison it would match all.
             msg = "a match of nothing: not in a network of prefix length 0"
             raise ValueError(msg)
         return text
-    mask = ((1 << prefix_len) - 1 << length * 8 - prefix_len).to_bytes(length, "big")
-    value = bytes(a & b for a, b in zip(network, mask, strict=True))
+    bits = ((1 << prefix_len) - 1 << length * 8 - prefix_len).to_bytes(length, "big")
+    value = bytes(a & b for a, b in zip(network, bits, strict=True))
+    operator = NFT_CMP_NEQ if negate else NFT_CMP_EQ
     if prefix_len % 8 == 0:
         # Of whole bytes only the network's own are loaded, and none need be masked.
         used = prefix_len // 8
-        return text + _load(offset, used) + _compare(value[:used], negate)
-    return text + _load(offset, length) + _mask(mask) + _compare(value, negate)
+        return text + _load(offset, used) + compare(value[:used], operator)
+    return text + _load(offset, length) + mask(bits) + compare(value, operator)
 
 
 def match_saddr(
@@ -187,7 +191,7 @@ def _match_interface(key: int, name: str, negate: bool) -> bytes:
         raise ValueError(msg)
     # A name is compared with its NULs, a prefix without.
     value = text[:-1] if text.endswith(b"*") else text.ljust(16, b"\0")
-    return _meta(key) + _compare(value, negate)
+    return _meta(key) + compare(value, NFT_CMP_NEQ if negate else NFT_CMP_EQ)
 
 
 def match_iifname(name: str, *, negate: bool = False) -> bytes:
@@ -211,7 +215,7 @@ def counter() -> bytes:
 
     Equivalent to: counter
     """
-    return _expression(
+    return expression(
         "counter", attr_be64(NFTA_COUNTER_BYTES, 0), attr_be64(NFTA_COUNTER_PACKETS, 0)
     )
 
@@ -221,7 +225,7 @@ def verdict(code: int) -> bytes:
 
     Equivalent to: accept; drop; return
     """
-    return _expression(
+    return expression(
         "immediate",
         attr_be32(NFTA_IMMEDIATE_DREG, NFT_REG_VERDICT),
         nest(
@@ -236,7 +240,7 @@ def masquerade() -> bytes:
 
     Equivalent to: masquerade
     """
-    return _expression("masq")
+    return expression("masq")
 
 
 def iptables_accept(
@@ -258,7 +262,7 @@ def iptables_accept(
     if daddr is not None:
         text += match_daddr(*daddr, inet=False)
     if states:
-        text += _expression(
+        text += expression(
             "match",
             attr_text(NFTA_MATCH_NAME, "conntrack"),
             attr_be32(NFTA_MATCH_REV, 3),
@@ -300,9 +304,16 @@ def describe(expressions: bytes) -> str:
             match = get_text(data, NFTA_MATCH_NAME)
             if match != "comment":
                 words.append(f"match {match} {data.get(NFTA_MATCH_INFO, b'').hex()}")
+        elif name in ("lookup", "dynset", "fib", "ct"):
+            words.append(f"{name} {_numbers(data)}")
         else:
             words.append("masquerade" if name == "masq" else name)
     return " ".join(words)
+
+
+def _numbers(attrs: "dict[int, bytes]") -> str:
+    """Put attributes that are not looked into closer into words, without registers' zeros."""
+    return " ".join(f"{kind}={attrs[kind].hex()}" for kind in sorted(attrs) if any(attrs[kind]))
 
 
 def comment(expressions: bytes) -> str:

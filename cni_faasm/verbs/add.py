@@ -6,6 +6,7 @@ import time
 from cni_faasm import (
     accepted,
     forwarding,
+    guard,
     inet,
     kernel,
     nat,
@@ -156,11 +157,18 @@ def _make(
     undo.push("delete the pair", _delete_link, promised)
     veth.create(host, promised, netns_fd)
     _complete_record(config, promised)
+    veth.distrust(promised.host_interface)
     if 16 in lengths:
         veth.enable_ipv6(promised.host_interface)
         with netns.Inside(netns_fd, own_fd):
             veth.enable_ipv6(promised.ifname)
-    veth.configure(host, inner, promised)
+    undo.push("take it out of the guard", guard.give_up, promised, config.state_dir)
+
+    def protect() -> None:
+        guard.ensure(promised, config.state_dir)
+        guard.let_several(promised, host, inner)
+
+    veth.configure(host, inner, promised, protect)
     nat.ensure(promised)
     missing = {length for length in lengths if not forwarding.is_on(length)}
     if missing:

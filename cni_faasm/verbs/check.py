@@ -101,6 +101,10 @@ def drifts(
             family = "IPv4" if length == 4 else "IPv6"
             found.append((f"{family} forwarding on the host", "on", "off"))
     found.extend(nat.drifts(promised))
+    if promised.guard is not None:
+        from cni_faasm import guard
+
+        found.extend(guard.drifts(promised))
     return found
 
 
@@ -196,6 +200,8 @@ def _check_outer(promised: "Plan", host: Netlink, found: "list[Drift]") -> None:
         found.append((f"{where}: name", promised.host_interface, one.name))
     if one.alias != promised.alias and not promised.shapes_only:
         found.append((f"{where}: alias", promised.alias, one.alias or "none"))
+    if promised.guard is not None:
+        _check_trust(where, promised, one, found)
     mtu = one.mtu if promised.shapes_only else promised.mtu
     expected = (promised.host_mac, mtu, promised.outer_gso_bytes)
     _check_link(where, one, expected, found)
@@ -205,6 +211,16 @@ def _check_outer(promised: "Plan", host: Netlink, found: "list[Drift]") -> None:
     for item in promised.addresses:
         _check_host_route(where, item, host, one.ifindex, found)
     found.extend(_shape_drifts(where, host, one.ifindex, promised.ingress))
+
+
+def _check_trust(where: str, promised: "Plan", one: "Link", found: "list[Drift]") -> None:
+    group = plan.group(promised.network)
+    if one.group != group:
+        found.append((f"{where}: group", str(group), str(one.group)))
+    for path in veth.distrusted(one.name):
+        value = forwarding.read(path)
+        if value not in ("", "0"):
+            found.append((f"{where}: {path}", "0", value))
 
 
 def _addresses(netlink: Netlink, ifindex: int) -> "list[addr.Addr]":

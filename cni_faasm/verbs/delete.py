@@ -141,6 +141,10 @@ def release(
     looked for by: an ADD is at work, and has made another link or has only now made it.
     """
     container_id, ifname = identity
+    if promised is not None and promised.guard is not None:
+        from cni_faasm import guard
+
+        guard.forget(promised)
     data_dir = config.data_dir if promised is None else promised.data_dir
     plugin = config.ipam_plugin if promised is None else promised.ipam_plugin
     if plugin:

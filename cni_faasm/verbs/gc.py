@@ -5,7 +5,7 @@ failure and goes on, so that one stuck attachment does not keep the others.
 """
 
 from cni_faasm import config as configuration
-from cni_faasm import nat, plan, record, veth
+from cni_faasm import guard, nat, plan, record, veth
 from cni_faasm.errors import INVALID_CONFIG, CniError
 from cni_faasm.ipam.store import Store
 from cni_faasm.netlink import link
@@ -111,8 +111,13 @@ def _collect(
             delegate.pass_on(request, config)
     except CniError as error:
         failures.append(error)
-    if not kept and not failures and nat.remove(config.name, dry_run=dry_run):
-        removed.append(f"nft table {nat.table_name(config.name)}")
+    if not kept and not failures:
+        if nat.remove(config.name, dry_run=dry_run):
+            removed.append(f"nft table {nat.table_name(config.name)}")
+        if guard.remove(config.name, dry_run=dry_run):
+            removed.append(f"nft tables {guard.table_name(config.name)}")
+    elif not dry_run:
+        guard.sweep(config.name, config.state_dir)
     if failures:
         raise CniError(
             failures[0].code,

@@ -7,7 +7,7 @@ attachment's kernel objects in an empty namespace that vanishes with the process
 import posix
 
 from cni_faasm import config as configuration
-from cni_faasm import files, forwarding, inet, kernel, nat, netns, plan, record, veth
+from cni_faasm import files, forwarding, guard, inet, kernel, nat, netns, plan, record, veth
 from cni_faasm.errors import INVALID_CONFIG, PLUGIN_NOT_AVAILABLE, CniError
 from cni_faasm.ipam import reclaim
 from cni_faasm.ipam.store import Allocation, Store
@@ -117,3 +117,4 @@ def _rehearse(
     veth.create(host, promised, inner_fd)
     veth.configure(host, inner, promised)
     nat.ensure(promised)
+    guard.ensure(promised, None)

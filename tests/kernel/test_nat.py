@@ -62,7 +62,7 @@ def test_without_ip_masq_the_address_is_kept(host: Host) -> None:
     remote = host.add_remote()
     remote.run(["ip", "route", "add", "10.200.0.0/16", "via", "198.51.100.2"])
     container = host.add_container()
-    host.add(container, host.config())
+    host.add(container, host.config(antiSpoof=False))
     assert host.nft_tables() == []
     assert peer_seen(container, remote, REMOTE[4]) == "10.200.0.2"
 
@@ -102,7 +102,7 @@ def test_more_ranges_than_a_comment_holds(host: Host) -> None:
     remote = host.add_remote()
     ranges = [[{"subnet": f"fd00:{number:x}:aaaa:bbbb::/64"}] for number in range(1, 9)]
     ipam = {"subnet": None, "ranges": ranges, "routes": [{"dst": "::/0"}]}
-    config = host.config(ipMasq=True, ipam=ipam)
+    config = host.config(ipMasq=True, ipam=ipam, antiSpoof=False)
     container = host.add_container()
     result = host.add(container, config)
     assert len(result["ips"]) == 8

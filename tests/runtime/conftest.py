@@ -19,6 +19,7 @@ from tests.runtime.runtimes import (
     install_plugins,
     make_root_filesystem,
     remove_cgroups,
+    remove_plugins,
 )
 
 INGRESS = 20_000_000
@@ -60,6 +61,7 @@ def conflist() -> Iterator[dict[str, Any]]:
     install_plugins()
     yield shipped
     CONFIG_FILE.unlink()
+    remove_plugins()
 
 
 @pytest.fixture(params=[Containerd, Podman, Libcni], ids=["containerd", "podman", "libcni"])

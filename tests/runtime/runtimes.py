@@ -252,6 +252,12 @@ def install_plugins() -> None:
         link.symlink_to(plugin)
 
 
+def remove_plugins() -> None:
+    """Take away what install_plugins put there."""
+    for link in PLUGIN_DIR.iterdir():
+        link.unlink()
+
+
 def remove_cgroups() -> None:
     """Remove the cgroups that runtimes leave behind; those with processes stay."""
     for top in Path("/sys/fs/cgroup").glob(f"**/{CGROUP}"):

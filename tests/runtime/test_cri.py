@@ -11,7 +11,7 @@ from tests.host import AFTER_LAST_DEL, REPO, Host
 from tests.rates import Flow, assert_rate, measure
 from tests.runtime.conftest import EGRESS, INGRESS, Attached
 from tests.runtime.cri import Cri
-from tests.runtime.runtimes import CONFIG_DIR, install_plugins, remove_cgroups
+from tests.runtime.runtimes import CONFIG_DIR, install_plugins, remove_cgroups, remove_plugins
 
 REMOTE = "198.51.100.1"
 TEMPLATE = REPO / "conf" / "10-faasm.conflist.template"
@@ -101,3 +101,4 @@ def test_the_nodes_own_addresses(runtime_host: Host, short_path: Path) -> None:
         cri.close()
         remove_cgroups()
         RENDERED.unlink(missing_ok=True)
+        remove_plugins()

@@ -34,7 +34,8 @@ def test_a_container_gets_its_shaped_network(runtime: Runtime) -> None:
     (default,) = inside.routes(dst="default")
     assert (default["gateway"], default["dev"]) == ("10.200.0.1", "eth0")
     assert attached.outer.startswith("faasm")
-    assert host.nft_tables() == ["inet faasm_faasm"]
+    tables = ["arp guard_faasm", "inet faasm_faasm", "inet guard_faasm"]
+    assert sorted(host.nft_tables()) == tables
     assert list(host.leases()) == [f"faasm/{attached.address}"]
     assert len(host.records()) == 1
 

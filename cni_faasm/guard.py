@@ -1,0 +1,481 @@
+"""Keep containers from what they must not do: one rule set for a whole network.
+
+    table inet guard_NETWORK {                    comment "cni-faasm antiSpoof isolated ..."
+        set ends { type ifname . ether_addr; }                 each end's MAC, as ADD made it
+        set learned { type ifname . ether_addr; flags dynamic,timeout; }
+        set bound { type ifname; flags dynamic,timeout; }
+        chain from {                                           antiSpoof
+            type filter hook prerouting priority raw
+            iifgroup G ip saddr fib saddr . iif oif missing iifname . ip saddr != @also drop
+            iifgroup G ip6 saddr != fe80::/10 the same
+            iifgroup G iifname . ether saddr @ends update @bound { iifname } return
+            iifgroup G iifname . ether saddr @learned update @learned, @bound return
+            iifgroup G iifname @bound drop
+            iifgroup G update @learned { iifname . ether saddr } update @bound { iifname }
+        }
+        chain to_host {                                        isolated
+            type filter hook input priority filter
+            iifgroup G ct state established,related accept
+            iifgroup G icmpv6 type { 135, 136 } accept         the link needs them
+            iifgroup G udp dport 53 accept                     allowHost
+            iifgroup G drop
+        }
+        chain through {
+            type filter hook forward priority filter
+            iifgroup G oifgroup & 0xff000000 == 0x7a000000 drop
+            oifgroup G iifgroup & 0xff000000 == 0x7a000000 drop
+        }
+    }
+    table arp guard_NETWORK { ... }                            antiSpoof: the same for ARP
+
+G is the interface group of the network's outer ends. Whose an address is says the host's own
+routing table, which has a /32 for each container. A MAC address is the container's from its
+first packet on: a later plugin of the list (tuning) may have changed the one that ADD made, and
+nobody tells us; from then on there is no other. A container of several attachments may send
+from each of its addresses by all of them: `also` holds what the routing table does not tell.
+The tables follow the network's latest ADD.
+"""
+
+import errno
+
+from cni_faasm import plan_fields, record
+from cni_faasm.errors import KERNEL_LACKS_FEATURE, TRY_AGAIN, CniError
+from cni_faasm.netlink import nft, nft_set
+from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
+from cni_faasm.netlink.wire import NetlinkError
+from cni_faasm.plan import digest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni_faasm.netlink.wire import Message
+    from cni_faasm.plan import Guard, Plan
+
+    Drift = tuple[str, str, str]
+    Keys = list[tuple[int, str, bytes]]
+
+ENDS = "ends"
+LEARNED = "learned"
+BOUND = "bound"
+OWN = "own"
+ALSO = {4: "also", 16: "also6"}
+FROM = "from"
+TO_HOST = "to_host"
+THROUGH = "through"
+NF_IP_PRI_RAW = -300
+NF_ARP_IN = 0
+_COMMENT = "cni-faasm"
+_ATTEMPTS = 8
+_LEARNED_MS = 3_600_000  # without a packet; then it may be another
+_RACES = (errno.EEXIST, errno.ENOENT, errno.EINTR)
+_LINK_LOCAL = b"\xfe\x80" + bytes(14), 10
+_FAMILIES = (nft.NFPROTO_INET, nft.NFPROTO_ARP)
+
+
+def table_name(network: str) -> str:
+    """Return the name of a network's two tables."""
+    return f"guard_{network}"
+
+
+def ensure(plan: "Plan", state_dir: "str | None", *, renew: bool = False) -> None:
+    """Make sure that the network is guarded as planned, and knows this attachment's end.
+
+    Call it before the container's end is up. state_dir: where the other attachments' records
+    are, None for none. renew: make everything anew.
+    Raises: NetlinkError; CniError 106 when the kernel cannot; 11 when others change the
+    tables all the time.
+    """
+    name = table_name(plan.network)
+    with Netlink(NETLINK_NETFILTER) as netfilter:
+        for _ in range(_ATTEMPTS):
+            tables = _look(netfilter, name)
+            if _is_whole(tables, plan.guard) and not renew:
+                messages = _additions(plan, _keys(plan))
+            else:
+                messages = [
+                    nft.del_table(family, name)
+                    for family, table in zip(_FAMILIES, tables, strict=True)
+                    if table is not None
+                ]
+                if plan.guard is not None:
+                    messages += _all(plan, _recorded(state_dir, plan))
+            try:
+                netfilter.nft_batch(messages)
+            except NetlinkError as error:
+                renew = _must_renew(error)
+                continue
+            return
+    raise CniError(
+        TRY_AGAIN, f"nft table {name} was changed by others at each attempt", "call again"
+    )
+
+
+def _must_renew(error: NetlinkError) -> bool:
+    """Say whether the tables must be made anew to get any further. Raises: what is no race."""
+    from cni_faasm import kernel  # only a refusal needs it
+
+    if error.errno == errno.ENOENT and not error.label.startswith(("nft create", "nft add rule")):
+        return True  # a part of it is missing
+    if kernel.is_lacking(error) or (
+        error.errno == errno.ENOENT and error.label.startswith("nft add rule")
+    ):
+        raise CniError(
+            KERNEL_LACKS_FEATURE,
+            f"this kernel lacks what keeps containers from spoofing: {error}",
+            "load or build nft_fib_inet, nf_tables_arp and nft_ct, or set antiSpoof (and "
+            "isolated) to false",
+        ) from None
+    if error.errno not in _RACES:
+        raise error
+    return False
+
+
+def _look(netfilter: Netlink, name: str) -> "list[nft.Table | None]":
+    found: list[nft.Table | None] = []
+    for answer in netfilter.execute_tolerant([nft.get_table(f, name) for f in _FAMILIES]):
+        if not isinstance(answer, NetlinkError):
+            found.append(nft.parse_table(answer[0]))
+        elif answer.errno == errno.ENOENT:
+            found.append(None)
+        else:
+            raise answer
+    return found
+
+
+def _is_whole(tables: "list[nft.Table | None]", guard: "Guard | None") -> bool:
+    inet, arp = tables
+    if guard is None:
+        return inet is None and arp is None
+    if inet is None or inet.comment != _comment(guard):
+        return False
+    return (arp is not None) == guard.anti_spoof
+
+
+def _comment(guard: "Guard") -> str:
+    text = f"{_COMMENT} {guard}"
+    return text if len(text) < nft.COMMENT_MAX else f"{_COMMENT} ~{digest(text)}"
+
+
+def _keys(plan: "Plan") -> "Keys":
+    """Return what the sets hold of an attachment: (family, set, key) each."""
+    inet, arp = _FAMILIES
+    name = _name_key(plan)
+    keys = [
+        (inet, ENDS, nft_set.concatenated(name, plan.mac)),
+        (arp, ENDS, nft_set.concatenated(name, plan.mac, plan.mac)),
+    ]
+    keys += [(arp, OWN, name + item.address) for item in plan.addresses if len(item.address) == 4]
+    return keys
+
+
+def _name_key(plan: "Plan") -> bytes:
+    return plan.host_interface.encode().ljust(16, b"\0")
+
+
+def _recorded(state_dir: "str | None", plan: "Plan") -> "Keys":
+    """Return the keys of all of a network's attachments, and of this one."""
+    keys = _keys(plan)
+    if state_dir is None:
+        return keys
+    for container_id, ifname in record.list_network(state_dir, plan.network):
+        other = plan_fields.load(state_dir, plan.network, container_id, ifname)
+        # One without an index is not made yet, and adds itself.
+        if other is not None and other.host_ifindex and not other.shapes_only:
+            keys.extend(key for key in _keys(other) if key not in keys)
+    return keys
+
+
+def _additions(plan: "Plan", keys: "Keys") -> "list[Message]":
+    if plan.guard is None or not plan.guard.anti_spoof:
+        return []
+    name = table_name(plan.network)
+    made = [nft_set.new_elements(family, name, place, [key]) for family, place, key in keys]
+    for family in _FAMILIES:  # somebody who had the name before was bound to another MAC
+        made += nft_set.reset_element(family, name, BOUND, _name_key(plan))
+    return made
+
+
+def _all(plan: "Plan", keys: "Keys") -> "list[Message]":
+    """Return what makes both tables."""
+    name, guard = table_name(plan.network), plan.guard
+    if guard is None:
+        return []
+    inet, arp = _FAMILIES
+    made = [nft.new_table(inet, name, comment=_comment(guard))]
+    if guard.anti_spoof:
+        made.append(nft.new_table(arp, name, comment=_comment(guard)))
+        made.append(nft.new_chain(arp, name, FROM, type="filter", hook=NF_ARP_IN, priority=0))
+        name_type, mac_type = nft_set.TYPE_IFNAME, nft_set.TYPE_ETHERADDR
+        made.append(nft_set.new_set(arp, name, OWN, name_type, nft_set.TYPE_IPADDR))
+        made.append(nft_set.new_set(inet, name, ALSO[4], name_type, nft_set.TYPE_IPADDR))
+        made.append(nft_set.new_set(inet, name, ALSO[16], name_type, nft_set.TYPE_IP6ADDR))
+        for family, macs in ((inet, [mac_type]), (arp, [mac_type, mac_type])):
+            made += [
+                nft_set.new_set(family, name, ENDS, name_type, *macs),
+                nft_set.new_set(family, name, LEARNED, name_type, *macs, dynamic=True),
+                nft_set.new_set(family, name, BOUND, name_type, dynamic=True),
+            ]
+    for chain, hook, priority in _chains(guard):
+        made.append(nft.new_chain(inet, name, chain, type="filter", hook=hook, priority=priority))
+    made += _additions(plan, keys)
+    for family, chain, rules in _rules(plan.network, guard):
+        made += [nft.new_rule(family, name, chain, rule) for rule in rules]
+    return made
+
+
+def _chains(guard: "Guard") -> "list[tuple[str, int, int]]":
+    found = []
+    if guard.anti_spoof:
+        found.append((FROM, nft.NF_INET_PRE_ROUTING, NF_IP_PRI_RAW))
+    if guard.isolated:
+        found.append((TO_HOST, nft.NF_INET_LOCAL_IN, nft.NF_IP_PRI_FILTER))
+        found.append((THROUGH, nft.NF_INET_FORWARD, nft.NF_IP_PRI_FILTER))
+    return found
+
+
+def _rules(network: str, guard: "Guard") -> "list[tuple[int, str, list[bytes]]]":
+    """Return (family, chain, rules) of everything."""
+    from cni_faasm.netlink import nft_expr, nft_match
+    from cni_faasm.plan import GROUP_BASE, GROUP_MASK, group
+
+    ours = nft_match.group(nft_match.IIFGROUP, group(network))
+    drop = nft_expr.counter() + nft_expr.verdict(nft_expr.DROP)
+    accept = nft_expr.verdict(nft_expr.ACCEPT)
+    found: list[tuple[int, str, list[bytes]]] = []
+    inet, arp = _FAMILIES
+    if guard.anti_spoof:
+        spoofed = nft_expr.match_saddr(*_LINK_LOCAL, inet=False, negate=True)
+        v4, v6 = (
+            nft_match.protocol_family(number) for number in (nft.NFPROTO_IPV4, nft.NFPROTO_IPV6)
+        )
+        nowhere = nft_match.source_not_routed_back()
+        not4, not6 = (
+            nft_match.listed(key, ALSO[length], negate=True)
+            for key, length in ((nft_match.SOURCE4, 4), (nft_match.SOURCE6, 16))
+        )
+        rules = [ours + v4 + nowhere + not4 + drop, ours + v6 + spoofed + nowhere + not6 + drop]
+        found.append((inet, FROM, rules + _binding(ours, nft_match.SENDER)))
+        rules = [ours + nft_match.listed(nft_match.ARP_ADDRESS, OWN, negate=True) + drop]
+        found.append((arp, FROM, rules + _binding(ours, nft_match.ARP_SENDER)))
+    if guard.isolated:
+        rules = [
+            ours + nft_match.known_connection() + accept,
+            ours + nft_match.icmpv6(nft_match.ND_NEIGHBOR_SOLICIT) + accept,
+            ours + nft_match.icmpv6(nft_match.ND_NEIGHBOR_ADVERT) + accept,
+        ]
+        rules += [ours + nft_match.service(*one) + accept for one in guard.allow_host]
+        found.append((inet, TO_HOST, [*rules, ours + drop]))
+        any_of_us = (GROUP_BASE, GROUP_MASK)
+        rules = [
+            ours + nft_match.group(nft_match.OIFGROUP, *any_of_us) + drop,
+            nft_match.group(nft_match.OIFGROUP, group(network))
+            + nft_match.group(nft_match.IIFGROUP, *any_of_us)
+            + drop,
+        ]
+        found.append((inet, THROUGH, rules))
+    return found
+
+
+def _binding(ours: bytes, sender: str) -> "list[bytes]":
+    """Return the rules that hold each end to one MAC address."""
+    from cni_faasm.netlink import nft_expr, nft_match
+
+    back = nft_expr.verdict(nft_expr.RETURN)
+    bind = nft_match.remember(nft_match.INTERFACE, BOUND, _LEARNED_MS)
+    learn = nft_match.remember(sender, LEARNED, _LEARNED_MS)
+    return [
+        ours + nft_match.listed(sender, ENDS) + bind + back,
+        ours + nft_match.listed(sender, LEARNED) + learn + bind + back,
+        ours
+        + nft_match.listed(nft_match.INTERFACE, BOUND)
+        + nft_expr.counter()
+        + nft_expr.verdict(nft_expr.DROP),
+        ours + learn + bind,
+    ]
+
+
+def forget(plan: "Plan") -> None:
+    """Take an attachment's end out of the sets, as far as it is in them. Raises: NetlinkError."""
+    if plan.guard is None or not plan.guard.anti_spoof:
+        return
+    _take_out(table_name(plan.network), _keys(plan))
+    own_name = _name_key(plan)
+    addresses = [item.address for item in plan.addresses]
+    inet = nft.NFPROTO_INET
+    with Netlink(NETLINK_NETFILTER) as netfilter:
+        tables = [nft.parse_table(body).name for body in netfilter.dump(nft.dump_tables(inet))]
+        for name in tables:
+            if not name.startswith(table_name("")):
+                continue
+            stale = [
+                (inet, place, key)
+                for place in ALSO.values()
+                for key in _dump(netfilter, inet, name, place)
+                if key[:16] == own_name or key[16:] in addresses
+            ]
+            if stale:
+                _take_out(name, stale)
+
+
+def give_up(plan: "Plan", state_dir: str) -> None:
+    """Undo what a failed ADD made; the tables, too, when nobody else needs them."""
+    others = [
+        one
+        for one in record.list_network(state_dir, plan.network)
+        if one != (plan.container_id, plan.ifname)
+    ]
+    if others:
+        forget(plan)
+    else:
+        remove(plan.network)
+
+
+def let_several(plan: "Plan", host: Netlink, inner: Netlink) -> None:
+    """Let a container of several attachments send from each address by each of them.
+
+    Without source routing it answers by its first interface, whatever it was asked by. What
+    addresses it has already it says itself, so the host's routes and aliases are asked, too.
+    Call it before the new end has addresses. Raises: NetlinkError.
+    """
+    if plan.guard is None or not plan.guard.anti_spoof:
+        return
+    from cni_faasm import veth
+    from cni_faasm.netlink import addr, route
+
+    additions: dict[str, list[tuple[str, bytes]]] = {}
+    for body in inner.dump(addr.dump_addrs()):
+        found = addr.parse_addr(body)
+        if found.ifindex == veth.LOOPBACK_IFINDEX or found.scope:
+            continue
+        [answer] = host.execute_tolerant([route.get_route(found.address)])
+        if isinstance(answer, NetlinkError):
+            continue
+        taken = route.parse_route(answer[0])
+        other = veth.find(host, ifindex=taken.oif) if taken.oif else None
+        words = other.alias.split() if other is not None else []
+        if (
+            other is None
+            or words[2:3] != [plan.container_id]
+            or taken.prefix_len != len(found.address) * 8
+        ):
+            continue
+        own, its = additions.setdefault(plan.network, []), additions.setdefault(words[1], [])
+        own.append((plan.host_interface, found.address))
+        its.extend((other.name, item.address) for item in plan.addresses)
+    inet = nft.NFPROTO_INET
+    with Netlink(NETLINK_NETFILTER) as netfilter:
+        for network, pairs in additions.items():
+            messages = []
+            for name, address in pairs:
+                key = name.encode().ljust(16, b"\0") + address
+                place = ALSO[len(address)]
+                messages.append(nft_set.new_elements(inet, table_name(network), place, [key]))
+            try:
+                netfilter.nft_batch(messages)
+            except NetlinkError as error:
+                if error.errno != errno.ENOENT:  # that network lets everything pass
+                    raise
+
+
+def _take_out(name: str, keys: "Keys") -> None:
+    messages = [nft_set.del_elements(family, name, place, [key]) for family, place, key in keys]
+    with Netlink(NETLINK_NETFILTER) as netfilter:
+        try:
+            netfilter.nft_batch(messages)
+        except NetlinkError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            # One is not there: then each for itself.
+            for message in messages:
+                try:
+                    netfilter.nft_batch([message])
+                except NetlinkError as single:
+                    if single.errno != errno.ENOENT:
+                        raise
+
+
+def sweep(network: str, state_dir: str) -> None:
+    """Take out what is of no attachment that has a record. Raises: NetlinkError."""
+    name = table_name(network)
+    wanted: set[tuple[int, str, bytes]] = set()
+    names: set[bytes] = set()
+    for container_id, ifname in record.list_network(state_dir, network):
+        promised = plan_fields.load(state_dir, network, container_id, ifname)
+        if promised is not None:
+            wanted.update(_keys(promised))
+            names.add(_name_key(promised))
+    stale: Keys = []
+    with Netlink(NETLINK_NETFILTER) as netfilter:
+        for family in _FAMILIES:
+            for place in (ENDS, OWN, LEARNED, BOUND):
+                for key in _dump(netfilter, family, name, place):
+                    is_static = place in (ENDS, OWN)
+                    if (
+                        ((family, place, key) not in wanted)
+                        if is_static
+                        else (key[:16] not in names)
+                    ):
+                        stale.append((family, place, key))
+    if stale:
+        _take_out(name, stale)
+
+
+def _dump(netfilter: Netlink, family: int, name: str, place: str) -> "list[bytes]":
+    try:
+        bodies = netfilter.dump(nft_set.dump_elements(family, name, place))
+    except NetlinkError as error:
+        if error.errno == errno.ENOENT:
+            return []
+        raise
+    return [key for body in bodies for key in nft_set.parse_elements(body)]
+
+
+def remove(network: str, *, dry_run: bool = False) -> bool:
+    """Take away a network's guard; say if there was any. Raises: NetlinkError."""
+    name = table_name(network)
+    removed = False
+    with Netlink(NETLINK_NETFILTER) as netfilter:
+        for family, table in zip(_FAMILIES, _look(netfilter, name), strict=True):
+            if table is None:
+                continue
+            removed = True
+            if not dry_run:
+                try:
+                    netfilter.nft_batch([nft.del_table(family, name)])
+                except NetlinkError as error:
+                    if error.errno != errno.ENOENT:  # another GC was quicker
+                        raise
+    return removed
+
+
+def drifts(plan: "Plan") -> "list[Drift]":
+    """Compare the guard with the promise. Raises: NetlinkError."""
+    if plan.guard is None:
+        return []
+    from cni_faasm.netlink import nft_expr
+
+    name = table_name(plan.network)
+    what = f"guard: nft table {name}"
+    found: list[Drift] = []
+    with Netlink(NETLINK_NETFILTER) as netfilter:
+        tables = _look(netfilter, name)
+        if not _is_whole(tables, plan.guard):
+            told = tables[0].comment if tables[0] is not None else "none"
+            return [(what, _comment(plan.guard), told or "another")]
+        for family, chain, rules in _rules(plan.network, plan.guard):
+            bodies = netfilter.dump(nft.dump_rules(family, name, chain))
+            actual = [nft_expr.describe(nft.parse_rule(body).expressions) for body in bodies]
+            expected = [nft_expr.describe(rule) for rule in rules]
+            if actual != expected:
+                texts = (f"{len(expected)} rules", f"{len(actual)} rules, not the same")
+                found.append((f"{what}: rules of {chain}", *texts))
+        if plan.guard.anti_spoof:
+            questions = [
+                nft_set.get_element(family, name, place, key) for family, place, key in _keys(plan)
+            ]
+            for answer in netfilter.execute_tolerant(questions):
+                if isinstance(answer, NetlinkError):
+                    if answer.errno != errno.ENOENT:
+                        raise answer
+                    found.append((f"{what}: sets", plan.host_interface, "not in them"))
+                    break
+    return found

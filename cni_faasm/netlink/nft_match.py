@@ -1,0 +1,244 @@
+"""Encode the matches of nf_tables that guards need: groups, senders, connections, services.
+
+Layout: <linux/netfilter/nf_tables.h>. As in nft_expr, each function returns expressions in
+the form that nft itself makes.
+"""
+
+from cni_faasm.netlink.nft_expr import (
+    NFPROTO_IPV6,
+    NFT_CMP_EQ,
+    NFT_CMP_NEQ,
+    NFT_META_IIFNAME,
+    NFT_META_NFPROTO,
+    NFT_REG_1,
+    NFTA_META_DREG,
+    NFTA_META_KEY,
+    NFTA_PAYLOAD_BASE,
+    NFTA_PAYLOAD_DREG,
+    NFTA_PAYLOAD_LEN,
+    NFTA_PAYLOAD_OFFSET,
+    compare,
+    expression,
+    mask,
+)
+from cni_faasm.netlink.wire import Struct, attr_be32, attr_be64, attr_text
+
+# <linux/netfilter/nf_tables.h>
+NFT_REG_2 = 2
+NFT_REG32_06 = 14
+NFT_PAYLOAD_LL_HEADER = 0
+NFT_PAYLOAD_NETWORK_HEADER = 1
+NFT_PAYLOAD_TRANSPORT_HEADER = 2
+NFT_META_IIFTYPE = 8
+NFT_META_L4PROTO = 16
+IIFGROUP = 21
+OIFGROUP = 22
+NFTA_LOOKUP_SET = 1
+NFTA_LOOKUP_SREG = 2
+NFTA_LOOKUP_FLAGS = 5
+NFT_LOOKUP_F_INV = 1
+NFTA_DYNSET_SET_NAME = 1
+NFTA_DYNSET_OP = 3
+NFTA_DYNSET_SREG_KEY = 4
+NFTA_DYNSET_TIMEOUT = 6
+NFT_DYNSET_OP_UPDATE = 1
+NFTA_FIB_DREG = 1
+NFTA_FIB_RESULT = 2
+NFTA_FIB_FLAGS = 3
+NFT_FIB_RESULT_OIF = 1
+NFTA_FIB_F_SADDR = 1
+NFTA_FIB_F_IIF = 8
+NFTA_FIB_F_PRESENT = 32
+NFTA_CT_DREG = 1
+NFTA_CT_KEY = 2
+NFT_CT_STATE = 0
+
+# <linux/netfilter/nf_conntrack_common.h>: NF_CT_STATE_BIT of ESTABLISHED and RELATED
+_ESTABLISHED_RELATED = 0b110
+ARPHRD_ETHER = 1  # <linux/if_arp.h>
+IPPROTO_ICMP = 1
+IPPROTO_TCP = 6
+IPPROTO_UDP = 17
+IPPROTO_ICMPV6 = 58
+ND_NEIGHBOR_SOLICIT = 135
+ND_NEIGHBOR_ADVERT = 136
+
+_U16 = Struct("=H")
+_U32 = Struct("=I")
+_BE16 = Struct(">H")
+
+
+def _meta(key: int, register: int = NFT_REG_1) -> bytes:
+    return expression("meta", attr_be32(NFTA_META_KEY, key), attr_be32(NFTA_META_DREG, register))
+
+
+def _payload(base: int, offset: int, length: int, register: int = NFT_REG_1) -> bytes:
+    return expression(
+        "payload",
+        attr_be32(NFTA_PAYLOAD_DREG, register),
+        attr_be32(NFTA_PAYLOAD_BASE, base),
+        attr_be32(NFTA_PAYLOAD_OFFSET, offset),
+        attr_be32(NFTA_PAYLOAD_LEN, length),
+    )
+
+
+def _in(name: str, negate: bool) -> bytes:
+    return expression(
+        "lookup",
+        attr_text(NFTA_LOOKUP_SET, name),
+        attr_be32(NFTA_LOOKUP_SREG, NFT_REG_1),
+        *((attr_be32(NFTA_LOOKUP_FLAGS, NFT_LOOKUP_F_INV),) if negate else ()),
+    )
+
+
+def _put(name: str, timeout_ms: int) -> bytes:
+    return expression(
+        "dynset",
+        attr_text(NFTA_DYNSET_SET_NAME, name),
+        attr_be32(NFTA_DYNSET_OP, NFT_DYNSET_OP_UPDATE),
+        attr_be32(NFTA_DYNSET_SREG_KEY, NFT_REG_1),
+        attr_be64(NFTA_DYNSET_TIMEOUT, timeout_ms),
+    )
+
+
+def group(key: int, number: int, bits: int = 0xFFFFFFFF) -> bytes:
+    """Match an interface's group, or with bits some of it.
+
+    key: IIFGROUP or OIFGROUP. Equivalent to: iifgroup & BITS == N
+    """
+    text = _meta(key)
+    if bits != 0xFFFFFFFF:
+        text += mask(_U32.pack(bits))
+    return text + compare(_U32.pack(number), NFT_CMP_EQ)
+
+
+def _interface() -> bytes:
+    return _meta(NFT_META_IIFNAME)
+
+
+def _sender() -> bytes:
+    """Load interface and source MAC, after making sure that there is one."""
+    return (
+        _meta(NFT_META_IIFTYPE)
+        + compare(_U16.pack(ARPHRD_ETHER), NFT_CMP_EQ)
+        + _interface()
+        + _payload(NFT_PAYLOAD_LL_HEADER, 6, 6, NFT_REG_2)
+    )
+
+
+def _arp_sender() -> bytes:
+    return _sender() + _payload(NFT_PAYLOAD_NETWORK_HEADER, 8, 6, NFT_REG32_06)
+
+
+def _arp_address() -> bytes:
+    return _interface() + _payload(NFT_PAYLOAD_NETWORK_HEADER, 14, 4, NFT_REG_2)
+
+
+def _source4() -> bytes:
+    return _interface() + _payload(NFT_PAYLOAD_NETWORK_HEADER, 12, 4, NFT_REG_2)
+
+
+def _source6() -> bytes:
+    return _interface() + _payload(NFT_PAYLOAD_NETWORK_HEADER, 8, 16, NFT_REG_2)
+
+
+# What can be looked up in a set, or put into one:
+INTERFACE = "iifname"
+SENDER = "iifname . ether saddr"
+ARP_SENDER = "iifname . ether saddr . arp saddr ether"
+ARP_ADDRESS = "iifname . arp saddr ip"
+SOURCE4 = "iifname . ip saddr"
+SOURCE6 = "iifname . ip6 saddr"
+_LOADS = {
+    INTERFACE: _interface,
+    SENDER: _sender,
+    ARP_SENDER: _arp_sender,
+    ARP_ADDRESS: _arp_address,
+    SOURCE4: _source4,
+    SOURCE6: _source6,
+}
+
+
+def listed(key: str, name: str, *, negate: bool = False) -> bytes:
+    """Match what is, or with negate is not, in a set.
+
+    key: one of those above. Equivalent to: KEY [!=] @NAME
+    """
+    return _LOADS[key]() + _in(name, negate)
+
+
+def remember(key: str, name: str, timeout_ms: int) -> bytes:
+    """Put into a set, or keep there for as long again.
+
+    Equivalent to: update @NAME { KEY timeout T }
+    """
+    return _LOADS[key]() + _put(name, timeout_ms)
+
+
+def source_not_routed_back() -> bytes:
+    """Match packets that the host would not send back by the interface they came in by.
+
+    Equivalent to: fib saddr . iif oif missing
+    """
+    flags = NFTA_FIB_F_SADDR | NFTA_FIB_F_IIF | NFTA_FIB_F_PRESENT
+    return expression(
+        "fib",
+        attr_be32(NFTA_FIB_DREG, NFT_REG_1),
+        attr_be32(NFTA_FIB_RESULT, NFT_FIB_RESULT_OIF),
+        attr_be32(NFTA_FIB_FLAGS, flags),
+    ) + compare(b"\0", NFT_CMP_EQ)
+
+
+def known_connection() -> bytes:
+    """Match what belongs to a connection that there is already.
+
+    Equivalent to: ct state established,related
+    """
+    return (
+        expression("ct", attr_be32(NFTA_CT_KEY, NFT_CT_STATE), attr_be32(NFTA_CT_DREG, NFT_REG_1))
+        + mask(_U32.pack(_ESTABLISHED_RELATED))
+        + compare(bytes(4), NFT_CMP_NEQ)
+    )
+
+
+def icmpv6(kind: int) -> bytes:
+    """Match one type of ICMPv6.
+
+    Equivalent to: icmpv6 type KIND
+    """
+    return (
+        protocol_family(NFPROTO_IPV6)
+        + _protocol(IPPROTO_ICMPV6)
+        + _payload(NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1)
+        + compare(bytes((kind,)), NFT_CMP_EQ)
+    )
+
+
+def protocol_family(number: int) -> bytes:
+    """Match one version of IP in a table of family inet.
+
+    Equivalent to: meta nfproto ipv4
+    """
+    return _meta(NFT_META_NFPROTO) + compare(bytes((number,)), NFT_CMP_EQ)
+
+
+def _protocol(number: int) -> bytes:
+    return _meta(NFT_META_L4PROTO) + compare(bytes((number,)), NFT_CMP_EQ)
+
+
+def service(protocol: str, port: int) -> bytes:
+    """Match what is for a port ("tcp", "udp"), or all of a protocol ("icmp", "icmpv6").
+
+    Equivalent to: tcp dport PORT; meta l4proto icmp
+    """
+    number = {
+        "icmp": IPPROTO_ICMP,
+        "icmpv6": IPPROTO_ICMPV6,
+        "tcp": IPPROTO_TCP,
+        "udp": IPPROTO_UDP,
+    }[protocol]
+    text = _protocol(number)
+    if port:
+        text += _payload(NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2)
+        text += compare(_BE16.pack(port), NFT_CMP_EQ)
+    return text

@@ -1,0 +1,155 @@
+"""Encode and decode nf_tables' sets and their elements; the rest of nf_tables is in nft.
+
+A key is a concatenation: each field takes whole words of 4 bytes.
+
+Layout: <linux/netfilter/nf_tables.h>.
+"""
+
+from cni_faasm.netlink.nft import family_name, head
+from cni_faasm.netlink.wire import (
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    attr,
+    attr_be32,
+    attr_text,
+    nest,
+    parse_attrs,
+    parse_list,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni_faasm.netlink.wire import Message
+
+# <linux/netfilter/nf_tables.h>, the subsystem's number included
+NFT_MSG_NEWSET = 0x0A09
+NFT_MSG_NEWSETELEM = 0x0A0C
+NFT_MSG_GETSETELEM = 0x0A0D
+NFT_MSG_DELSETELEM = 0x0A0E
+NFT_SET_TIMEOUT = 0x10
+NFT_SET_EVAL = 0x20
+NFTA_SET_TABLE = 1
+NFTA_SET_NAME = 2
+NFTA_SET_FLAGS = 3
+NFTA_SET_KEY_TYPE = 4
+NFTA_SET_KEY_LEN = 5
+NFTA_SET_ID = 10
+NFTA_SET_ELEM_LIST_TABLE = 1
+NFTA_SET_ELEM_LIST_SET = 2
+NFTA_SET_ELEM_LIST_ELEMENTS = 3
+NFTA_LIST_ELEM = 1
+NFTA_SET_ELEM_KEY = 1
+NFTA_DATA_VALUE = 1
+_NFGENMSG_BYTES = 4
+
+# nft's own numbers of types (enum datatypes in its datatype.h), by which it lists elements.
+TYPE_IPADDR = 7
+TYPE_IP6ADDR = 8
+TYPE_ETHERADDR = 9
+TYPE_IFNAME = 41
+_LENGTHS = {TYPE_IPADDR: 4, TYPE_IP6ADDR: 16, TYPE_ETHERADDR: 6, TYPE_IFNAME: 16}
+_TYPE_BITS = 6
+
+
+def _id(name: str) -> int:
+    """Return a number that tells the sets of one transaction apart."""
+    return int.from_bytes(name.encode()[:4], "big")
+
+
+def concatenated(*fields: bytes) -> bytes:
+    """Return a key of several fields."""
+    return b"".join(field.ljust((len(field) + 3) & ~3, b"\0") for field in fields)
+
+
+def new_set(family: int, table: str, name: str, *types: int, dynamic: bool = False) -> "Message":
+    """Make a set whose key is a concatenation of types.
+
+    dynamic: rules may put elements into it, for a time.
+    Equivalent to: nft create set FAMILY TABLE NAME { type T . T; flags dynamic,timeout; }
+    """
+    number, length = 0, 0
+    for each in types:
+        number = number << _TYPE_BITS | each
+        length += (_LENGTHS[each] + 3) & ~3
+    body = (
+        head(family)
+        + attr_text(NFTA_SET_TABLE, table)
+        + attr_text(NFTA_SET_NAME, name)
+        + attr_be32(NFTA_SET_FLAGS, NFT_SET_TIMEOUT | NFT_SET_EVAL if dynamic else 0)
+        + attr_be32(NFTA_SET_KEY_TYPE, number)
+        + attr_be32(NFTA_SET_KEY_LEN, length)
+        + attr_be32(NFTA_SET_ID, _id(name))
+    )
+    label = f"nft create set {family_name(family, table, name)}"
+    return NFT_MSG_NEWSET, NLM_F_CREATE | NLM_F_EXCL, body, label
+
+
+def _elements(family: int, table: str, name: str, keys: "list[bytes]") -> bytes:
+    listed = [
+        nest(NFTA_LIST_ELEM, nest(NFTA_SET_ELEM_KEY, attr(NFTA_DATA_VALUE, key))) for key in keys
+    ]
+    body = (
+        head(family)
+        + attr_text(NFTA_SET_ELEM_LIST_TABLE, table)
+        + attr_text(NFTA_SET_ELEM_LIST_SET, name)
+    )
+    return body + (nest(NFTA_SET_ELEM_LIST_ELEMENTS, *listed) if listed else b"")
+
+
+def new_elements(family: int, table: str, name: str, keys: "list[bytes]") -> "Message":
+    """Put elements into a set; those that are in it stay.
+
+    Equivalent to: nft add element FAMILY TABLE NAME { K, K }
+    """
+    body = _elements(family, table, name, keys)
+    return NFT_MSG_NEWSETELEM, NLM_F_CREATE, body, f"nft add element {_label(family, table, name)}"
+
+
+def del_elements(family: int, table: str, name: str, keys: "list[bytes]") -> "Message":
+    """Take elements out of a set; ENOENT when one is not in it.
+
+    Equivalent to: nft delete element FAMILY TABLE NAME { K, K }
+    """
+    body = _elements(family, table, name, keys)
+    return NFT_MSG_DELSETELEM, 0, body, f"nft delete element {_label(family, table, name)}"
+
+
+def reset_element(family: int, table: str, name: str, key: bytes) -> "list[Message]":
+    """Take an element out of a set whether or not it is in it, in one transaction.
+
+    Equivalent to: nft add element FAMILY TABLE NAME { K }; nft delete element ... { K }
+    """
+    some = (family, table, name, [key])
+    return [new_elements(*some), del_elements(*some)]
+
+
+def get_element(family: int, table: str, name: str, key: bytes) -> "Message":
+    """Ask whether an element is in a set; ENOENT when not.
+
+    Equivalent to: nft get element FAMILY TABLE NAME { K }
+    """
+    body = _elements(family, table, name, [key])
+    return NFT_MSG_GETSETELEM, 0, body, f"nft get element {_label(family, table, name)}"
+
+
+def dump_elements(family: int, table: str, name: str) -> "Message":
+    """Ask for the elements of a set.
+
+    Equivalent to: nft list set FAMILY TABLE NAME
+    """
+    body = _elements(family, table, name, [])
+    return NFT_MSG_GETSETELEM, 0, body, f"nft list set {_label(family, table, name)}"
+
+
+def _label(family: int, table: str, name: str) -> str:
+    return family_name(family, table, name)
+
+
+def parse_elements(body: bytes) -> "list[bytes]":
+    """Decode NFT_MSG_NEWSETELEM: the keys. Raises: NetlinkError when it is malformed."""
+    attrs = parse_attrs(body, _NFGENMSG_BYTES)
+    keys = []
+    for element in parse_list(attrs.get(NFTA_SET_ELEM_LIST_ELEMENTS, b"")):
+        key = parse_attrs(parse_attrs(element).get(NFTA_SET_ELEM_KEY, b""))
+        keys.append(key.get(NFTA_DATA_VALUE, b""))
+    return keys

@@ -1,0 +1,386 @@
+"""What containers must not do: spoof, reach one another when isolated, mislead the host."""
+
+import json
+import socket
+import struct
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from tests import frames
+from tests.host import DUAL_STACK, Host, Namespace, wait_until
+from tests.tool import Tool
+
+REMOTE = {4: "198.51.100.1", 6: "2001:db8:100::1"}
+GATEWAY = {4: "10.200.0.1", 6: "fd00:200::1"}
+
+
+class Attached:
+    """A container with what it has been given."""
+
+    def __init__(self, host: Host, config: dict[str, Any]) -> None:
+        self.inside = host.add_container()
+        self.result = host.add(self.inside, config)
+        outer, inner = self.result["interfaces"]
+        self.outer: str = outer["name"]
+        self.outer_mac = frames.mac(outer["mac"])
+        self.mac = frames.mac(inner["mac"])
+        addresses = [one["address"].partition("/")[0] for one in self.result["ips"]]
+        self.address = dict(zip((4, 6), addresses, strict=False))
+
+    def send(self, kind: int, payload: bytes, source: bytes | None = None) -> None:
+        frame = frames.ethernet(self.outer_mac, source or self.mac, kind, payload)
+        frames.send(self.inside, "eth0", frame)
+
+
+def config(host: Host, **keys: Any) -> dict[str, Any]:
+    return host.config(cniVersion="1.0.0", ipam=DUAL_STACK, **keys)
+
+
+def add_remote(host: Host) -> Namespace:
+    """Make a remote machine that the host knows: without a link-local address it cannot ask."""
+    remote = host.add_remote()
+    for version, address in REMOTE.items():
+        ping = ["busybox", "ping", f"-{version}", "-c1", "-W1", address]
+        wait_until(lambda ping=ping: host.run(ping, check=False).returncode == 0, address)  # type: ignore[misc]
+    return remote
+
+
+@pytest.fixture
+def pair(host: Host) -> tuple[Attached, Attached]:
+    add_remote(host)
+    return Attached(host, config(host)), Attached(host, config(host))
+
+
+KIND = {4: frames.ETH_P_IP, 6: frames.ETH_P_IPV6}
+
+
+def passes(
+    host: Host, sender: Attached, version: int, source: str, mac: bytes | None = None
+) -> bool:
+    """Say whether a datagram with that source reaches the remote machine."""
+    mark = b"mark%d" % time.monotonic_ns()
+    packet = frames.udp(source, REMOTE[version], mark)
+    with frames.listening(host.remotes[0], "eth0") as arrived:
+        sender.send(KIND[version], packet, mac)
+        return arrived(mark)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_mac_that_a_later_plugin_has_changed(host: Host, version: int) -> None:
+    """Tuning does it after us; it is the container's then, and no other is."""
+    add_remote(host)
+    one = Attached(host, config(host))
+    one.inside.run(["ip", "link", "set", "eth0", "address", "02:00:00:00:12:34"])
+    new = frames.mac("02:00:00:00:12:34")
+    one.inside.run(["busybox", "ping", f"-{version}", "-c1", "-W2", GATEWAY[version]])
+    assert passes(host, one, version, one.address[version], mac=new)
+    assert not passes(host, one, version, one.address[version], mac=b"\x02\0\0\0\0\x77")
+    assert not passes(host, one, version, "10.200.77.7" if version == 4 else "fd00::7", mac=new)
+    host.delete_attachment(one.inside, config(host))
+    again = Attached(host, config(host))
+    assert again.outer == one.outer
+    assert passes(host, again, version, again.address[version])
+
+
+def test_a_container_of_two_networks(host: Host) -> None:
+    """It answers by its first interface; both addresses are its own on both."""
+    add_remote(host)
+    one, stranger = Attached(host, config(host)), Attached(host, config(host))
+    second = {**config(host), "name": "second"}
+    second["ipam"] = {**second["ipam"], "ranges": [[{"subnet": "10.201.0.0/16"}]]}
+    result = host.add(one.inside, second, ifname="eth1")
+    (address,) = (ip["address"].partition("/")[0] for ip in result["ips"])
+    assert passes(host, one, 4, address)
+    assert not passes(host, stranger, 4, address)
+    assert not passes(host, one, 4, stranger.address[4])
+    host.delete_attachment(one.inside, second, ifname="eth1")
+    assert not passes(host, one, 4, address)
+    assert address not in host.run(["nft", "list", "ruleset"]).stdout
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_addresses(host: Host, pair: tuple[Attached, Attached], version: int) -> None:
+    one, other = pair
+    assert passes(host, one, version, one.address[version])
+    foreign = {4: ["10.200.77.7", "9.9.9.9"], 6: ["fd00:200::77", "2001:db8:9::9"]}
+    for source in (other.address[version], GATEWAY[version], REMOTE[version], *foreign[version]):
+        assert not passes(host, one, version, source), source
+    assert not passes(host, one, version, one.address[version], mac=other.mac)
+    assert not passes(host, one, version, one.address[version], mac=b"\x02\0\0\0\0\x77")
+    assert passes(host, one, version, one.address[version])
+
+
+def test_off(host: Host) -> None:
+    """The same frames do pass when nothing is promised: so they are right, and it is the guard."""
+    add_remote(host)
+    one = Attached(host, config(host, antiSpoof=False))
+    assert [name for name in host.nft_tables() if "guard" in name] == []
+    for version, source in ((4, "10.200.77.7"), (6, "fd00:200::77")):
+        assert passes(host, one, version, source, mac=b"\x02\0\0\0\0\x77")
+
+
+def neighbours(host: Host, device: str) -> dict[str, str]:
+    listed = host.json("ip", "-j", "neigh", "show", "dev", device)
+    return {one["dst"]: one.get("lladdr", "") for one in listed}
+
+
+@pytest.mark.parametrize("operation", [1, 2], ids=["request", "reply"])
+def test_arp(host: Host, pair: tuple[Attached, Attached], operation: int) -> None:
+    one, other = pair
+    one.send(frames.ETH_P_ARP, frames.arp(1, (one.mac, one.address[4]), (bytes(6), GATEWAY[4])))
+    time.sleep(0.1)  # by which it is bound to its MAC
+    before = neighbours(host, one.outer)
+    bad = b"\x02\0\0\0\0\x66"
+    gateway = (one.outer_mac, GATEWAY[4])
+    for sender, frame_source in (
+        ((one.mac, other.address[4]), one.mac),
+        ((bad, one.address[4]), one.mac),
+        ((bad, one.address[4]), bad),
+        ((one.mac, "10.200.99.9"), one.mac),
+    ):
+        message = frames.arp(operation, sender, gateway)
+        one.send(frames.ETH_P_ARP, message, frame_source)
+    time.sleep(0.2)
+    after = neighbours(host, one.outer)
+    assert after == before
+    assert neighbours(host, other.outer)[other.address[4]] == other.result["interfaces"][1]["mac"]
+    # It may speak for itself.
+    message = frames.arp(1, (one.mac, one.address[4]), gateway)
+    with frames.listening(one.inside, "eth0") as arrived:
+        one.send(frames.ETH_P_ARP, message)
+        assert arrived(frames.arp(2, gateway, (one.mac, one.address[4]))[:28])
+
+
+def test_a_flood_of_arp_fills_no_table(host: Host) -> None:
+    """Without the guard each request would make an entry, and at 1024 the host is deaf."""
+    one = Attached(host, config(host))
+    for number in range(300):
+        sender = (one.mac, f"10.200.{100 + number // 250}.{number % 250 + 1}")
+        one.send(frames.ETH_P_ARP, frames.arp(1, sender, (bytes(6), GATEWAY[4])))
+    time.sleep(0.2)
+    assert set(neighbours(host, one.outer)) <= {
+        one.address[4],
+        one.address[6],
+        *(address.partition("/")[0] for address in one.inside.addresses("eth0", scope="link")),
+    }
+
+
+def test_neighbour_advertisements(host: Host, pair: tuple[Attached, Attached]) -> None:
+    one, other = pair
+    before = neighbours(host, other.outer)
+    target = frames.packed(other.address[6])
+    option = b"\x02\x01" + one.mac
+    data = struct.pack("!BBHI", 136, 0, 0, 0xA0000000) + target + option
+    for source in (other.address[6], one.address[6]):
+        for destination in (GATEWAY[6], "ff02::1"):
+            one.send(frames.ETH_P_IPV6, frames.icmpv6(source, destination, data))
+    time.sleep(0.2)
+    assert other.address[6] not in neighbours(host, one.outer)
+    assert neighbours(host, other.outer) == before
+
+
+def test_what_is_made_and_goes(host: Host) -> None:
+    one = Attached(host, config(host))
+    assert "inet guard_testnet" in host.nft_tables()
+    assert "arp guard_testnet" in host.nft_tables()
+    text = host.run(["nft", "list", "table", "inet", "guard_testnet"]).stdout
+    assert f'"{one.outer}" . {one.result["interfaces"][1]["mac"]}' in text
+    assert "fib saddr . iif oif missing" in text
+    assert "ether saddr @ends" in text
+    assert "antiSpoof" in text
+    arp = host.run(["nft", "list", "table", "arp", "guard_testnet"]).stdout
+    assert one.address[4] in arp
+    assert "arp saddr ip != @own" in arp
+    two = Attached(host, config(host))
+    host.delete_attachment(one.inside, config(host))
+    text = host.run(["nft", "list", "table", "inet", "guard_testnet"]).stdout
+    assert one.result["interfaces"][1]["mac"] not in text
+    assert two.result["interfaces"][1]["mac"] in text
+    host.cni("GC", None, {**config(host), "cniVersion": "1.1.0",
+                          "cni.dev/valid-attachments": []}).ok()  # fmt: skip
+    assert host.nft_tables() == []
+
+
+def test_another_policy_takes_over(host: Host) -> None:
+    """The network follows its latest ADD, and knows those who were there before."""
+    add_remote(host)
+    one = Attached(host, config(host))
+    two = Attached(host, config(host, isolated=True))
+    text = host.run(["nft", "list", "table", "inet", "guard_testnet"]).stdout
+    for each in (one, two):
+        assert each.result["interfaces"][1]["mac"] in text
+        assert passes(host, each, 4, each.address[4])
+        assert not passes(host, each, 4, "10.200.77.7")
+    Attached(host, config(host, antiSpoof=False))
+    assert host.nft_tables() == []
+
+
+DRIFTS = {
+    "element": "nft flush set inet guard_testnet ends",
+    "arp element": "nft flush set arp guard_testnet ends",
+    "rules": "nft flush chain inet guard_testnet from",
+    "table": "nft delete table inet guard_testnet",
+    "arp table": "nft delete table arp guard_testnet",
+    "group": "ip link set faasm0 group 7",
+    "accept_ra": "sysctl -w net.ipv6.conf.faasm0.accept_ra=1",
+    "isolation": "nft flush chain inet guard_testnet to_host",
+}
+
+
+@pytest.mark.parametrize("case", DRIFTS)
+def test_drifts_are_found_and_repaired(host: Host, case: str) -> None:
+    network = config(host, isolated=True)
+    one = Attached(host, network)
+    host.check(one.inside, network, one.result).ok()
+    command = DRIFTS[case]
+    if command.startswith("sysctl"):
+        host.sysctl("net.ipv6.conf.faasm0.accept_ra", "1")
+    else:
+        host.run(command.split())
+    error = host.check(one.inside, network, one.result).error(107)
+    assert error["details"].count("expected") == 1, error
+    Tool(host)("repair", "--state-dir", str(host.state_dir)).ok()
+    host.check(one.inside, network, one.result).ok()
+    # An ADD, too, makes whole what is not, with those who are there.
+    if case.endswith(("table", "element")):
+        host.run(command.split())
+        two = Attached(host, network)
+        host.check(two.inside, network, two.result).ok()
+
+
+def test_what_a_killed_del_leaves_is_swept(host: Host) -> None:
+    one, two = Attached(host, config(host)), Attached(host, config(host))
+    name = next(name for name in host.records() if one.inside.name in name)
+    (host.state_dir / name).unlink()
+    valid = [{"containerID": two.inside.name, "ifname": "eth0"}]
+    collected = {**config(host), "cniVersion": "1.1.0", "cni.dev/valid-attachments": valid}
+    host.cni("GC", None, collected).ok()
+    text = host.run(["nft", "list", "table", "inet", "guard_testnet"]).stdout
+    assert one.result["interfaces"][1]["mac"] not in text
+    assert two.result["interfaces"][1]["mac"] in text
+
+
+# -- isolation
+
+
+def answers(server: Namespace, client: Namespace, address: str, *, port: int = 7777) -> bool:
+    """Say whether TCP to a server in one namespace works from another."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with server.entered():
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+        listener.listen()
+    listener.settimeout(2)
+
+    def serve() -> None:
+        try:
+            connection, _ = listener.accept()
+        except TimeoutError:
+            return
+        with connection:
+            connection.sendall(b"hello")
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        with client.entered(), socket.socket(family, socket.SOCK_STREAM) as sock:
+            sock.settimeout(0.6)
+            sock.connect((address, port))
+            return sock.recv(5) == b"hello"
+    except OSError:
+        return False
+    finally:
+        thread.join()
+        listener.close()
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_isolated(host: Host, version: int) -> None:
+    remote = add_remote(host)
+    remote.run(["ip", "route", "add", "10.200.0.0/16", "via", "198.51.100.2"])
+    remote.run(["ip", "-6", "route", "add", "fd00:200::/64", "via", "2001:db8:100::2"])
+    network = config(host, isolated=True, allowHost=["tcp/7700", "icmp"])
+    one, two = Attached(host, network), Attached(host, network)
+    open_network = {**config(host), "name": "other"}
+    open_network["ipam"] = {
+        **open_network["ipam"],
+        "ranges": [[{"subnet": "10.201.0.0/16"}], [{"subnet": "fd00:201::/64"}]],
+    }
+    open_one = Attached(host, open_network)
+    address = {name: each.address[version] for name, each in (("one", one), ("two", two))}
+    assert answers(remote, one.inside, REMOTE[version]), "the outside"
+    assert not answers(two.inside, one.inside, address["two"]), "each other"
+    assert not answers(host, one.inside, GATEWAY[version]), "the host"
+    assert not answers(open_one.inside, one.inside, open_one.address[version]), "other networks"
+    assert not answers(one.inside, open_one.inside, address["one"]), "from other networks"
+    assert answers(host, one.inside, GATEWAY[version], port=7700), "what is allowed"
+    assert answers(one.inside, host, address["one"]), "from the host"
+    assert answers(one.inside, remote, address["one"]), "from outside"
+    ping = ["busybox", "ping", "-c1", "-W1", GATEWAY[version]]
+    if version == 4:
+        one.inside.run(ping)
+    else:
+        done = one.inside.run(ping, check=False)
+        assert done.returncode != 0, "icmpv6 is not in the list"
+
+
+def test_not_isolated(host: Host) -> None:
+    one, two = Attached(host, config(host)), Attached(host, config(host))
+    for version in (4, 6):
+        assert answers(two.inside, one.inside, two.address[version])
+        assert answers(host, one.inside, GATEWAY[version])
+
+
+@pytest.mark.parametrize("text", ["tcp", "tcp/0", "tcp/65536", "udp/x", "sctp/5", "icmp/3", ""])
+def test_what_allow_host_does_not_take(host: Host, container: Namespace, text: str) -> None:
+    network = config(host, isolated=True, allowHost=["tcp/22", text])
+    error = host.cni("ADD", container, network).error(7)
+    assert "allowHost[1]" in error["msg"]
+
+
+# -- what a container says of routes
+
+
+@pytest.mark.parametrize("anti_spoof", [True, False])
+def test_router_advertisements(host: Host, anti_spoof: bool) -> None:
+    ipam = {"subnet": "10.200.0.0/16"}
+    network = host.config(cniVersion="1.0.0", ipam=ipam, antiSpoof=anti_spoof)
+    assert host.sysctl("net.ipv6.conf.all.forwarding") == "0"
+    one = Attached(host, network)
+    source = "fe80::66"
+    prefix = struct.pack("!BBBBIII", 3, 4, 64, 0xC0, 3600, 3600, 0) + frames.packed("2001:db8:66::")
+    data = struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0) + b"\x01\x01" + one.mac + prefix
+    advertisement = frames.icmpv6(source, "ff02::1", data)
+
+    def is_believed() -> bool:
+        one.send(frames.ETH_P_IPV6, advertisement)
+        time.sleep(0.3)
+        routes = host.run(["ip", "-6", "route", "show"]).stdout
+        return "default" in routes or "2001:db8:66::" in routes
+
+    assert not is_believed()
+    if not anti_spoof:  # is the frame right? Without our setting it is believed.
+        host.sysctl(f"net.ipv6.conf.{one.outer}.accept_ra", "1")
+        assert is_believed()
+
+
+def test_redirects(host: Host) -> None:
+    host.add_remote()
+    one = Attached(host, config(host, antiSpoof=False))
+    for name in ("all", "default"):
+        host.sysctl(f"net.ipv4.conf.{name}.accept_redirects", "1")
+    before = json.dumps(host.json("ip", "-j", "route", "get", "203.0.113.9"))
+    inner = frames.udp("198.51.100.2", "203.0.113.9", b"x" * 8)
+    for spoofed in (REMOTE[4], one.address[4]):
+        body = struct.pack("!BBH", 5, 1, 0) + frames.packed(one.address[4]) + inner[:28]
+        value = struct.pack("!H", frames.checksum(body))
+        message = body[:2] + value + body[4:]
+        one.send(frames.ETH_P_IP, frames.ip(spoofed, "198.51.100.2", 1, message))
+    time.sleep(0.2)
+    assert json.dumps(host.json("ip", "-j", "route", "get", "203.0.113.9")) == before
+    assert host.sysctl(f"net.ipv4.conf.{one.outer}.accept_redirects") == "0"
+    assert host.sysctl(f"net.ipv6.conf.{one.outer}.accept_redirects") == "0"
