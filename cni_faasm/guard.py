@@ -76,11 +76,12 @@ def table_name(network: str) -> str:
     return f"guard_{network}"
 
 
-def ensure(plan: "Plan", state_dir: "str | None", *, renew: bool = False) -> None:
+def ensure(plan: "Plan", state_dir: "str | None", *, renew: bool = False) -> bool:
     """Make sure that the network is guarded as planned, and knows this attachment's end.
 
     Call it before the container's end is up. state_dir: where the other attachments' records
     are, None for none. renew: make everything anew.
+    Returns: whether there was nothing before.
     Raises: NetlinkError; CniError 106 when the kernel cannot; 11 when others change the
     tables all the time.
     """
@@ -103,7 +104,7 @@ def ensure(plan: "Plan", state_dir: "str | None", *, renew: bool = False) -> Non
             except NetlinkError as error:
                 renew = _must_renew(error)
                 continue
-            return
+            return plan.guard is not None and not any(tables)
     raise CniError(
         TRY_AGAIN, f"nft table {name} was changed by others at each attempt", "call again"
     )
@@ -316,16 +317,10 @@ def forget(plan: "Plan") -> None:
                 _take_out(name, stale)
 
 
-def give_up(plan: "Plan", state_dir: str) -> None:
-    """Undo what a failed ADD made; the tables, too, when nobody else needs them."""
-    others = [
-        one
-        for one in record.list_network(state_dir, plan.network)
-        if one != (plan.container_id, plan.ifname)
-    ]
-    if others:
-        forget(plan)
-    else:
+def remove_again(plan: "Plan", state_dir: str) -> None:
+    """Take away the tables that a failed ADD made, unless somebody else needs them by now."""
+    own = (plan.container_id, plan.ifname)
+    if all(one == own for one in record.list_network(state_dir, plan.network)):
         remove(plan.network)
 
 

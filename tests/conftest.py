@@ -35,6 +35,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="source",
         help="what tests with the `host` fixture call: `python -m cni_faasm`, dist/faasm/faasm, or each in turn",
     )
+    parser.addoption(
+        "--soak",
+        action="store_true",
+        help="run the long forms: every crash with every error, millions of inputs, 20,000 cycles",
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -3,6 +3,7 @@
 #
 #   tests/run.sh                                  everything, with the plugin that build.sh made
 #   tests/run.sh tests/kernel -k gc --plugin source    arguments go to pytest
+#   tests/run.sh --soak                           the long forms, too: an hour or two
 #
 # Installs missing packages by apt, keeps Python's in .venv, makes dist/ by build.sh, and runs
 # pytest in a private host (bin/private_host.sh): interfaces, nftables, CNI's directories and

@@ -162,10 +162,11 @@ def _make(
         veth.enable_ipv6(promised.host_interface)
         with netns.Inside(netns_fd, own_fd):
             veth.enable_ipv6(promised.ifname)
-    undo.push("take it out of the guard", guard.give_up, promised, config.state_dir)
+    undo.push("take it out of the guard", guard.forget, promised)
 
     def protect() -> None:
-        guard.ensure(promised, config.state_dir)
+        if guard.ensure(promised, config.state_dir):
+            undo.push("remove the guard", guard.remove_again, promised, config.state_dir)
         guard.let_several(promised, host, inner)
 
     veth.configure(host, inner, promised, protect)

@@ -44,7 +44,7 @@ def add_remote(host: Host) -> Namespace:
     remote = host.add_remote()
     for version, address in REMOTE.items():
         ping = ["busybox", "ping", f"-{version}", "-c1", "-W1", address]
-        wait_until(lambda ping=ping: host.run(ping, check=False).returncode == 0, address)  # type: ignore[misc]
+        wait_until(lambda ping=ping: host.run(ping, check=False).returncode == 0, address)
     return remote
 
 
