@@ -12,7 +12,7 @@ import errno
 from cni_faasm import accepted, kernel, netns, plan, plan_fields, record, shaping, veth
 from cni_faasm.errors import INTERFACE_EXISTS, UNSUPPORTED_FIELD, CniError
 from cni_faasm.ipam import reclaim
-from cni_faasm.netlink import link, tc
+from cni_faasm.netlink import link, tc, tc_mirred
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
 
@@ -73,6 +73,7 @@ def add(
         ip_masq=False,
         dns={},
         shapes_only=True,
+        host_egress=plan.on_host(config, inside.mtu, leaf, scope),
     )
     for found, where in ((outside, "host"), (inside, "container")):
         if _has_root(host if found is outside else inner, found.ifindex):
@@ -92,6 +93,11 @@ def add(
     undo.push("take the queues off", _restore, promised, (outside, inside), request.netns)
     host.execute(_messages(outside.ifindex, promised.ingress, promised.egress))
     inner.execute(_messages(inside.ifindex, promised.egress, promised.ingress))
+    if promised.host_egress is not None:
+        from cni_faasm import egress as on_host
+
+        undo.push("enforce nothing on the host", on_host.undo, promised)
+        on_host.make(host, promised)
     return prev_result
 
 
@@ -153,6 +159,12 @@ def remove(request: "Request", promised: "Plan", host: Netlink) -> None:
     outside = veth.find_outer(host, promised)
     if outside is not None:
         _unshape(host, outside.ifindex, has_queue=promised.ingress is not None)
+    if promised.host_egress is not None:
+        from cni_faasm import egress
+
+        if outside is not None:
+            host.execute_tolerant([tc_mirred.del_redirect(outside.ifindex)])
+        egress.remove(host, promised)
     try:
         inner = netns.connect(request.netns or promised.netns)
     except CniError:

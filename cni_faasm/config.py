@@ -51,7 +51,7 @@ class NetworkConfig:
     accepted: the text of it for the record, set by ADD. mtu None: that of the default
     route's interface. ingress: to the container; egress: from it. latency_ms None: the
     shaping's default. subnets: (packed, prefix length) of those whose traffic alone is not
-    limited, or with subnets_only alone is. range_sets: one address of each. requested_addresses: packed, each in
+    limited, or with subnets_only alone is. enforce_egress: on the host, too. range_sets: one address of each. requested_addresses: packed, each in
     another range set. ipam_plugin: another plugin that leases the addresses, "" for
     ourselves. guard: what containers must not do, None for nothing. prev_result: of the plugins before this one, or at CHECK and DEL of the whole
     chain's ADD. shapes_only: there is no "ipam", and the pair is an earlier plugin's.
@@ -65,6 +65,7 @@ class NetworkConfig:
         "data_dir",
         "dns",
         "egress",
+        "enforce_egress",
         "guard",
         "host_interface_prefix",
         "ingress",
@@ -110,6 +111,7 @@ class NetworkConfig:
         self.mac: bytes | None = None
         self.dns: dict[str, object] = {}
         self.lock_timeout_ms = DEFAULT_LOCK_TIMEOUT_MS
+        self.enforce_egress = False
         self.guard: Guard | None = None
         self.ipam_plugin = ""
         self.ipam_timeout_ms = DEFAULT_IPAM_TIMEOUT_MS
@@ -302,6 +304,10 @@ def _read_shaping(config: NetworkConfig, top: Section, runtime: "Section | None"
     config.egress = limit("egress", top, nested, asked, config.warnings)
     if nested:
         config.latency_ms = nested.parsed("latency", units.parse_latency, units.ALLOWED_LATENCY)
+        where = nested.text("enforceEgress") or ""
+        if where not in ("", "host"):
+            nested.fault("enforceEgress", '"host", or "" for the container\'s end alone')
+        config.enforce_egress = where == "host"
     places = [place for place in (asked, nested, top) if place is not None]
     if any(key in place.values for place in places for key in SUBNET_KEYS):
         config.subnets, config.subnets_only = read_subnets(places)

@@ -27,6 +27,7 @@ TOP = _keys(
 )
 BANDWIDTH = _keys(
     "ingressRate egressRate ingressBurst egressBurst latency unshapedSubnets shapedSubnets"
+    " enforceEgress"
 )
 IPAM = _keys("type delegate subnet rangeStart rangeEnd gateway ranges routes dataDir resolvConf")
 RANGE = _keys("subnet rangeStart rangeEnd gateway")

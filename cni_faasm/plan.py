@@ -101,6 +101,7 @@ class Plan:
         "dns",
         "egress",
         "guard",
+        "host_egress",
         "host_ifindex",
         "host_interface",
         "host_mac",
@@ -144,6 +145,7 @@ class Plan:
         shapes_only: bool = False,
         ipam_plugin: str = "",
         guard: "Guard | None" = None,
+        host_egress: "Shape | None" = None,
     ) -> None:
         self.network = network
         self.container_id = container_id
@@ -168,6 +170,7 @@ class Plan:
         self.shapes_only = shapes_only
         self.ipam_plugin = ipam_plugin
         self.guard = guard
+        self.host_egress = host_egress
 
     @property
     def alias(self) -> str:
@@ -362,6 +365,7 @@ def make(
         dns=config.dns,
         ipam_plugin=config.ipam_plugin,
         guard=config.guard,
+        host_egress=on_host(config, mtu, leaf, scope),
     )
 
 
@@ -373,6 +377,19 @@ def both_shapes(
         shape(config.ingress, config.latency_ms, mtu, leaf, scope and scope.seen_from(host=True)),
         shape(config.egress, config.latency_ms, mtu, leaf, scope and scope.seen_from(host=False)),
     )
+
+
+def on_host(config: "NetworkConfig", mtu: int, leaf: str, scope: "Scope | None") -> "Shape | None":
+    """Return what the host enforces of a container's egress, None for nothing.
+
+    A little more than the container's own end lets pass: who obeys waits there only.
+    """
+    if not config.enforce_egress or not config.egress.rate_bps:
+        return None
+    from cni_faasm.config_rates import Limit
+
+    limit = Limit(config.egress.rate_bps * 102 // 100, config.egress.burst_bits)
+    return shape(limit, config.latency_ms, mtu, leaf, scope and scope.seen_from(host=False))
 
 
 def _local_mac(random: bytes) -> bytes:

@@ -8,7 +8,7 @@ A drift that no message can put right (the pair is gone) needs a new ADD.
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from cni_faasm import forwarding, guard, inet, kernel, nat, shaping, shaping_scope, veth
+from cni_faasm import egress, forwarding, guard, inet, kernel, nat, shaping, shaping_scope, veth
 from cni_faasm.cli import attachments
 from cni_faasm.cli.attachments import Attachment, Drift
 from cni_faasm.errors import CniError
@@ -105,6 +105,8 @@ class _Mender:
             self._forwarding(4 if what.startswith("IPv4") else 16)
         elif where.startswith(("masquerade", "forwarding")):
             nat.ensure(self.promised, renew=where.startswith("masquerade"))
+        elif thing == "egress":
+            egress.renew(self.host, self.promised)
         elif where == "guard":
             guard.ensure(self.promised, self.state_dir, renew=True)
         else:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cni_faasm import accepted, kernel, plan_fields, record, shaping, units
+from cni_faasm import accepted, egress, kernel, plan, plan_fields, record, shaping, units
 from cni_faasm import config as configuration
 from cni_faasm.cli import attachments, networks, output
 from cni_faasm.cli.attachments import Attachment
@@ -20,7 +20,7 @@ from cni_faasm.cli.status import complete_containers
 from cni_faasm.config_rates import Limit
 from cni_faasm.ipam import reclaim
 from cni_faasm.ipam.store import Store
-from cni_faasm.netlink import link, tc, tc_parse
+from cni_faasm.netlink import link, tc, tc_mirred, tc_parse
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.shaping import Shape
@@ -163,6 +163,7 @@ def _with_limits(one: Attachment, wanted: Wanted | None) -> Attachment:
         configured = fields.pop(CONFIGURED, None)
         if isinstance(configured, dict):
             fields |= {key: configured.get(key) for key in DIRECTIONS}
+            _enforce(fields, promised.mtu, _leaf(one))
     else:
         fields.setdefault(CONFIGURED, {key: fields.get(key) for key in DIRECTIONS})
         leaf = _leaf(one)
@@ -174,16 +175,35 @@ def _with_limits(one: Attachment, wanted: Wanted | None) -> Attachment:
             if fresh is not None:
                 fresh.scope = shape.scope if shape else _scope(one, direction)
             fields[direction] = fresh and fresh.to_fields()
+        _enforce(fields, promised.mtu, leaf)
         if {key: fields[key] for key in DIRECTIONS} == fields[CONFIGURED]:
             del fields[CONFIGURED]
     return one._replace(fields=fields, promised=plan_fields.from_fields(fields))
 
 
+def _enforce(fields: dict[str, Any], mtu: int, leaf: str) -> None:
+    """Let what the host enforces of egress follow the limit, where the host does."""
+    config = _config(fields)
+    if not config.enforce_egress:
+        return
+    fields.pop("hostEgress", None)
+    if fields["egress"]:
+        inner = Shape.from_fields(fields["egress"])
+        limit = Limit(inner.rate_bps * 102 // 100, inner.burst_bytes * 8)
+        shape = shaping.shape(limit, None, mtu, leaf, inner.scope)
+        if shape is not None:
+            shape.leaf_bytes = inner.leaf_bytes
+            fields["hostEgress"] = shape.to_fields()
+
+
+def _config(fields: dict[str, Any]) -> configuration.NetworkConfig:
+    text = fields.get(accepted.KEY)
+    return configuration.load_tolerant(json.loads(text) if isinstance(text, str) and text else {})
+
+
 def _scope(one: Attachment, direction: str) -> Scope | None:
     """Return what the limit of a direction that had none holds for: as ADD was told."""
-    text = one.fields.get(accepted.KEY)
-    document = json.loads(text) if isinstance(text, str) and text else {}
-    config = configuration.load_tolerant(document)
+    config = _config(one.fields)
     marker = reclaim.read_marker(one.state_dir, one.network)
     scope = kernel.scope(config, record.boot_id(), marker)
     return scope and scope.seen_from(host=direction == "ingress")
@@ -246,6 +266,22 @@ def apply(before: Attachment, after: Attachment, host: Netlink, inner: Netlink) 
     ):
         if (old_shape and old_shape.to_fields()) != (new_shape and new_shape.to_fields()):
             _change_end(netlink, ifindex, old_shape, new_shape)
+    _change_host(host, old, new)
+
+
+def _change_host(host: Netlink, old: plan.Plan, new: plan.Plan) -> None:
+    """Let the host's own limit of egress follow. Raises: NetlinkError."""
+    if (old.host_egress and old.host_egress.to_fields()) == (
+        new.host_egress and new.host_egress.to_fields()
+    ):
+        return
+    if new.host_egress is None:
+        host.execute_tolerant([tc_mirred.del_redirect(new.host_ifindex)])
+        egress.remove(host, old)
+    elif old.host_egress is None:
+        egress.make(host, new)
+    else:
+        egress.change(host, new)
 
 
 def _change_end(netlink: Netlink, ifindex: int, old: Shape | None, new: Shape | None) -> None:

@@ -156,6 +156,11 @@ def _make(
     lengths = {len(item.address) for item in promised.addresses}
     undo.push("delete the pair", _delete_link, promised)
     veth.create(host, promised, netns_fd)
+    if promised.host_egress is not None:
+        from cni_faasm import egress
+
+        undo.push("delete its ifb", egress.undo, promised)
+        egress.make(host, promised)
     _complete_record(config, promised)
     veth.distrust(promised.host_interface)
     if 16 in lengths:

@@ -187,7 +187,7 @@ def _check_inner(
         _check_route(where, Route(dst=gateway, prefix_len=len(gateway) * 8), routes, found)
     for wanted in promised.inner_routes():
         _check_route(where, wanted, routes, found)
-    found.extend(_shape_drifts(where, inner, one.ifindex, promised.egress))
+    found.extend(shape_drifts(where, inner, one.ifindex, promised.egress))
 
 
 def _check_outer(promised: "Plan", host: Netlink, found: "list[Drift]") -> None:
@@ -210,7 +210,11 @@ def _check_outer(promised: "Plan", host: Netlink, found: "list[Drift]") -> None:
         _check_address(where, address, addresses, found)
     for item in promised.addresses:
         _check_host_route(where, item, host, one.ifindex, found)
-    found.extend(_shape_drifts(where, host, one.ifindex, promised.ingress))
+    found.extend(shape_drifts(where, host, one.ifindex, promised.ingress))
+    if promised.host_egress is not None:
+        from cni_faasm import egress
+
+        found.extend(egress.drifts(host, promised))
 
 
 def _check_trust(where: str, promised: "Plan", one: "Link", found: "list[Drift]") -> None:
@@ -244,9 +248,10 @@ def _check_host_route(
         found.append((what, f"{expected} by this interface", f"by interface {taken.oif}"))
 
 
-def _shape_drifts(
+def shape_drifts(
     where: str, netlink: Netlink, ifindex: int, one: "shaping.Shape | None"
 ) -> "list[Drift]":
+    """Compare the queues of one device with its shape. Raises: NetlinkError."""
     questions = [
         tc.get_qdisc(ifindex),
         tc.get_qdisc(ifindex, shaping.CLASS_ID),

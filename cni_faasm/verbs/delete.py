@@ -64,6 +64,10 @@ def _detach(
                 return  # the pair and its lease are an earlier plugin's
         if outer is not None:
             (veth.delete_detached if detach else veth.delete)(host, outer.ifindex)
+        if promised is not None and promised.host_egress is not None:
+            from cni_faasm import egress
+
+            egress.remove(host, promised, detach=detach)
         if not name or release(
             request, config, name, (request.container_id, request.ifname), promised
         ):

@@ -5,7 +5,7 @@ failure and goes on, so that one stuck attachment does not keep the others.
 """
 
 from cni_faasm import config as configuration
-from cni_faasm import guard, nat, plan, record, veth
+from cni_faasm import egress, guard, nat, plan, record, veth
 from cni_faasm.errors import INVALID_CONFIG, CniError
 from cni_faasm.ipam.store import Store
 from cni_faasm.netlink import link
@@ -142,12 +142,16 @@ def _doomed_links(config: "NetworkConfig", choice: _Choice, host: Netlink) -> "l
         if promised is not None and not promised.shapes_only and choice.dooms(*identity):
             lost_macs.add(promised.host_mac)
     doomed = []
+    kept = set()
     for body in host.dump(link.dump_links(kind="veth")):
         found = link.parse_link(body)
         ours = found.alias.startswith(prefix) and dooms_alias(found.alias)
         if ours or found.address in lost_macs:
             doomed.append(found)
-    return doomed
+        else:
+            kept.add(found.name)
+    # What went without its ifb, or is to go now.
+    return doomed + egress.strays(host, config.name, kept)
 
 
 def _release_strays(

@@ -7,7 +7,7 @@ attachment's kernel objects in an empty namespace that vanishes with the process
 import posix
 
 from cni_faasm import config as configuration
-from cni_faasm import files, forwarding, guard, inet, kernel, nat, netns, plan, record, veth
+from cni_faasm import egress, files, forwarding, guard, inet, kernel, nat, netns, plan, record, veth
 from cni_faasm.errors import INVALID_CONFIG, PLUGIN_NOT_AVAILABLE, CniError
 from cni_faasm.ipam import reclaim
 from cni_faasm.ipam.store import Allocation, Store
@@ -115,6 +115,7 @@ def _rehearse(
     )
     promised.ifname = "eth0"
     veth.create(host, promised, inner_fd)
+    egress.make(host, promised)
     veth.configure(host, inner, promised)
     nat.ensure(promised)
     guard.ensure(promised, None)

@@ -1,0 +1,145 @@
+"""Enforce what a container sends on the host as well (bandwidth.enforceEgress "host").
+
+A container with CAP_NET_ADMIN can take off the queue inside its namespace. So what the host's
+end receives goes through an ifb, a device of the host's own, with the same HTB:
+
+    container eth0 ═══ faasm3 ── clsact, u32, mirred ──▶ ifaasm3: HTB ──▶ routing
+
+The queue inside stays, for its back-pressure, and the ifb's rate is a little higher, so that
+an obedient container never waits twice. The ifb is known by its name, which is made from the
+host's end's, and by the network's interface group.
+"""
+
+import errno
+
+from cni_faasm import plan as planning
+from cni_faasm import shaping, veth
+from cni_faasm.netlink import link, tc, tc_mirred
+from cni_faasm.netlink.transport import Netlink
+from cni_faasm.netlink.wire import NetlinkError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni_faasm.netlink.link import Link
+    from cni_faasm.plan import Plan
+
+    Drift = tuple[str, str, str]
+
+KIND = "ifb"
+_ABSENT = (errno.ENOENT, errno.EINVAL, errno.ENODEV)
+
+
+def device_name(host_interface: str) -> str:
+    """Return the name of an end's ifb, within the kernel's 15 bytes."""
+    name = f"i{host_interface}"
+    return name if len(name.encode()) <= 15 else f"i{planning.digest(name)[:14]}"
+
+
+def make(host: Netlink, plan: "Plan") -> None:
+    """Make the ifb with its queues, and lead all that the host's end receives through it.
+
+    What is there already stays. Raises: NetlinkError.
+    """
+    shape = plan.host_egress
+    if shape is None:
+        return
+    name = device_name(plan.host_interface)
+    found = _find(host, plan)
+    if found is None:
+        made = link.new_link(KIND, name, group=planning.group(plan.network), mtu=plan.mtu)
+        found = link.parse_link(host.execute([made])[0][0])
+    ifindex = found.ifindex
+    host.execute([link.set_link(ifindex, alias=plan.alias), link.set_link(ifindex, up=True)])
+    [root] = host.execute_tolerant([tc.get_qdisc(ifindex)])
+    if isinstance(root, NetlinkError) or not _is_htb(root[0]):
+        host.execute(shaping.messages(ifindex, shape))
+    [shared] = host.execute_tolerant([tc_mirred.new_clsact(plan.host_ifindex)])
+    if isinstance(shared, NetlinkError) and shared.errno != errno.EEXIST:
+        raise shared
+    host.execute_tolerant([tc_mirred.del_redirect(plan.host_ifindex)])
+    host.execute([tc_mirred.new_redirect(plan.host_ifindex, ifindex)])
+
+
+def _is_htb(body: bytes) -> bool:
+    from cni_faasm.netlink import tc_parse
+
+    return tc_parse.parse_qdisc(body).kind == "htb"
+
+
+def _find(host: Netlink, plan: "Plan") -> "Link | None":
+    found = veth.find(host, name=device_name(plan.host_interface))
+    is_own = found is not None and found.kind == KIND
+    return found if is_own and found and found.group == planning.group(plan.network) else None
+
+
+def remove(host: Netlink, plan: "Plan", *, detach: bool = False) -> None:
+    """Delete the ifb; the filter goes with the pair. Raises: NetlinkError, CniError."""
+    if plan.host_egress is None or "%" in plan.host_interface:
+        return
+    found = _find(host, plan)
+    if found is not None:
+        (veth.delete_detached if detach else veth.delete)(host, found.ifindex)
+
+
+def undo(plan: "Plan") -> None:
+    """Take away what a failed ADD has made of it. Raises: NetlinkError."""
+    with Netlink() as host:
+        host.execute_tolerant([tc_mirred.del_redirect(plan.host_ifindex)])
+        remove(host, plan)
+
+
+def strays(host: Netlink, network: str, keep: "set[str]") -> "list[Link]":
+    """Return the network's ifbs but for those of some outer ends. Raises: NetlinkError."""
+    group = planning.group(network)
+    names = {device_name(name) for name in keep}
+    found = [link.parse_link(body) for body in host.dump(link.dump_links(kind=KIND))]
+    return [one for one in found if one.group == group and one.name not in names]
+
+
+def drifts(host: Netlink, plan: "Plan") -> "list[Drift]":
+    """Compare the ifb and the way to it with the promise. Raises: NetlinkError."""
+    if plan.host_egress is None:
+        return []
+    from cni_faasm.verbs.check import shape_drifts
+
+    name = device_name(plan.host_interface)
+    where = f"host {name}"
+    one = _find(host, plan)
+    if one is None:
+        return [(f"{where}: egress", "ifb", "none")]
+    found: list[Drift] = []
+    if not one.is_up:
+        found.append((f"{where}: egress", "up", "down"))
+    bodies = host.dump(tc.dump_filters(plan.host_ifindex, tc_mirred.CLSACT_INGRESS))
+    targets = [tc_mirred.parse_redirect(body) for body in bodies]
+    if one.ifindex not in targets:
+        found.append((f"{where}: egress", f"all of {plan.host_interface} redirected", "not so"))
+    found += [
+        (f"{where}: egress", expected, f"{what.partition(': ')[2]} {actual}")
+        for what, expected, actual in shape_drifts(where, host, one.ifindex, plan.host_egress)
+    ]
+    return found[:1]
+
+
+def renew(host: Netlink, plan: "Plan") -> None:
+    """Make everything anew, as repair does. Raises: NetlinkError."""
+    found = _find(host, plan)
+    if found is not None:
+        for answer in host.execute_tolerant([tc.del_qdisc(found.ifindex)]):
+            if isinstance(answer, NetlinkError) and answer.errno not in _ABSENT:
+                raise answer
+    make(host, plan)
+
+
+def change(host: Netlink, plan: "Plan") -> None:
+    """Change the numbers of the ifb's queues where they stand. Raises: NetlinkError."""
+    found = _find(host, plan)
+    if found is None or plan.host_egress is None:
+        make(host, plan)
+        return
+    host.execute(
+        [
+            shaping.leaf_message(found.ifindex, plan.host_egress, replace=True),
+            shaping.class_message(found.ifindex, plan.host_egress, replace=True),
+        ]
+    )

@@ -1,0 +1,152 @@
+"""bandwidth.enforceEgress "host": the limit holds against a container with CAP_NET_ADMIN."""
+
+from typing import Any
+
+import pytest
+
+from tests import rates
+from tests.host import AFTER_LAST_DEL, Host, Namespace
+from tests.tool import Tool
+
+RATE = 10_000_000
+REMOTE = "198.51.100.1"
+
+
+def config(host: Host, **keys: Any) -> dict[str, Any]:
+    limits = {"ingressRate": 2 * RATE, "egressRate": RATE, "enforceEgress": "host", **keys}
+    return host.config(cniVersion="1.0.0", ipMasq=True, bandwidth=limits)
+
+
+def upload(container: Namespace, seconds: float = 3) -> float:
+    """Return how much of the limit one flow gets."""
+    flow = rates.Flow(container, REMOTE)
+    rates.measure([flow], seconds=seconds)
+    return flow.bits_per_second / (RATE * rates.PAYLOAD_SHARE)
+
+
+def test_it_holds_when_the_inner_queue_is_gone(host: Host, container: Namespace) -> None:
+    remote = host.add_remote()
+    rates.serve(host, remote)
+    network = config(host)
+    result = host.add(container, network)
+    host.check(container, network, result).ok()
+    assert 0.9 < upload(container) < 1.03
+    container.run(["tc", "qdisc", "del", "dev", "eth0", "root"])
+    container.run(["ip", "link", "set", "eth0", "gso_max_size", "65536"])
+    assert 0.85 < upload(container) < 1.08
+    error = host.check(container, network, result).error(107)
+    assert "container eth0: root qdisc" in error["msg"]
+
+
+def test_without_it_nothing_holds(host: Host, container: Namespace) -> None:
+    remote = host.add_remote()
+    rates.serve(host, remote)
+    host.add(container, config(host, enforceEgress=""))
+    assert host.links() == ["uplink", "faasm0"]
+    container.run(["tc", "qdisc", "del", "dev", "eth0", "root"])
+    assert upload(container, seconds=1) > 10
+
+
+def test_what_is_made_and_goes(host: Host, container: Namespace) -> None:
+    host.add_remote()
+    before = host.snapshot()
+    network = config(host)
+    host.add(container, network)
+    assert host.links() == ["uplink", "faasm0", "ifaasm0"]
+    (one,) = host.classes("ifaasm0")
+    assert one["rate"] == RATE * 102 // 100
+    text = host.run(["tc", "filter", "show", "dev", "faasm0", "ingress"]).stdout
+    assert "Egress Redirect to device ifaasm0" in text
+    link = host.link("ifaasm0")
+    assert link is not None
+    assert link["ifalias"].startswith("cni-faasm testnet")
+    host.delete_attachment(container, network)
+    host.delete_attachment(container, network)
+    host.assert_unchanged(before, ignore=AFTER_LAST_DEL)
+
+
+def test_a_late_failure_undoes_it(host: Host, container: Namespace) -> None:
+    before = host.snapshot()
+    network = config(host)
+    network["ipam"] |= {"routes": [{"dst": "192.0.2.0/24", "gw": "203.0.113.1"}]}
+    host.cni("ADD", container, network).error()
+    host.assert_unchanged(before)
+
+
+DRIFTS = {
+    "device": "ip link del ifaasm0",
+    "down": "ip link set ifaasm0 down",
+    "queue": "tc qdisc del dev ifaasm0 root",
+    "rate": "tc class change dev ifaasm0 parent 1: classid 1:1 htb rate 900mbit",
+    "filter": "tc filter del dev faasm0 ingress",
+    "clsact": "tc qdisc del dev faasm0 clsact",
+}
+
+
+@pytest.mark.parametrize("case", DRIFTS)
+def test_drifts_are_found_and_repaired(host: Host, container: Namespace, case: str) -> None:
+    network = config(host)
+    result = host.add(container, network)
+    host.run(DRIFTS[case].split())
+    error = host.check(container, network, result).error(107)
+    assert "ifaasm0: egress" in error["msg"]
+    Tool(host)("repair", "--state-dir", str(host.state_dir)).ok()
+    host.check(container, network, result).ok()
+
+
+def test_set_rate(host: Host, container: Namespace) -> None:
+    network = config(host)
+    result = host.add(container, network)
+    tool = Tool(host)
+    options = ("--state-dir", str(host.state_dir))
+    for egress, expected in (("5M", [5_100_000]), ("0", []), ("7M", [7_140_000])):
+        tool("set-rate", "faasm0", "--egress", egress, *options).ok()
+        found = [one["rate"] for one in host.classes("ifaasm0")] if expected else []
+        assert found == expected
+        assert ("ifaasm0" in host.links()) == bool(expected)
+        host.check(container, network, result).ok()
+    tool("set-rate", "faasm0", "--reset", *options).ok()
+    assert [one["rate"] for one in host.classes("ifaasm0")] == [RATE * 102 // 100]
+    host.check(container, network, result).ok()
+
+
+def test_gc_finds_what_a_dead_namespace_leaves(host: Host) -> None:
+    container = host.add_container()
+    network = {**config(host), "cniVersion": "1.1.0"}
+    host.add(container, network)
+    host.run(["ip", "link", "del", "faasm0"])
+    assert "ifaasm0" in host.links()
+    host.cni("GC", None, {**network, "cni.dev/valid-attachments": []}).ok()
+    assert host.links() == []
+    host.cni("STATUS", None, network).ok()
+
+
+def test_somebody_elses_filters_stay(host: Host, container: Namespace) -> None:
+    network = config(host)
+    host.add(container, network)
+    rule = (
+        "tc filter add dev faasm0 ingress prio 5 protocol ip u32 match ip dst 9.9.9.9 action drop"
+    )
+    host.run(rule.split())
+    Tool(host)("set-rate", "faasm0", "--egress", "0", "--state-dir", str(host.state_dir)).ok()
+    assert "pref 5" in host.run(["tc", "filter", "show", "dev", "faasm0", "ingress"]).stdout
+
+
+def test_what_else_is_refused(host: Host, container: Namespace) -> None:
+    error = host.cni("ADD", container, config(host, enforceEgress="everywhere")).error(7)
+    assert "enforceEgress" in error["msg"]
+
+
+def test_after_bridge(host: Host, container: Namespace) -> None:
+    own = {
+        "type": "faasm",
+        "stateDir": str(host.state_dir),
+        "bandwidth": {"egressRate": RATE, "enforceEgress": "host"},
+    }
+    bridge = {"type": "bridge", "bridge": "br0", "isGateway": True, "ipam": host.config()["ipam"]}
+    listed = {"name": "testnet", "cniVersion": "1.0.0", "plugins": [bridge, own]}
+    result = host.chain("ADD", container, listed)
+    assert len(host.links()) == 3  # the bridge, the pair, the ifb
+    host.chain("CHECK", container, {**listed, "plugins": [own], "prevResult": result})
+    host.chain("DEL", container, {**listed, "prevResult": result})
+    assert host.links() == ["br0"]
