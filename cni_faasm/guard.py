@@ -90,7 +90,7 @@ def ensure(plan: "Plan", state_dir: "str | None", *, renew: bool = False) -> boo
         for _ in range(_ATTEMPTS):
             tables = _look(netfilter, name)
             if _is_whole(tables, plan.guard) and not renew:
-                messages = _additions(plan, _keys(plan))
+                messages = _additions(plan, _keys(plan)) + _bound_before(netfilter, plan)
             else:
                 messages = [
                     nft.del_table(family, name)
@@ -189,10 +189,24 @@ def _additions(plan: "Plan", keys: "Keys") -> "list[Message]":
     if plan.guard is None or not plan.guard.anti_spoof:
         return []
     name = table_name(plan.network)
-    made = [nft_set.new_elements(family, name, place, [key]) for family, place, key in keys]
-    for family in _FAMILIES:  # somebody who had the name before was bound to another MAC
-        made += nft_set.reset_element(family, name, BOUND, _name_key(plan))
-    return made
+    return [nft_set.new_elements(family, name, place, [key]) for family, place, key in keys]
+
+
+def _bound_before(netfilter: Netlink, plan: "Plan") -> "list[Message]":
+    """Return what forgets to which MAC somebody was bound who had the name before.
+
+    A DEL does it; one that was killed does not. To delete what is not there would be no error,
+    but make the kernel wait 10 ms when the socket is closed (nft_rcv_nl_event).
+    """
+    if plan.guard is None or not plan.guard.anti_spoof:
+        return []
+    name, key = table_name(plan.network), _name_key(plan)
+    questions = [nft_set.get_element(family, name, BOUND, key) for family in _FAMILIES]
+    messages: list[Message] = []
+    for family, answer in zip(_FAMILIES, netfilter.execute_tolerant(questions), strict=True):
+        if not isinstance(answer, NetlinkError):
+            messages += nft_set.reset_element(family, name, BOUND, key)
+    return messages
 
 
 def _all(plan: "Plan", keys: "Keys") -> "list[Message]":
@@ -298,23 +312,32 @@ def forget(plan: "Plan") -> None:
     """Take an attachment's end out of the sets, as far as it is in them. Raises: NetlinkError."""
     if plan.guard is None or not plan.guard.anti_spoof:
         return
-    _take_out(table_name(plan.network), _keys(plan))
+    with Netlink(NETLINK_NETFILTER) as netfilter:
+        forget_by(netfilter, plan)
+
+
+def forget_by(netfilter: Netlink, plan: "Plan") -> None:
+    """Do it by a socket that the caller has opened.
+
+    After a deletion the kernel waits 10 ms or more when the socket is closed
+    (nft_rcv_nl_event): DEL has a child do it, which leaves it open. Raises: NetlinkError.
+    """
     own_name = _name_key(plan)
+    keys = _keys(plan)
+    keys += [(family, BOUND, own_name) for family in _FAMILIES]
+    _take_out(netfilter, table_name(plan.network), keys)
     addresses = [item.address for item in plan.addresses]
     inet = nft.NFPROTO_INET
-    with Netlink(NETLINK_NETFILTER) as netfilter:
-        tables = [nft.parse_table(body).name for body in netfilter.dump(nft.dump_tables(inet))]
-        for name in tables:
-            if not name.startswith(table_name("")):
-                continue
+    tables = [nft.parse_table(body).name for body in netfilter.dump(nft.dump_tables(inet))]
+    for name in tables:
+        if name.startswith(table_name("")):
             stale = [
                 (inet, place, key)
                 for place in ALSO.values()
                 for key in _dump(netfilter, inet, name, place)
                 if key[:16] == own_name or key[16:] in addresses
             ]
-            if stale:
-                _take_out(name, stale)
+            _take_out(netfilter, name, stale)
 
 
 def remove_again(plan: "Plan", state_dir: str) -> None:
@@ -371,21 +394,15 @@ def let_several(plan: "Plan", host: Netlink, inner: Netlink) -> None:
                     raise
 
 
-def _take_out(name: str, keys: "Keys") -> None:
-    messages = [nft_set.del_elements(family, name, place, [key]) for family, place, key in keys]
-    with Netlink(NETLINK_NETFILTER) as netfilter:
-        try:
-            netfilter.nft_batch(messages)
-        except NetlinkError as error:
-            if error.errno != errno.ENOENT:
-                raise
-            # One is not there: then each for itself.
-            for message in messages:
-                try:
-                    netfilter.nft_batch([message])
-                except NetlinkError as single:
-                    if single.errno != errno.ENOENT:
-                        raise
+def _take_out(netfilter: Netlink, name: str, keys: "Keys") -> None:
+    messages: list[Message] = []
+    for family, place, key in keys:
+        messages += nft_set.reset_element(family, name, place, key)
+    try:
+        netfilter.nft_batch(messages)
+    except NetlinkError as error:
+        if error.errno != errno.ENOENT:  # the table is gone, and all with it
+            raise
 
 
 def sweep(network: str, state_dir: str) -> None:
@@ -410,8 +427,7 @@ def sweep(network: str, state_dir: str) -> None:
                         else (key[:16] not in names)
                     ):
                         stale.append((family, place, key))
-    if stale:
-        _take_out(name, stale)
+        _take_out(netfilter, name, stale)
 
 
 def _dump(netfilter: Netlink, family: int, name: str, place: str) -> "list[bytes]":

@@ -9,11 +9,13 @@ from cni_faasm import config as configuration
 from cni_faasm import netns, plan, plan_fields, record, veth
 from cni_faasm.errors import TRY_AGAIN, CniError
 from cni_faasm.ipam.store import Store
-from cni_faasm.netlink.transport import Netlink
+from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
 from cni_faasm.netlink.wire import NetlinkError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cni_faasm.config import NetworkConfig
     from cni_faasm.netlink.link import Link
     from cni_faasm.plan import Plan
@@ -62,8 +64,14 @@ def _detach(
             alias = plan.alias(name, request.container_id, request.ifname)
             if outer is None or outer.alias != alias:
                 return  # the pair and its lease are an earlier plugin's
-        if outer is not None:
-            (veth.delete_detached if detach else veth.delete)(host, outer.ifindex)
+        forget = _forgetting(promised)
+        if outer is not None and detach:
+            veth.delete_detached(host, outer.ifindex, forget)
+        else:
+            if outer is not None:
+                veth.delete(host, outer.ifindex)
+            if forget is not None:
+                forget()
         if promised is not None and promised.host_egress is not None:
             from cni_faasm import egress
 
@@ -77,6 +85,24 @@ def _detach(
         f"container {request.container_id!r} is being attached to network {name!r} again and again",
         "call DEL when the last ADD has returned",
     )
+
+
+def _forgetting(promised: "Plan | None") -> "Callable[[], object] | None":
+    """Return what makes the network's guard forget an attachment; None for nothing.
+
+    What it returns is a socket that is to stay open as long as the process lives.
+    """
+    if promised is None or promised.guard is None or not promised.guard.anti_spoof:
+        return None
+    # Here and not in the child, which has closed the file that modules are loaded from.
+    from cni_faasm import guard
+
+    def forget() -> Netlink:
+        netfilter = Netlink(NETLINK_NETFILTER)
+        guard.forget_by(netfilter, promised)
+        return netfilter
+
+    return forget
 
 
 def load_record(
@@ -145,10 +171,6 @@ def release(
     looked for by: an ADD is at work, and has made another link or has only now made it.
     """
     container_id, ifname = identity
-    if promised is not None and promised.guard is not None:
-        from cni_faasm import guard
-
-        guard.forget(promised)
     data_dir = config.data_dir if promised is None else promised.data_dir
     plugin = config.ipam_plugin if promised is None else promised.ipam_plugin
     if plugin:

@@ -125,7 +125,7 @@ def test_somebody_elses_filters_stay(host: Host, container: Namespace) -> None:
     network = config(host)
     host.add(container, network)
     rule = "tc filter add dev faasm0 ingress prio 5 protocol ip u32 match ip dst 9.9.9.9/32 "
-    host.run([*rule.split(), *"action mirred egress mirror dev lo".split()])
+    host.run([*rule.split(), *["action", "mirred", "egress", "mirror", "dev", "lo"]])
     Tool(host)("set-rate", "faasm0", "--egress", "0", "--state-dir", str(host.state_dir)).ok()
     assert "pref 5" in host.run(["tc", "filter", "show", "dev", "faasm0", "ingress"]).stdout
 
