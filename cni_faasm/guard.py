@@ -1,17 +1,16 @@
 """Keep containers from what they must not do: one rule set for a whole network.
 
     table inet guard_NETWORK {                    comment "cni-faasm antiSpoof isolated ..."
-        set ends { type ifname . ether_addr; }                 each end's MAC, as ADD made it
-        set learned { type ifname . ether_addr; flags dynamic,timeout; }
-        set bound { type ifname; flags dynamic,timeout; }
+        set learned { type iface_index . ether_addr; flags dynamic,timeout; }
+        set bound { type iface_index; flags dynamic,timeout; }
+        set also { type iface_index . ipv4_addr; }             and also6
         chain from {                                           antiSpoof
             type filter hook prerouting priority raw
-            iifgroup G ip saddr fib saddr . iif oif missing iifname . ip saddr != @also drop
+            iifgroup G ip saddr fib saddr . iif oif missing iif . ip saddr != @also drop
             iifgroup G ip6 saddr != fe80::/10 the same
-            iifgroup G iifname . ether saddr @ends update @bound { iifname } return
-            iifgroup G iifname . ether saddr @learned update @learned, @bound return
-            iifgroup G iifname @bound drop
-            iifgroup G update @learned { iifname . ether saddr } update @bound { iifname }
+            iifgroup G iif . ether saddr @learned update @learned, @bound return
+            iifgroup G iif @bound drop
+            iifgroup G update @learned { iif . ether saddr } update @bound { iif }
         }
         chain to_host {                                        isolated
             type filter hook input priority filter
@@ -31,12 +30,16 @@
 G is the interface group of the network's outer ends. Whose an address is says the host's own
 routing table, which has a /32 for each container. A MAC address is the container's from its
 first packet on: a later plugin of the list (tuning) may have changed the one that ADD made, and
-nobody tells us; from then on there is no other. A container of several attachments may send
+nobody tells us; from then on there is no other. So a container costs no element but one for
+ARP, which no routing table is asked about, and that stays behind until somebody sweeps: to
+delete elements makes the kernel wait for RCU with all of nf_tables locked, 10 ms each time. All
+are kept by the interface's index, which no later interface gets. A container of several attachments may send
 from each of its addresses by all of them: `also` holds what the routing table does not tell.
 The tables follow the network's latest ADD.
 """
 
 import errno
+import sys
 
 from cni_faasm import plan_fields, record
 from cni_faasm.errors import KERNEL_LACKS_FEATURE, TRY_AGAIN, CniError
@@ -53,7 +56,6 @@ if TYPE_CHECKING:
     Drift = tuple[str, str, str]
     Keys = list[tuple[int, str, bytes]]
 
-ENDS = "ends"
 LEARNED = "learned"
 BOUND = "bound"
 OWN = "own"
@@ -90,7 +92,7 @@ def ensure(plan: "Plan", state_dir: "str | None", *, renew: bool = False) -> boo
         for _ in range(_ATTEMPTS):
             tables = _look(netfilter, name)
             if _is_whole(tables, plan.guard) and not renew:
-                messages = _additions(plan, _keys(plan)) + _bound_before(netfilter, plan)
+                messages = _additions(plan, _keys(plan))
             else:
                 messages = [
                     nft.del_table(family, name)
@@ -158,18 +160,15 @@ def _comment(guard: "Guard") -> str:
 
 def _keys(plan: "Plan") -> "Keys":
     """Return what the sets hold of an attachment: (family, set, key) each."""
-    inet, arp = _FAMILIES
-    name = _name_key(plan)
-    keys = [
-        (inet, ENDS, nft_set.concatenated(name, plan.mac)),
-        (arp, ENDS, nft_set.concatenated(name, plan.mac, plan.mac)),
+    return [
+        (nft.NFPROTO_ARP, OWN, _index(plan.host_ifindex) + item.address)
+        for item in plan.addresses
+        if len(item.address) == 4
     ]
-    keys += [(arp, OWN, name + item.address) for item in plan.addresses if len(item.address) == 4]
-    return keys
 
 
-def _name_key(plan: "Plan") -> bytes:
-    return plan.host_interface.encode().ljust(16, b"\0")
+def _index(ifindex: int) -> bytes:
+    return ifindex.to_bytes(4, sys.byteorder)
 
 
 def _recorded(state_dir: "str | None", plan: "Plan") -> "Keys":
@@ -192,23 +191,6 @@ def _additions(plan: "Plan", keys: "Keys") -> "list[Message]":
     return [nft_set.new_elements(family, name, place, [key]) for family, place, key in keys]
 
 
-def _bound_before(netfilter: Netlink, plan: "Plan") -> "list[Message]":
-    """Return what forgets to which MAC somebody was bound who had the name before.
-
-    A DEL does it; one that was killed does not. To delete what is not there would be no error,
-    but make the kernel wait 10 ms when the socket is closed (nft_rcv_nl_event).
-    """
-    if plan.guard is None or not plan.guard.anti_spoof:
-        return []
-    name, key = table_name(plan.network), _name_key(plan)
-    questions = [nft_set.get_element(family, name, BOUND, key) for family in _FAMILIES]
-    messages: list[Message] = []
-    for family, answer in zip(_FAMILIES, netfilter.execute_tolerant(questions), strict=True):
-        if not isinstance(answer, NetlinkError):
-            messages += nft_set.reset_element(family, name, BOUND, key)
-    return messages
-
-
 def _all(plan: "Plan", keys: "Keys") -> "list[Message]":
     """Return what makes both tables."""
     name, guard = table_name(plan.network), plan.guard
@@ -219,15 +201,16 @@ def _all(plan: "Plan", keys: "Keys") -> "list[Message]":
     if guard.anti_spoof:
         made.append(nft.new_table(arp, name, comment=_comment(guard)))
         made.append(nft.new_chain(arp, name, FROM, type="filter", hook=NF_ARP_IN, priority=0))
-        name_type, mac_type = nft_set.TYPE_IFNAME, nft_set.TYPE_ETHERADDR
-        made.append(nft_set.new_set(arp, name, OWN, name_type, nft_set.TYPE_IPADDR))
-        made.append(nft_set.new_set(inet, name, ALSO[4], name_type, nft_set.TYPE_IPADDR))
-        made.append(nft_set.new_set(inet, name, ALSO[16], name_type, nft_set.TYPE_IP6ADDR))
-        for family, macs in ((inet, [mac_type]), (arp, [mac_type, mac_type])):
+        link, mac, ip4 = nft_set.TYPE_IFINDEX, nft_set.TYPE_ETHERADDR, nft_set.TYPE_IPADDR
+        made += [
+            nft_set.new_set(arp, name, OWN, link, ip4),
+            nft_set.new_set(inet, name, ALSO[4], link, ip4),
+            nft_set.new_set(inet, name, ALSO[16], link, nft_set.TYPE_IP6ADDR),
+        ]
+        for family, macs in ((inet, [mac]), (arp, [mac, mac])):
             made += [
-                nft_set.new_set(family, name, ENDS, name_type, *macs),
-                nft_set.new_set(family, name, LEARNED, name_type, *macs, dynamic=True),
-                nft_set.new_set(family, name, BOUND, name_type, dynamic=True),
+                nft_set.new_set(family, name, LEARNED, link, *macs, dynamic=True),
+                nft_set.new_set(family, name, BOUND, link, dynamic=True),
             ]
     for chain, hook, priority in _chains(guard):
         made.append(nft.new_chain(inet, name, chain, type="filter", hook=hook, priority=priority))
@@ -298,7 +281,6 @@ def _binding(ours: bytes, sender: str) -> "list[bytes]":
     bind = nft_match.remember(nft_match.INTERFACE, BOUND, _LEARNED_MS)
     learn = nft_match.remember(sender, LEARNED, _LEARNED_MS)
     return [
-        ours + nft_match.listed(sender, ENDS) + bind + back,
         ours + nft_match.listed(sender, LEARNED) + learn + bind + back,
         ours
         + nft_match.listed(nft_match.INTERFACE, BOUND)
@@ -309,35 +291,25 @@ def _binding(ours: bytes, sender: str) -> "list[bytes]":
 
 
 def forget(plan: "Plan") -> None:
-    """Take an attachment's end out of the sets, as far as it is in them. Raises: NetlinkError."""
+    """Let nobody send from an attachment's addresses any more. Raises: NetlinkError.
+
+    Only a container of several attachments has more than its routes to tell.
+    """
     if plan.guard is None or not plan.guard.anti_spoof:
         return
-    with Netlink(NETLINK_NETFILTER) as netfilter:
-        forget_by(netfilter, plan)
-
-
-def forget_by(netfilter: Netlink, plan: "Plan") -> None:
-    """Do it by a socket that the caller has opened.
-
-    After a deletion the kernel waits 10 ms or more when the socket is closed
-    (nft_rcv_nl_event): DEL has a child do it, which leaves it open. Raises: NetlinkError.
-    """
-    own_name = _name_key(plan)
-    keys = _keys(plan)
-    keys += [(family, BOUND, own_name) for family in _FAMILIES]
-    _take_out(netfilter, table_name(plan.network), keys)
+    inet, own_index = nft.NFPROTO_INET, _index(plan.host_ifindex)
     addresses = [item.address for item in plan.addresses]
-    inet = nft.NFPROTO_INET
-    tables = [nft.parse_table(body).name for body in netfilter.dump(nft.dump_tables(inet))]
-    for name in tables:
-        if name.startswith(table_name("")):
-            stale = [
-                (inet, place, key)
-                for place in ALSO.values()
-                for key in _dump(netfilter, inet, name, place)
-                if key[:16] == own_name or key[16:] in addresses
-            ]
-            _take_out(netfilter, name, stale)
+    with Netlink(NETLINK_NETFILTER) as netfilter:
+        for body in netfilter.dump(nft.dump_tables(inet)):
+            name = nft.parse_table(body).name
+            if name.startswith(table_name("")):
+                stale = [
+                    (inet, place, key)
+                    for place in ALSO.values()
+                    for key in _dump(netfilter, inet, name, place)
+                    if key[:4] == own_index or key[4:] in addresses
+                ]
+                _take_out(netfilter, name, stale)
 
 
 def remove_again(plan: "Plan", state_dir: str) -> None:
@@ -359,7 +331,7 @@ def let_several(plan: "Plan", host: Netlink, inner: Netlink) -> None:
     from cni_faasm import veth
     from cni_faasm.netlink import addr, route
 
-    additions: dict[str, list[tuple[str, bytes]]] = {}
+    additions: dict[str, list[tuple[int, bytes]]] = {}
     for body in inner.dump(addr.dump_addrs()):
         found = addr.parse_addr(body)
         if found.ifindex == veth.LOOPBACK_IFINDEX or found.scope:
@@ -377,15 +349,14 @@ def let_several(plan: "Plan", host: Netlink, inner: Netlink) -> None:
         ):
             continue
         own, its = additions.setdefault(plan.network, []), additions.setdefault(words[1], [])
-        own.append((plan.host_interface, found.address))
-        its.extend((other.name, item.address) for item in plan.addresses)
+        own.append((plan.host_ifindex, found.address))
+        its.extend((other.ifindex, item.address) for item in plan.addresses)
     inet = nft.NFPROTO_INET
     with Netlink(NETLINK_NETFILTER) as netfilter:
         for network, pairs in additions.items():
             messages = []
-            for name, address in pairs:
-                key = name.encode().ljust(16, b"\0") + address
-                place = ALSO[len(address)]
+            for ifindex, address in pairs:
+                key, place = _index(ifindex) + address, ALSO[len(address)]
                 messages.append(nft_set.new_elements(inet, table_name(network), place, [key]))
             try:
                 netfilter.nft_batch(messages)
@@ -395,38 +366,33 @@ def let_several(plan: "Plan", host: Netlink, inner: Netlink) -> None:
 
 
 def _take_out(netfilter: Netlink, name: str, keys: "Keys") -> None:
-    messages: list[Message] = []
-    for family, place, key in keys:
-        messages += nft_set.reset_element(family, name, place, key)
+    messages = [nft_set.del_elements(family, name, place, [key]) for family, place, key in keys]
     try:
         netfilter.nft_batch(messages)
     except NetlinkError as error:
-        if error.errno != errno.ENOENT:  # the table is gone, and all with it
+        if error.errno != errno.ENOENT:  # somebody else has done it
             raise
 
 
-def sweep(network: str, state_dir: str) -> None:
-    """Take out what is of no attachment that has a record. Raises: NetlinkError."""
+def sweep(network: str, host: Netlink) -> None:
+    """Take out what is of interfaces that are no more. Raises: NetlinkError."""
+    from cni_faasm import veth
+
     name = table_name(network)
-    wanted: set[tuple[int, str, bytes]] = set()
-    names: set[bytes] = set()
-    for container_id, ifname in record.list_network(state_dir, network):
-        promised = plan_fields.load(state_dir, network, container_id, ifname)
-        if promised is not None:
-            wanted.update(_keys(promised))
-            names.add(_name_key(promised))
-    stale: Keys = []
     with Netlink(NETLINK_NETFILTER) as netfilter:
-        for family in _FAMILIES:
-            for place in (ENDS, OWN, LEARNED, BOUND):
-                for key in _dump(netfilter, family, name, place):
-                    is_static = place in (ENDS, OWN)
-                    if (
-                        ((family, place, key) not in wanted)
-                        if is_static
-                        else (key[:16] not in names)
-                    ):
-                        stale.append((family, place, key))
+        stale: Keys = []
+        known: dict[bytes, bool] = {}
+        for family, place in (
+            (nft.NFPROTO_ARP, OWN),
+            *((nft.NFPROTO_INET, each) for each in ALSO.values()),
+        ):
+            for key in _dump(netfilter, family, name, place):
+                index = key[:4]
+                if index not in known:
+                    ifindex = int.from_bytes(index, sys.byteorder)
+                    known[index] = veth.find(host, ifindex=ifindex) is not None
+                if not known[index]:
+                    stale.append((family, place, key))
         _take_out(netfilter, name, stale)
 
 

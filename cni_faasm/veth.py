@@ -315,25 +315,23 @@ def delete_all(host: Netlink, doomed: "list[link.Link]") -> None:
             raise
 
 
-def delete_detached(
-    host: Netlink, ifindex: int, before: "Callable[[], object] | None" = None
-) -> None:
+def delete_detached(host: Netlink, ifindex: int, after: "Callable[[], None] | None" = None) -> None:
     """Delete a pair and return as soon as nothing of it can be seen any more.
 
     The kernel keeps the deleting process for 16 to 24 ms after that, in rcu_barrier; so a
     child waits there instead, without the runtime's pipes, whose end the runtime awaits.
-    before: what the child does first, for it takes as long; it may fail.
+    after: what the child does then, for it may take as long.
     Raises: NetlinkError; CniError when the link stays.
     """
     try:
         child = posix.fork()
     except OSError:  # no process to be had: then it takes longer
         delete(host, ifindex)
-        if before is not None:
-            before()
+        if after is not None:
+            after()
         return
     if child == 0:
-        _delete_and_exit(ifindex, before)
+        _delete_and_exit(ifindex, after)
     import time  # it reads the time zone's file, which CHECK need not
 
     deadline = time.monotonic() + DELETE_TIMEOUT_S
@@ -355,23 +353,18 @@ def delete_detached(
         time.sleep(_POLL_S)
 
 
-def _delete_and_exit(ifindex: int, before: "Callable[[], object] | None") -> None:
+def _delete_and_exit(ifindex: int, after: "Callable[[], None] | None") -> None:
     """Be the child: leave the session and every descriptor, delete, end."""
     status = 1
-    left_open: object = None  # see guard.forget_by
     try:
         posix.setsid()
         null = posix.open("/dev/null", posix.O_RDWR)
         for fd in (0, 1, 2):
             posix.dup2(null, fd)
         posix.closerange(3, 1 << 20)
-        if before is not None:
-            try:
-                left_open = before()
-            except (NetlinkError, CniError, OSError):
-                left_open = None  # GC finds what it leaves
         delete(Netlink(), ifindex)
-        del left_open
+        if after is not None:
+            after()
         status = 0
     finally:
         posix._exit(status)

@@ -8,7 +8,6 @@ from cni_faasm.netlink.nft_expr import (
     NFPROTO_IPV6,
     NFT_CMP_EQ,
     NFT_CMP_NEQ,
-    NFT_META_IIFNAME,
     NFT_META_NFPROTO,
     NFT_REG_1,
     NFTA_META_DREG,
@@ -24,11 +23,12 @@ from cni_faasm.netlink.nft_expr import (
 from cni_faasm.netlink.wire import Struct, attr_be32, attr_be64, attr_text
 
 # <linux/netfilter/nf_tables.h>
-NFT_REG_2 = 2
-NFT_REG32_06 = 14
+NFT_REG32_01 = 9
+NFT_REG32_03 = 11
 NFT_PAYLOAD_LL_HEADER = 0
 NFT_PAYLOAD_NETWORK_HEADER = 1
 NFT_PAYLOAD_TRANSPORT_HEADER = 2
+NFT_META_IIF = 4
 NFT_META_IIFTYPE = 8
 NFT_META_L4PROTO = 16
 IIFGROUP = 21
@@ -113,7 +113,8 @@ def group(key: int, number: int, bits: int = 0xFFFFFFFF) -> bytes:
 
 
 def _interface() -> bytes:
-    return _meta(NFT_META_IIFNAME)
+    """Load the index and not the name, which is used again by others."""
+    return _meta(NFT_META_IIF)
 
 
 def _sender() -> bytes:
@@ -122,33 +123,33 @@ def _sender() -> bytes:
         _meta(NFT_META_IIFTYPE)
         + compare(_U16.pack(ARPHRD_ETHER), NFT_CMP_EQ)
         + _interface()
-        + _payload(NFT_PAYLOAD_LL_HEADER, 6, 6, NFT_REG_2)
+        + _payload(NFT_PAYLOAD_LL_HEADER, 6, 6, NFT_REG32_01)
     )
 
 
 def _arp_sender() -> bytes:
-    return _sender() + _payload(NFT_PAYLOAD_NETWORK_HEADER, 8, 6, NFT_REG32_06)
+    return _sender() + _payload(NFT_PAYLOAD_NETWORK_HEADER, 8, 6, NFT_REG32_03)
 
 
 def _arp_address() -> bytes:
-    return _interface() + _payload(NFT_PAYLOAD_NETWORK_HEADER, 14, 4, NFT_REG_2)
+    return _interface() + _payload(NFT_PAYLOAD_NETWORK_HEADER, 14, 4, NFT_REG32_01)
 
 
 def _source4() -> bytes:
-    return _interface() + _payload(NFT_PAYLOAD_NETWORK_HEADER, 12, 4, NFT_REG_2)
+    return _interface() + _payload(NFT_PAYLOAD_NETWORK_HEADER, 12, 4, NFT_REG32_01)
 
 
 def _source6() -> bytes:
-    return _interface() + _payload(NFT_PAYLOAD_NETWORK_HEADER, 8, 16, NFT_REG_2)
+    return _interface() + _payload(NFT_PAYLOAD_NETWORK_HEADER, 8, 16, NFT_REG32_01)
 
 
 # What can be looked up in a set, or put into one:
-INTERFACE = "iifname"
-SENDER = "iifname . ether saddr"
-ARP_SENDER = "iifname . ether saddr . arp saddr ether"
-ARP_ADDRESS = "iifname . arp saddr ip"
-SOURCE4 = "iifname . ip saddr"
-SOURCE6 = "iifname . ip6 saddr"
+INTERFACE = "iif"
+SENDER = "iif . ether saddr"
+ARP_SENDER = "iif . ether saddr . arp saddr ether"
+ARP_ADDRESS = "iif . arp saddr ip"
+SOURCE4 = "iif . ip saddr"
+SOURCE6 = "iif . ip6 saddr"
 _LOADS = {
     INTERFACE: _interface,
     SENDER: _sender,

@@ -46,8 +46,8 @@ _NFGENMSG_BYTES = 4
 TYPE_IPADDR = 7
 TYPE_IP6ADDR = 8
 TYPE_ETHERADDR = 9
-TYPE_IFNAME = 41
-_LENGTHS = {TYPE_IPADDR: 4, TYPE_IP6ADDR: 16, TYPE_ETHERADDR: 6, TYPE_IFNAME: 16}
+TYPE_IFINDEX = 20
+_LENGTHS = {TYPE_IPADDR: 4, TYPE_IP6ADDR: 16, TYPE_ETHERADDR: 6, TYPE_IFINDEX: 4}
 _TYPE_BITS = 6
 
 
@@ -112,15 +112,6 @@ def del_elements(family: int, table: str, name: str, keys: "list[bytes]") -> "Me
     """
     body = _elements(family, table, name, keys)
     return NFT_MSG_DELSETELEM, 0, body, f"nft delete element {_label(family, table, name)}"
-
-
-def reset_element(family: int, table: str, name: str, key: bytes) -> "list[Message]":
-    """Take an element out of a set whether or not it is in it, in one transaction.
-
-    Equivalent to: nft add element FAMILY TABLE NAME { K }; nft delete element ... { K }
-    """
-    some = (family, table, name, [key])
-    return [new_elements(*some), del_elements(*some)]
 
 
 def get_element(family: int, table: str, name: str, key: bytes) -> "Message":

@@ -9,7 +9,7 @@ from cni_faasm import config as configuration
 from cni_faasm import netns, plan, plan_fields, record, veth
 from cni_faasm.errors import TRY_AGAIN, CniError
 from cni_faasm.ipam.store import Store
-from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
+from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
 
 TYPE_CHECKING = False
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from cni_faasm.protocol import Request
 
 _ATTEMPTS = 8
+# Of so many DELs one sweeps after the others: by the last byte of a random MAC address.
+SWEEPS = 64
 
 
 def delete(request: "Request", warnings: "list[str]", *, detach: bool = True) -> None:
@@ -87,20 +89,18 @@ def _detach(
     )
 
 
-def _forgetting(promised: "Plan | None") -> "Callable[[], object] | None":
-    """Return what makes the network's guard forget an attachment; None for nothing.
-
-    What it returns is a socket that is to stay open as long as the process lives.
-    """
+def _forgetting(promised: "Plan | None") -> "Callable[[], None] | None":
+    """Return what makes the network's guard forget an attachment; None for nothing."""
     if promised is None or promised.guard is None or not promised.guard.anti_spoof:
         return None
     # Here and not in the child, which has closed the file that modules are loaded from.
     from cni_faasm import guard
 
-    def forget() -> Netlink:
-        netfilter = Netlink(NETLINK_NETFILTER)
-        guard.forget_by(netfilter, promised)
-        return netfilter
+    def forget() -> None:
+        guard.forget(promised)
+        if promised.host_mac[5] % SWEEPS == 0:
+            with Netlink() as host:
+                guard.sweep(promised.network, host)
 
     return forget
 

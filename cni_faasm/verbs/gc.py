@@ -117,7 +117,7 @@ def _collect(
         if guard.remove(config.name, dry_run=dry_run):
             removed.append(f"nft tables {guard.table_name(config.name)}")
     elif not dry_run:
-        guard.sweep(config.name, config.state_dir)
+        guard.sweep(config.name, host)
     if failures:
         raise CniError(
             failures[0].code,
