@@ -74,6 +74,7 @@ def _answer(environ: "dict[str, str]", undo: Undo, stdin: int, stdout: int, stde
         text = _read_all(stdin)
         version = protocol.version_of(text)
         request = protocol.parse_request(environ, text)
+        _begin_log(environ, request)
         document = _run(request, undo, warnings)
         status = 0
     except BaseException as error:
@@ -89,7 +90,39 @@ def _answer(environ: "dict[str, str]", undo: Undo, stdin: int, stdout: int, stde
     if document is not None:
         _write(stdout, jsonio.dumps(document) + b"\n")
     undo.drop()
+    if "CNI_FAASM_LOG" in environ:
+        _end_log(environ, document if status else None)
     return status
+
+
+def _begin_log(environ: "dict[str, str]", request: "protocol.Request") -> None:
+    """Have each step told, where that is wanted; otherwise not even the module is loaded."""
+    if "CNI_FAASM_LOG" not in environ and not any(
+        key.lower() == "logfile" for key in request.document
+    ):
+        return
+    import time
+
+    from cni_faasm import debuglog
+    from cni_faasm.netlink.transport import Netlink
+
+    path = debuglog.wanted(environ, request.document)
+    if path:
+        environ["CNI_FAASM_LOG"] = path
+        Netlink.log = debuglog.Log(time.monotonic)
+        Netlink.log.step(f"{request.verb} {request.container_id} {request.ifname} {request.netns}")
+
+
+def _end_log(environ: "dict[str, str]", fault: "dict[str, object] | None") -> None:
+    import time
+
+    from cni_faasm.netlink.transport import Netlink
+
+    log, Netlink.log = Netlink.log, None
+    if log is not None:
+        log.step("done" if fault is None else f"error {fault.get('code')}: {fault.get('msg')}")
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        log.write(environ["CNI_FAASM_LOG"], f"{now} {posix.getpid()} {environ['CNI_COMMAND']}")
 
 
 def _run(

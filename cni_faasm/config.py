@@ -228,6 +228,7 @@ def _read_flat(config: NetworkConfig, top: Section) -> None:
         else:
             config.mtu = mtu
     config.ip_masq = top.flag("ipMasq") or False
+    _path(top, "logFile")  # __main__ reads it, before anything is validated
     prefix = top.text("hostInterfacePrefix")
     if prefix is not None:
         if (

@@ -24,6 +24,10 @@ EXTENSIONS: "tuple[str, ...]" = ()
 # One call lives for some milliseconds: no garbage is worth looking for.
 gc.disable()
 
+# Every codec that is used is the interpreter's own. But before it raises a UnicodeDecodeError it
+# imports this package, and the error would be that there is none.
+sys.modules["encodings"] = type(sys)("encodings")
+
 _CONTENTS: str = sys._MEIPASS  # type: ignore[attr-defined]
 _modules = sys.modules
 _Module = type(sys)

@@ -10,6 +10,7 @@ from cni_faasm import files, inet
 from cni_faasm.errors import TRY_AGAIN, CniError
 from cni_faasm.files import io_error
 from cni_faasm.ipam.layout import lease_address, lease_holder
+from cni_faasm.netlink.transport import Netlink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -124,6 +125,8 @@ class Leases:
                 return
             try:
                 if self._acquire():
+                    if Netlink.log is not None:
+                        Netlink.log.step(f"lock {self.path}/lock: held")
                     return
             except BaseException:
                 self.close()

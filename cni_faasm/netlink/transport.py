@@ -9,6 +9,7 @@ raised, so the socket is ready for the next exchange whatever happened.
 """
 
 from _socket import socket
+from posix import strerror
 
 from cni_faasm.netlink.wire import (
     NLM_F_ACK,
@@ -23,8 +24,9 @@ from cni_faasm.netlink.wire import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from typing import Self
+    from typing import ClassVar, Self
 
+    from cni_faasm.debuglog import Log
     from cni_faasm.netlink.wire import Message as Message  # noqa: PLC0414 -- mypy: re-exported
 
 __all__ = ["Netlink", "NetlinkError"]
@@ -82,6 +84,9 @@ class Netlink:
     """
 
     __slots__ = ("_port", "_sequence", "_socket", "warnings")
+
+    # Of the process: told of each request and what came of it.
+    log: "ClassVar[Log | None]" = None
 
     def __init__(self, protocol: int = NETLINK_ROUTE, timeout_s: float = TIMEOUT_S) -> None:
         try:
@@ -192,6 +197,9 @@ class Netlink:
         replies = self._send(batch, size)
         # A refusal of the whole is answered for BATCH_BEGIN, and then nothing else may come.
         lost = self._collect(replies, len(messages), 0)
+        if Netlink.log is not None:
+            for _, _, _, label in messages:
+                Netlink.log.step(f"nft transaction: {label}")
         for index, (_, _, _, label) in enumerate(messages, 1):
             answer = replies.answers[index]
             if answer is not None and answer[0]:
@@ -295,6 +303,8 @@ class Netlink:
         if answer is None:
             return _unanswered(label, lost)
         number, text = answer
+        if Netlink.log is not None:
+            Netlink.log.step(f"{label}: {strerror(number) if number else 'done'} {text}".rstrip())
         if number:
             return NetlinkError(number, label, text)
         if text:

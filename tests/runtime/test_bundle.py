@@ -348,3 +348,18 @@ def test_the_tool_knows_its_plugin() -> None:
     assert document["cniVersions"] == supported
     source = (REPO / "cni_faasm" / "__init__.py").read_text()
     assert f'"{document["version"]}"' in source
+
+
+def test_what_is_no_utf8_is_said_to_be_none() -> None:
+    """The interpreter wants the package of codecs before it raises that error."""
+    done = subprocess.run(
+        [PLUGIN],
+        input=b'{"cniVersion": "1.0.0", "name": "\xff\xfe"}',
+        env={"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "a", "CNI_NETNS": "/x", "CNI_IFNAME": "e",
+             "CNI_PATH": "/"},
+        capture_output=True,
+        check=False,
+    )  # fmt: skip
+    answer = json.loads(done.stdout)
+    assert (done.returncode, answer["code"]) == (1, 6)
+    assert "UTF-8" in answer["msg"]

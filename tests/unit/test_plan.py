@@ -1,5 +1,7 @@
 """Plans: names, routes and MTUs of attachments, and records of them."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -186,3 +188,30 @@ def test_a_record_that_lacks_something_is_none(key: str) -> None:
 @given(st.sampled_from(KEYS), VALUES)
 def test_a_record_with_anything_in_it_is_a_plan_or_none(key: str, value: object) -> None:
     plan_fields.from_fields({**plan_fields.to_fields(full()), key: value})
+
+
+SAMPLES = sorted((Path(__file__).parent / "samples").glob("record-*.json"))
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name)
+def test_a_record_of_an_earlier_version_is_read(path: Path) -> None:
+    """One sample for each version that was released, never to be changed."""
+    fields = json.loads(path.read_bytes())
+    found = plan_fields.from_fields(fields)
+    assert found is not None
+    again = plan_fields.to_fields(found)
+    assert {key: again[key] for key in fields if key in again} == {
+        key: fields[key] for key in fields if key in again
+    }
+    assert [inet.unpack(item.address) for item in found.addresses] == [
+        item["address"] for item in fields["addresses"]
+    ]
+
+
+def test_a_record_from_before_guards_is_read() -> None:
+    fields = json.loads(SAMPLES[0].read_bytes())
+    for key in ("guard", "hostEgress", "ipamPlugin", "shapesOnly"):
+        fields.pop(key, None)
+    found = plan_fields.from_fields(fields)
+    assert found is not None
+    assert found.guard is None

@@ -1,0 +1,68 @@
+"""Tell each step of a call with its time, for who looks into a problem. Off by default.
+
+CNI_FAASM_LOG in the plugin's environment names the file, or "logFile" in the configuration.
+What is told: verbs, requests to the kernel in words, files; never a configuration's text. The
+lines of a call are written at its end, at once, so that those of several do not mix; the
+file is put aside as FILE.1 when it has 4 MiB.
+"""
+
+import posix
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_BYTES = 4 << 20
+MAX_STEPS = 2000
+_FLAGS = posix.O_WRONLY | posix.O_APPEND | posix.O_CREAT | posix.O_NOFOLLOW | posix.O_CLOEXEC
+
+
+class Log:
+    """What one call has done so far, with the time of each step."""
+
+    __slots__ = ("_clock", "_steps")
+
+    def __init__(self, clock: "Callable[[], float]") -> None:
+        self._clock = clock
+        self._steps: list[tuple[float, str]] = []
+
+    def step(self, text: str) -> None:
+        """Note that something has just been done."""
+        if len(self._steps) < MAX_STEPS:
+            self._steps.append((self._clock(), text))
+
+    def write(self, path: str, head: str) -> None:
+        """Append a line for each step to a file; a log that cannot be written is none."""
+        begin = self._steps[0][0] if self._steps else 0.0
+        lines = [
+            f"{head} +{(moment - begin) * 1000:.2f} ms {_on_one_line(text)}\n"
+            for moment, text in self._steps
+        ]
+        data = "".join(lines).encode("utf-8", "replace")
+        try:
+            descriptor = posix.open(path, _FLAGS, 0o600)
+            try:
+                status = posix.fstat(descriptor)
+                if status.st_mode & 0o170000 != 0o100000:
+                    return  # a device, a FIFO: nothing to be kept bounded
+                posix.write(descriptor, data)
+                if status.st_size + len(data) > MAX_BYTES:
+                    posix.rename(path, path + ".1")
+            finally:
+                posix.close(descriptor)
+        except OSError:
+            return
+
+
+def _on_one_line(text: str) -> str:
+    return "".join(sign if sign.isprintable() else "?" for sign in text)[:300]
+
+
+def wanted(environ: "dict[str, str]", document: "dict[str, object]") -> str:
+    """Return the file that a log is wanted in, "" for none."""
+    path = environ.get("CNI_FAASM_LOG", "")
+    if not path:
+        for key, value in document.items():
+            if key.lower() == "logfile" and isinstance(value, str):
+                path = value
+    return path if path.startswith("/") else ""

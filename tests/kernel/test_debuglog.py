@@ -1,0 +1,71 @@
+"""The log of steps: off by default, one line each, bounded, without what nobody should read."""
+
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.host import Host, Namespace
+
+
+@pytest.fixture
+def config(host: Host) -> dict[str, Any]:
+    secret = {"com.example.token": "hunter2"}
+    return host.config(
+        bandwidth={"egressRate": 8_000_000}, runtimeConfig={"x": "hunter2"}, **secret
+    )
+
+
+@pytest.mark.parametrize("by", ["environment", "configuration"])
+def test_a_line_for_each_step(
+    host: Host, container: Namespace, config: dict[str, Any], tmp_path: Path, by: str
+) -> None:
+    path = tmp_path / "faasm.log"
+    options: dict[str, Any] = {}
+    if by == "environment":
+        options["env"] = {"CNI_FAASM_LOG": str(path)}
+    else:
+        config["logFile"] = str(path)
+    host.add(container, config, **options)
+    host.delete_attachment(container, config, **options)
+    text = path.read_text(encoding="utf-8")
+    lines = text.splitlines()
+    for line in lines:
+        assert re.match(r"\d{4}-\d\d-\d\dT[\d:]{8}Z \d+ (ADD|DEL) \+\d+\.\d\d ms \S", line), line
+    for words in (f"ADD {container.name} eth0", "ip link add", "tc class add", "lock ", " done"):
+        assert words in text
+    assert "hunter2" not in text
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_an_error_is_told(host: Host, container: Namespace, tmp_path: Path) -> None:
+    path = tmp_path / "faasm.log"
+    config = host.config(mtu=1, logFile=str(path))
+    host.cni("ADD", container, config).error(7)
+    assert "error 7: invalid configuration" in path.read_text(encoding="utf-8")
+
+
+def test_off_writes_nothing(host: Host, container: Namespace, config: dict[str, Any]) -> None:
+    before = sorted(os.listdir(host.directory)) if host.directory.exists() else []
+    host.add(container, config)
+    assert set(os.listdir(host.directory)) - set(before) <= {"leases", "state"}
+
+
+def test_it_is_bounded_and_harms_nobody(
+    host: Host, container: Namespace, config: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "faasm.log"
+    path.write_bytes(b"x" * (4 << 20))
+    variables = {"CNI_FAASM_LOG": str(path)}
+    host.add(container, config, env=variables)
+    assert (tmp_path / "faasm.log.1").stat().st_size > 4 << 20
+    assert not path.exists()
+    target = tmp_path / "target"
+    path.symlink_to(target)
+    for place in (str(path), "relative.log", "/dev/full", str(tmp_path / "no" / "such"), "/"):
+        host.delete_attachment(container, config, env={"CNI_FAASM_LOG": place})
+        host.add(container, config, env={"CNI_FAASM_LOG": place})
+    assert not target.exists()
