@@ -8,17 +8,18 @@ them over the file. All faults are found in one go.
 from cni_faasm import config_schema as schema
 from cni_faasm import inet, units
 from cni_faasm.accepted import DEFAULT_STATE_DIR
+from cni_faasm.config_guard import read_guard
 from cni_faasm.config_ipam import read_plugin, read_range_sets, read_requested, read_routes
 from cni_faasm.config_rates import SUBNET_KEYS, Limit, limit, read_subnets
 from cni_faasm.config_schema import Fault, Section
 from cni_faasm.errors import INVALID_CONFIG, CniError
-from cni_faasm.plan import Guard
 from cni_faasm.protocol import MAX_NETWORK_NAME, is_name
 from cni_faasm.results import SUPPORTED_VERSIONS, Route, parse_result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni_faasm.ipam.ranges import Range
+    from cni_faasm.policy import Guard
     from cni_faasm.results import Result
 
 __all__ = [
@@ -38,7 +39,6 @@ DEFAULT_LOCK_TIMEOUT_MS = 10_000
 DEFAULT_IPAM_TIMEOUT_MS = 60_000
 MAX_TIMEOUT_MS = 600_000
 MIN_MTU = 68  # RFC 791
-PORTLESS = ("icmp", "icmpv6")  # of allowHost
 MIN_MTU_IPV6 = 1280  # RFC 8200
 MAX_PREFIX = 11  # leaves four digits of an interface name's 15 bytes
 MAX_PATH = 3000  # of PATH_MAX, with room for "/<network>/<containerID>@<ifname>"
@@ -181,7 +181,7 @@ def _read(
     config.plugin_type = top.text("type") or "faasm"
     _read_flat(config, top)
     _read_shaping(config, top, runtime)
-    _read_guard(config, top)
+    config.guard = read_guard(top)
     config.ipam_plugin = read_plugin(top, config.plugin_type)
     ipam = None if config.ipam_plugin else top.section("ipam", schema.IPAM)
     # After another plugin, like `bandwidth`: nothing of the addresses is ours.
@@ -249,26 +249,6 @@ def _read_flat(config: NetworkConfig, top: Section) -> None:
     timeout = top.number("ipamTimeout", 1, MAX_TIMEOUT_MS)
     if timeout is not None:
         config.ipam_timeout_ms = timeout
-
-
-def _read_guard(config: NetworkConfig, top: Section) -> None:
-    anti_spoof = top.flag("antiSpoof")
-    isolated = top.flag("isolated") or False
-    allowed: list[tuple[str, int]] = []
-    for index, text in enumerate(top.texts("allowHost")):
-        protocol, slash, port = text.lower().partition("/")
-        number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else 0
-        if (protocol in PORTLESS and not slash) or (
-            protocol in ("tcp", "udp") and 1 <= number <= 65535
-        ):
-            allowed.append((protocol, number))
-        else:
-            allowed_text = "tcp/PORT, udp/PORT, icmp or icmpv6"
-            top.faults.append(Fault(f"{top.path}allowHost[{index}]", text, allowed_text))
-    if anti_spoof is not False or isolated:
-        config.guard = Guard(
-            anti_spoof=anti_spoof is not False, isolated=isolated, allow_host=allowed
-        )
 
 
 def _read_folders(config: NetworkConfig, top: Section, ipam: "Section | None") -> None:

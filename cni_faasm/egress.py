@@ -13,7 +13,7 @@ host's end's, and by the network's interface group.
 import errno
 
 from cni_faasm import plan as planning
-from cni_faasm import shaping, veth
+from cni_faasm import policy, shaping, veth
 from cni_faasm.netlink import link, tc, tc_mirred
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
@@ -46,7 +46,7 @@ def make(host: Netlink, plan: "Plan") -> None:
     name = device_name(plan.host_interface)
     found = _find(host, plan)
     if found is None:
-        made = link.new_link(KIND, name, group=planning.group(plan.network), mtu=plan.mtu)
+        made = link.new_link(KIND, name, group=policy.group(plan.network), mtu=plan.mtu)
         found = link.parse_link(host.execute([made])[0][0])
     ifindex = found.ifindex
     host.execute([link.set_link(ifindex, alias=plan.alias), link.set_link(ifindex, up=True)])
@@ -69,7 +69,7 @@ def _is_htb(body: bytes) -> bool:
 def _find(host: Netlink, plan: "Plan") -> "Link | None":
     found = veth.find(host, name=device_name(plan.host_interface))
     is_own = found is not None and found.kind == KIND
-    return found if is_own and found and found.group == planning.group(plan.network) else None
+    return found if is_own and found and found.group == policy.group(plan.network) else None
 
 
 def remove(host: Netlink, plan: "Plan", *, detach: bool = False) -> None:
@@ -90,7 +90,7 @@ def undo(plan: "Plan") -> None:
 
 def strays(host: Netlink, network: str, keep: "set[str]") -> "list[Link]":
     """Return the network's ifbs but for those of some outer ends. Raises: NetlinkError."""
-    group = planning.group(network)
+    group = policy.group(network)
     names = {device_name(name) for name in keep}
     found = [link.parse_link(body) for body in host.dump(link.dump_links(kind=KIND))]
     return [one for one in found if one.group == group and one.name not in names]

@@ -43,39 +43,23 @@ import sys
 
 from cni_faasm import plan_fields, record
 from cni_faasm.errors import KERNEL_LACKS_FEATURE, TRY_AGAIN, CniError
+from cni_faasm.guard_rules import ALSO, FAMILIES, OWN, comment, rules, rules_of, table_name
+from cni_faasm.guard_rules import tables as tables_of
 from cni_faasm.netlink import nft, nft_set
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
 from cni_faasm.netlink.wire import NetlinkError
-from cni_faasm.plan import digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni_faasm.netlink.wire import Message
-    from cni_faasm.plan import Guard, Plan
+    from cni_faasm.plan import Plan
+    from cni_faasm.policy import Guard
 
     Drift = tuple[str, str, str]
     Keys = list[tuple[int, str, bytes]]
 
-LEARNED = "learned"
-BOUND = "bound"
-OWN = "own"
-ALSO = {4: "also", 16: "also6"}
-FROM = "from"
-TO_HOST = "to_host"
-THROUGH = "through"
-NF_IP_PRI_RAW = -300
-NF_ARP_IN = 0
-_COMMENT = "cni-faasm"
 _ATTEMPTS = 8
-_LEARNED_MS = 3_600_000  # without a packet; then it may be another
 _RACES = (errno.EEXIST, errno.ENOENT, errno.EINTR)
-_LINK_LOCAL = b"\xfe\x80" + bytes(14), 10
-_FAMILIES = (nft.NFPROTO_INET, nft.NFPROTO_ARP)
-
-
-def table_name(network: str) -> str:
-    """Return the name of a network's two tables."""
-    return f"guard_{network}"
 
 
 def ensure(plan: "Plan", state_dir: "str | None", *, renew: bool = False) -> bool:
@@ -96,11 +80,13 @@ def ensure(plan: "Plan", state_dir: "str | None", *, renew: bool = False) -> boo
             else:
                 messages = [
                     nft.del_table(family, name)
-                    for family, table in zip(_FAMILIES, tables, strict=True)
+                    for family, table in zip(FAMILIES, tables, strict=True)
                     if table is not None
                 ]
                 if plan.guard is not None:
-                    messages += _all(plan, _recorded(state_dir, plan))
+                    messages += tables_of(plan.network, plan.guard)
+                    messages += _additions(plan, _recorded(state_dir, plan))
+                    messages += rules(plan.network, plan.guard)
             try:
                 netfilter.nft_batch(messages)
             except NetlinkError as error:
@@ -134,7 +120,7 @@ def _must_renew(error: NetlinkError) -> bool:
 
 def _look(netfilter: Netlink, name: str) -> "list[nft.Table | None]":
     found: list[nft.Table | None] = []
-    for answer in netfilter.execute_tolerant([nft.get_table(f, name) for f in _FAMILIES]):
+    for answer in netfilter.execute_tolerant([nft.get_table(f, name) for f in FAMILIES]):
         if not isinstance(answer, NetlinkError):
             found.append(nft.parse_table(answer[0]))
         elif answer.errno == errno.ENOENT:
@@ -148,14 +134,9 @@ def _is_whole(tables: "list[nft.Table | None]", guard: "Guard | None") -> bool:
     inet, arp = tables
     if guard is None:
         return inet is None and arp is None
-    if inet is None or inet.comment != _comment(guard):
+    if inet is None or inet.comment != comment(guard):
         return False
     return (arp is not None) == guard.anti_spoof
-
-
-def _comment(guard: "Guard") -> str:
-    text = f"{_COMMENT} {guard}"
-    return text if len(text) < nft.COMMENT_MAX else f"{_COMMENT} ~{digest(text)}"
 
 
 def _keys(plan: "Plan") -> "Keys":
@@ -189,105 +170,6 @@ def _additions(plan: "Plan", keys: "Keys") -> "list[Message]":
         return []
     name = table_name(plan.network)
     return [nft_set.new_elements(family, name, place, [key]) for family, place, key in keys]
-
-
-def _all(plan: "Plan", keys: "Keys") -> "list[Message]":
-    """Return what makes both tables."""
-    name, guard = table_name(plan.network), plan.guard
-    if guard is None:
-        return []
-    inet, arp = _FAMILIES
-    made = [nft.new_table(inet, name, comment=_comment(guard))]
-    if guard.anti_spoof:
-        made.append(nft.new_table(arp, name, comment=_comment(guard)))
-        made.append(nft.new_chain(arp, name, FROM, type="filter", hook=NF_ARP_IN, priority=0))
-        link, mac, ip4 = nft_set.TYPE_IFINDEX, nft_set.TYPE_ETHERADDR, nft_set.TYPE_IPADDR
-        made += [
-            nft_set.new_set(arp, name, OWN, link, ip4),
-            nft_set.new_set(inet, name, ALSO[4], link, ip4),
-            nft_set.new_set(inet, name, ALSO[16], link, nft_set.TYPE_IP6ADDR),
-        ]
-        for family, macs in ((inet, [mac]), (arp, [mac, mac])):
-            made += [
-                nft_set.new_set(family, name, LEARNED, link, *macs, dynamic=True),
-                nft_set.new_set(family, name, BOUND, link, dynamic=True),
-            ]
-    for chain, hook, priority in _chains(guard):
-        made.append(nft.new_chain(inet, name, chain, type="filter", hook=hook, priority=priority))
-    made += _additions(plan, keys)
-    for family, chain, rules in _rules(plan.network, guard):
-        made += [nft.new_rule(family, name, chain, rule) for rule in rules]
-    return made
-
-
-def _chains(guard: "Guard") -> "list[tuple[str, int, int]]":
-    found = []
-    if guard.anti_spoof:
-        found.append((FROM, nft.NF_INET_PRE_ROUTING, NF_IP_PRI_RAW))
-    if guard.isolated:
-        found.append((TO_HOST, nft.NF_INET_LOCAL_IN, nft.NF_IP_PRI_FILTER))
-        found.append((THROUGH, nft.NF_INET_FORWARD, nft.NF_IP_PRI_FILTER))
-    return found
-
-
-def _rules(network: str, guard: "Guard") -> "list[tuple[int, str, list[bytes]]]":
-    """Return (family, chain, rules) of everything."""
-    from cni_faasm.netlink import nft_expr, nft_match
-    from cni_faasm.plan import GROUP_BASE, GROUP_MASK, group
-
-    ours = nft_match.group(nft_match.IIFGROUP, group(network))
-    drop = nft_expr.counter() + nft_expr.verdict(nft_expr.DROP)
-    accept = nft_expr.verdict(nft_expr.ACCEPT)
-    found: list[tuple[int, str, list[bytes]]] = []
-    inet, arp = _FAMILIES
-    if guard.anti_spoof:
-        spoofed = nft_expr.match_saddr(*_LINK_LOCAL, inet=False, negate=True)
-        v4, v6 = (
-            nft_match.protocol_family(number) for number in (nft.NFPROTO_IPV4, nft.NFPROTO_IPV6)
-        )
-        nowhere = nft_match.source_not_routed_back()
-        not4, not6 = (
-            nft_match.listed(key, ALSO[length], negate=True)
-            for key, length in ((nft_match.SOURCE4, 4), (nft_match.SOURCE6, 16))
-        )
-        rules = [ours + v4 + nowhere + not4 + drop, ours + v6 + spoofed + nowhere + not6 + drop]
-        found.append((inet, FROM, rules + _binding(ours, nft_match.SENDER)))
-        rules = [ours + nft_match.listed(nft_match.ARP_ADDRESS, OWN, negate=True) + drop]
-        found.append((arp, FROM, rules + _binding(ours, nft_match.ARP_SENDER)))
-    if guard.isolated:
-        rules = [
-            ours + nft_match.known_connection() + accept,
-            ours + nft_match.icmpv6(nft_match.ND_NEIGHBOR_SOLICIT) + accept,
-            ours + nft_match.icmpv6(nft_match.ND_NEIGHBOR_ADVERT) + accept,
-        ]
-        rules += [ours + nft_match.service(*one) + accept for one in guard.allow_host]
-        found.append((inet, TO_HOST, [*rules, ours + drop]))
-        any_of_us = (GROUP_BASE, GROUP_MASK)
-        rules = [
-            ours + nft_match.group(nft_match.OIFGROUP, *any_of_us) + drop,
-            nft_match.group(nft_match.OIFGROUP, group(network))
-            + nft_match.group(nft_match.IIFGROUP, *any_of_us)
-            + drop,
-        ]
-        found.append((inet, THROUGH, rules))
-    return found
-
-
-def _binding(ours: bytes, sender: str) -> "list[bytes]":
-    """Return the rules that hold each end to one MAC address."""
-    from cni_faasm.netlink import nft_expr, nft_match
-
-    back = nft_expr.verdict(nft_expr.RETURN)
-    bind = nft_match.remember(nft_match.INTERFACE, BOUND, _LEARNED_MS)
-    learn = nft_match.remember(sender, LEARNED, _LEARNED_MS)
-    return [
-        ours + nft_match.listed(sender, LEARNED) + learn + bind + back,
-        ours
-        + nft_match.listed(nft_match.INTERFACE, BOUND)
-        + nft_expr.counter()
-        + nft_expr.verdict(nft_expr.DROP),
-        ours + learn + bind,
-    ]
 
 
 def forget(plan: "Plan") -> None:
@@ -411,7 +293,7 @@ def remove(network: str, *, dry_run: bool = False) -> bool:
     name = table_name(network)
     removed = False
     with Netlink(NETLINK_NETFILTER) as netfilter:
-        for family, table in zip(_FAMILIES, _look(netfilter, name), strict=True):
+        for family, table in zip(FAMILIES, _look(netfilter, name), strict=True):
             if table is None:
                 continue
             removed = True
@@ -437,8 +319,8 @@ def drifts(plan: "Plan") -> "list[Drift]":
         tables = _look(netfilter, name)
         if not _is_whole(tables, plan.guard):
             told = tables[0].comment if tables[0] is not None else "none"
-            return [(what, _comment(plan.guard), told or "another")]
-        for family, chain, rules in _rules(plan.network, plan.guard):
+            return [(what, comment(plan.guard), told or "another")]
+        for family, chain, rules in rules_of(plan.network, plan.guard):
             bodies = netfilter.dump(nft.dump_rules(family, name, chain))
             actual = [nft_expr.describe(nft.parse_rule(body).expressions) for body in bodies]
             expected = [nft_expr.describe(rule) for rule in rules]

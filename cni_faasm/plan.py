@@ -12,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni_faasm.config import NetworkConfig
     from cni_faasm.ipam.store import Allocation
+    from cni_faasm.policy import Guard
     from cni_faasm.protocol import Request
     from cni_faasm.shaping_scope import Scope
 
@@ -22,49 +23,6 @@ MAX_MTU = 65535  # of a veth
 IFALIASZ = 256  # <linux/if.h>, with the NUL
 RT_SCOPE_LINK = 253  # <linux/rtnetlink.h>
 RT_TABLE_MAIN = 254  # <linux/rtnetlink.h>
-
-
-# The outer ends of a network are in an interface group of its own, by which rules know them:
-# the upper byte says that it is one of ours, the rest is of the network's name.
-GROUP_BASE = 0x7A000000
-GROUP_MASK = 0xFF000000
-
-
-def group(network: str) -> int:
-    """Return the interface group of a network's outer ends."""
-    return GROUP_BASE | int(digest(network)[-6:], 16)
-
-
-class Guard:
-    """What a network's containers must not do.
-
-    anti_spoof: send from addresses that are not theirs. isolated: reach one another, or the
-    host but for allow_host, (protocol, port) each; port 0 is any.
-    """
-
-    __slots__ = ("allow_host", "anti_spoof", "isolated")
-
-    def __init__(
-        self, *, anti_spoof: bool, isolated: bool, allow_host: "list[tuple[str, int]]"
-    ) -> None:
-        self.anti_spoof = anti_spoof
-        self.isolated = isolated
-        self.allow_host = allow_host
-
-    def __str__(self) -> str:
-        words = ["antiSpoof"] if self.anti_spoof else []
-        if self.isolated:
-            words.append("isolated")
-            if self.allow_host:
-                words.append("allowHost")
-                words += [service_text(one) for one in self.allow_host]
-        return " ".join(words)
-
-
-def service_text(service: "tuple[str, int]") -> str:
-    """Return "udp/53", or "icmp" for what has no port."""
-    protocol, port = service
-    return f"{protocol}/{port}" if port else protocol
 
 
 class PlannedAddress:

@@ -5,7 +5,8 @@ plan is no error here, but None.
 """
 
 from cni_faasm import inet, record
-from cni_faasm.plan import Guard, Plan, PlannedAddress, route_fields
+from cni_faasm.plan import Plan, PlannedAddress, route_fields
+from cni_faasm.policy import Guard
 from cni_faasm.results import ROUTE_NUMBERS, Route
 from cni_faasm.shaping import Shape
 

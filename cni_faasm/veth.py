@@ -13,7 +13,8 @@ from cni_faasm.errors import ADDRESS_UNAVAILABLE, KERNEL_REFUSED, CniError
 from cni_faasm.netlink import addr, link, route
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
-from cni_faasm.plan import MIN_MTU_IPV6, group
+from cni_faasm.plan import MIN_MTU_IPV6
+from cni_faasm.policy import group
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Annotated, NamedTuple
 import typer
 
 from cni_faasm import config as configuration
-from cni_faasm import guard, kernel, nat, record, veth
+from cni_faasm import guard_rules, kernel, nat, record, veth
 from cni_faasm.cli import attachments, networks, output
 from cni_faasm.cli.attachments import Attachment
 from cni_faasm.cli.fault import ToolError
@@ -28,7 +28,7 @@ from cni_faasm.verbs.gc import gc as collect
 YOUNG_S = 60.0
 ALIAS = "cni-faasm"
 TABLE = nat.table_name("")
-GUARD_TABLE = guard.table_name("")
+GUARD_TABLE = guard_rules.table_name("")
 
 
 class Place(NamedTuple):

@@ -16,7 +16,8 @@ from cni_faasm.ipam.store import Allocation, Store
 from cni_faasm.netlink import addr, link, neigh, route, tc, tc_filter, tc_parse
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
-from cni_faasm.plan import RT_TABLE_MAIN, Plan, group
+from cni_faasm.plan import RT_TABLE_MAIN, Plan
+from cni_faasm.policy import group
 from cni_faasm.results import Route
 
 if TYPE_CHECKING:

@@ -7,7 +7,18 @@ drift. All drifts are reported at once.
 
 import errno
 
-from cni_faasm import accepted, forwarding, inet, nat, netns, plan, plan_fields, shaping, veth
+from cni_faasm import (
+    accepted,
+    forwarding,
+    inet,
+    nat,
+    netns,
+    plan,
+    plan_fields,
+    policy,
+    shaping,
+    veth,
+)
 from cni_faasm.errors import DRIFT, UNKNOWN_CONTAINER, CniError
 from cni_faasm.ipam.store import Store
 from cni_faasm.netlink import addr, route, tc, tc_parse
@@ -218,7 +229,7 @@ def _check_outer(promised: "Plan", host: Netlink, found: "list[Drift]") -> None:
 
 
 def _check_trust(where: str, promised: "Plan", one: "Link", found: "list[Drift]") -> None:
-    group = plan.group(promised.network)
+    group = policy.group(promised.network)
     if one.group != group:
         found.append((f"{where}: group", str(group), str(one.group)))
     for path in veth.distrusted(one.name):

@@ -5,7 +5,7 @@ failure and goes on, so that one stuck attachment does not keep the others.
 """
 
 from cni_faasm import config as configuration
-from cni_faasm import egress, guard, nat, plan, record, veth
+from cni_faasm import egress, guard, guard_rules, nat, plan, record, veth
 from cni_faasm.errors import INVALID_CONFIG, CniError
 from cni_faasm.ipam.store import Store
 from cni_faasm.netlink import link
@@ -115,7 +115,7 @@ def _collect(
         if nat.remove(config.name, dry_run=dry_run):
             removed.append(f"nft table {nat.table_name(config.name)}")
         if guard.remove(config.name, dry_run=dry_run):
-            removed.append(f"nft tables {guard.table_name(config.name)}")
+            removed.append(f"nft tables {guard_rules.table_name(config.name)}")
     elif not dry_run:
         guard.sweep(config.name, host)
     if failures:
