@@ -43,7 +43,16 @@ import sys
 
 from cni_faasm import plan_fields, record
 from cni_faasm.errors import KERNEL_LACKS_FEATURE, TRY_AGAIN, CniError
-from cni_faasm.guard_rules import ALSO, FAMILIES, OWN, comment, rules, rules_of, table_name
+from cni_faasm.guard_rules import (
+    ALSO,
+    FAMILIES,
+    OWN,
+    comment,
+    places,
+    rules,
+    rules_of,
+    table_name,
+)
 from cni_faasm.guard_rules import tables as tables_of
 from cni_faasm.netlink import nft, nft_set
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
@@ -59,6 +68,7 @@ if TYPE_CHECKING:
     Keys = list[tuple[int, str, bytes]]
 
 _ATTEMPTS = 8
+_COUNTER = b"counter\0"  # an expression's name; its numbers follow
 _RACES = (errno.EEXIST, errno.ENOENT, errno.EINTR)
 
 
@@ -92,10 +102,44 @@ def ensure(plan: "Plan", state_dir: "str | None", *, renew: bool = False) -> boo
             except NetlinkError as error:
                 renew = _must_renew(error)
                 continue
+            if plan.guard is not None and messages and not _only_adds(messages):
+                _seal(netfilter, plan)
             return plan.guard is not None and not any(tables)
     raise CniError(
         TRY_AGAIN, f"nft table {name} was changed by others at each attempt", "call again"
     )
+
+
+def _only_adds(messages: "list[Message]") -> bool:
+    return all(kind == nft_set.NFT_MSG_NEWSETELEM for kind, _, _, _ in messages)
+
+
+def _seal(netfilter: Netlink, plan: "Plan") -> None:
+    """Note in the table what its rules look like to the kernel, by the name of an empty chain.
+
+    So CHECK need not write them down and put both into words to see that they are the same.
+    """
+    name = table_name(plan.network)
+    chain = _seal_name(netfilter, plan)
+    try:
+        netfilter.nft_batch([nft.new_chain(nft.NFPROTO_INET, name, chain)])
+    except NetlinkError as error:
+        if error.errno not in _RACES:
+            raise
+
+
+def _seal_name(netfilter: Netlink, plan: "Plan") -> str:
+    import binascii
+
+    value = 0
+    for family, chain in places(plan.guard) if plan.guard is not None else ():
+        for body in netfilter.dump(nft.dump_rules(family, table_name(plan.network), chain)):
+            head, *rest = body.split(_COUNTER)
+            value = binascii.crc32(head, value)
+            for part in rest:  # each begins with the numbers, as one attribute
+                length = int.from_bytes(part[:2], sys.byteorder)
+                value = binascii.crc32(part[length:], value)
+    return f"seal_{value:08x}"
 
 
 def _must_renew(error: NetlinkError) -> bool:
@@ -310,8 +354,6 @@ def drifts(plan: "Plan") -> "list[Drift]":
     """Compare the guard with the promise. Raises: NetlinkError."""
     if plan.guard is None:
         return []
-    from cni_faasm.netlink import nft_expr
-
     name = table_name(plan.network)
     what = f"guard: nft table {name}"
     found: list[Drift] = []
@@ -320,13 +362,9 @@ def drifts(plan: "Plan") -> "list[Drift]":
         if not _is_whole(tables, plan.guard):
             told = tables[0].comment if tables[0] is not None else "none"
             return [(what, comment(plan.guard), told or "another")]
-        for family, chain, rules in rules_of(plan.network, plan.guard):
-            bodies = netfilter.dump(nft.dump_rules(family, name, chain))
-            actual = [nft_expr.describe(nft.parse_rule(body).expressions) for body in bodies]
-            expected = [nft_expr.describe(rule) for rule in rules]
-            if actual != expected:
-                texts = (f"{len(expected)} rules", f"{len(actual)} rules, not the same")
-                found.append((f"{what}: rules of {chain}", *texts))
+        seal = nft.get_chain(nft.NFPROTO_INET, name, _seal_name(netfilter, plan))
+        if isinstance(netfilter.execute_tolerant([seal])[0], NetlinkError):
+            found += _rule_drifts(netfilter, plan, plan.guard)
         if plan.guard.anti_spoof:
             questions = [
                 nft_set.get_element(family, name, place, key) for family, place, key in _keys(plan)
@@ -337,4 +375,19 @@ def drifts(plan: "Plan") -> "list[Drift]":
                         raise answer
                     found.append((f"{what}: sets", plan.host_interface, "not in them"))
                     break
+    return found
+
+
+def _rule_drifts(netfilter: Netlink, plan: "Plan", guard: "Guard") -> "list[Drift]":
+    from cni_faasm.netlink import nft_expr
+
+    name = table_name(plan.network)
+    found = []
+    for family, chain, listed in rules_of(plan.network, guard):
+        bodies = netfilter.dump(nft.dump_rules(family, name, chain))
+        actual = [nft_expr.describe(nft.parse_rule(body).expressions) for body in bodies]
+        expected = [nft_expr.describe(rule) for rule in listed]
+        if actual != expected:
+            texts = (f"{len(expected)} rules", f"{len(actual)} rules, not the same")
+            found.append((f"guard: nft table {name}: rules of {chain}", *texts))
     return found

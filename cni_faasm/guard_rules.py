@@ -60,6 +60,12 @@ def tables(network: str, guard: "Guard") -> "list[Message]":
     return made
 
 
+def places(guard: "Guard") -> "list[tuple[int, str]]":
+    """Return (family, chain) of all that have rules."""
+    found = [(nft.NFPROTO_ARP, FROM)] if guard.anti_spoof else []
+    return found + [(nft.NFPROTO_INET, chain) for chain, _, _ in _chains(guard)]
+
+
 def rules(network: str, guard: "Guard") -> "list[Message]":
     """Return what makes the rules of both tables."""
     name = table_name(network)

@@ -214,9 +214,26 @@ def test_another_policy_takes_over(host: Host) -> None:
     assert host.nft_tables() == []
 
 
+def test_a_table_without_its_seal_is_compared_rule_by_rule(host: Host) -> None:
+    """As one of another version of ours is; counters do not matter."""
+    add_remote(host)
+    network = config(host, isolated=True)
+    one = Attached(host, network)
+    assert not passes(host, one, 4, "10.200.77.7")  # a counter is no longer zero
+    host.check(one.inside, network, one.result).ok()
+    text = host.run(["nft", "list", "table", "inet", "guard_testnet"]).stdout
+    (seal,) = [word for word in text.split() if word.startswith("seal_")]
+    host.run(["nft", "delete", "chain", "inet", "guard_testnet", seal])
+    host.check(one.inside, network, one.result).ok()
+    host.run(["nft", "flush", "chain", "inet", "guard_testnet", "through"])
+    error = host.check(one.inside, network, one.result).error(107)
+    assert "rules of through" in error["msg"]
+
+
 DRIFTS = {
     "arp element": "nft flush set arp guard_testnet own",
     "rules": "nft flush chain inet guard_testnet from",
+    "another rule": "nft add rule inet guard_testnet from meta iifgroup 5 accept",
     "table": "nft delete table inet guard_testnet",
     "arp table": "nft delete table arp guard_testnet",
     "group": "ip link set faasm0 group 7",

@@ -23,7 +23,7 @@ INTERPRETER = {
     "_io", "_signal", "_thread", "_warnings", "_weakref", "abc", "builtins", "codecs",
     "encodings", "io", "marshal", "posix", "sys", "time", "zipimport",
 }  # fmt: skip
-LEAN = {"_json", "_socket", "_struct", "errno", "fcntl", "gc"}
+LEAN = {"_json", "_socket", "_struct", "binascii", "errno", "fcntl", "gc"}
 
 
 def call(*command: str | Path, env: dict[str, str] | None = None, **options: Any) -> bytes:
