@@ -6,8 +6,9 @@
         set also { type iface_index . ipv4_addr; }             and also6
         chain from {                                           antiSpoof
             type filter hook prerouting priority raw
+            iifgroup G ip6 saddr fe80::/10 return              stays on the link
             iifgroup G ip saddr fib saddr . iif oif missing iif . ip saddr != @also drop
-            iifgroup G ip6 saddr != fe80::/10 the same
+            iifgroup G ip6 saddr the same
             iifgroup G iif . ether saddr @learned update @learned, @bound return
             iifgroup G iif @bound drop
             iifgroup G update @learned { iif . ether saddr } update @bound { iif }

@@ -97,7 +97,6 @@ def rules_of(network: str, guard: "Guard") -> "list[tuple[int, str, list[bytes]]
     found: list[tuple[int, str, list[bytes]]] = []
     inet, arp = FAMILIES
     if guard.anti_spoof:
-        spoofed = nft_expr.match_saddr(*_LINK_LOCAL, inet=False, negate=True)
         v4, v6 = (
             nft_match.protocol_family(number) for number in (nft.NFPROTO_IPV4, nft.NFPROTO_IPV6)
         )
@@ -106,7 +105,13 @@ def rules_of(network: str, guard: "Guard") -> "list[tuple[int, str, list[bytes]]
             nft_match.listed(key, ALSO[length], negate=True)
             for key, length in ((nft_match.SOURCE4, 4), (nft_match.SOURCE6, 16))
         )
-        rules = [ours + v4 + nowhere + not4 + drop, ours + v6 + spoofed + nowhere + not6 + drop]
+        rules = [
+            # It stays on the link; and the kernel sends from there before anybody else does,
+            # perhaps from a MAC that a later plugin is about to change.
+            ours + nft_expr.match_saddr(*_LINK_LOCAL) + nft_expr.verdict(nft_expr.RETURN),
+            ours + v4 + nowhere + not4 + drop,
+            ours + v6 + nowhere + not6 + drop,
+        ]
         found.append((inet, FROM, rules + _binding(ours, nft_match.SENDER)))
         rules = [ours + nft_match.listed(nft_match.ARP_ADDRESS, OWN, negate=True) + drop]
         found.append((arp, FROM, rules + _binding(ours, nft_match.ARP_SENDER)))

@@ -249,7 +249,7 @@ class Namespace:
                 for dev in classful
                 for hook in ("root", "ingress", "egress")
             },
-            "nft": [_without_counters(item) for item in self.nft()],
+            "nft": [_without_counters(_without_elements(item)) for item in self.nft()],
         }
 
     def _batch(self, family: str) -> list[list[dict[str, Any]]]:
@@ -685,6 +685,13 @@ def _without_counters(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_counters(item) for item in value]
     return value
+
+
+def _without_elements(item: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what rules put into sets themselves, for a time."""
+    if "set" in item:
+        return {"set": _without(item["set"], "elem")}
+    return item
 
 
 def _differences(where: str, before: Any, after: Any) -> list[str]:
