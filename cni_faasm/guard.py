@@ -6,7 +6,7 @@
         set also { type iface_index . ipv4_addr; }             and also6
         chain from {                                           antiSpoof
             type filter hook prerouting priority raw
-            iifgroup G ip6 saddr fe80::/10 return              stays on the link
+            iifgroup G ip6 saddr { fe80::/10, :: } return      stays on the link
             iifgroup G ip saddr fib saddr . iif oif missing iif . ip saddr != @also drop
             iifgroup G ip6 saddr the same
             iifgroup G iif . ether saddr @learned update @learned, @bound return
