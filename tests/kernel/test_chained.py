@@ -190,3 +190,20 @@ def test_the_tool_looks_and_mends(host: Host, container: Namespace, chain: dict[
     assert "nothing to remove" in tool("gc").ok().stdout
     host.chain("DEL", container, {**chain, "prevResult": result})
     assert tool("status", "--json").ok().document["attachments"] == []
+
+
+def test_macvlan_is_refused(host: Host, container: Namespace) -> None:
+    """It has no end on the host: said clearly, and nothing of it is touched."""
+    host.add_remote()
+    chain = conflist(host, "ptp")
+    chain["plugins"][0] = {**chain["plugins"][0], "type": "macvlan", "master": "uplink"}
+    made = {**chain, "plugins": chain["plugins"][:1]}
+    result = host.chain("ADD", container, made)
+    own = {**chain["plugins"][1], "name": "testnet", "cniVersion": "1.0.0"}
+    before = container.snapshot()
+    error = host.cni("ADD", container, {**own, "prevResult": result}).error(2)
+    assert "is macvlan" in error["msg"]
+    assert "bridge or ptp" in error["details"]
+    assert container.snapshot() == before
+    assert host.records() == {}
+    host.chain("DEL", container, {**made, "prevResult": result})
