@@ -10,6 +10,7 @@ Only the standard library and the machine's tools (ip, tc, nft) are used: the de
 this module and runs where no test dependency is installed.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -661,8 +662,10 @@ def _setns(fd: int) -> None:
 def _files(directory: Path) -> dict[str, str]:
     found = {}
     for path in sorted(directory.rglob("*")) if directory.exists() else []:
-        if path.is_file():
-            found[str(path.relative_to(directory))] = path.read_bytes().decode(errors="replace")
+        # A verb may be at work in there: what vanishes between two looks was not there.
+        with contextlib.suppress(FileNotFoundError):
+            if path.is_file():
+                found[str(path.relative_to(directory))] = path.read_bytes().decode(errors="replace")
     return found
 
 

@@ -33,7 +33,8 @@ def test_it_holds_when_the_inner_queue_is_gone(host: Host, container: Namespace)
     assert 0.9 < upload(container) < 1.03
     container.run(["tc", "qdisc", "del", "dev", "eth0", "root"])
     container.run(["ip", "link", "set", "eth0", "gso_max_size", "65536"])
-    assert 0.85 < upload(container) < 1.08
+    # No less than half: who takes off his queue has losses in its place, and no promise of goodput.
+    assert 0.5 < upload(container) < 1.08
     error = host.check(container, network, result).error(107)
     assert "container eth0: root qdisc" in error["msg"]
 
