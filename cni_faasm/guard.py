@@ -86,7 +86,8 @@ def ensure(plan: "Plan", state_dir: "str | None", *, renew: bool = False) -> boo
     with Netlink(NETLINK_NETFILTER) as netfilter:
         for _ in range(_ATTEMPTS):
             tables = _look(netfilter, name)
-            if _is_whole(tables, plan.guard) and not renew:
+            anew = renew or not _is_whole(tables, plan.guard)
+            if not anew:
                 messages = _additions(plan, _keys(plan))
             else:
                 messages = [
@@ -103,16 +104,12 @@ def ensure(plan: "Plan", state_dir: "str | None", *, renew: bool = False) -> boo
             except NetlinkError as error:
                 renew = _must_renew(error)
                 continue
-            if plan.guard is not None and messages and not _only_adds(messages):
+            if anew and plan.guard is not None:
                 _seal(netfilter, plan)
             return plan.guard is not None and not any(tables)
     raise CniError(
         TRY_AGAIN, f"nft table {name} was changed by others at each attempt", "call again"
     )
-
-
-def _only_adds(messages: "list[Message]") -> bool:
-    return all(kind == nft_set.NFT_MSG_NEWSETELEM for kind, _, _, _ in messages)
 
 
 def _seal(netfilter: Netlink, plan: "Plan") -> None:
@@ -164,15 +161,8 @@ def _must_renew(error: NetlinkError) -> bool:
 
 
 def _look(netfilter: Netlink, name: str) -> "list[nft.Table | None]":
-    found: list[nft.Table | None] = []
-    for answer in netfilter.execute_tolerant([nft.get_table(f, name) for f in FAMILIES]):
-        if not isinstance(answer, NetlinkError):
-            found.append(nft.parse_table(answer[0]))
-        elif answer.errno == errno.ENOENT:
-            found.append(None)
-        else:
-            raise answer
-    return found
+    bodies = netfilter.ask([nft.get_table(family, name) for family in FAMILIES])
+    return [None if body is None else nft.parse_table(body) for body in bodies]
 
 
 def _is_whole(tables: "list[nft.Table | None]", guard: "Guard | None") -> bool:
@@ -278,6 +268,8 @@ def let_several(plan: "Plan", host: Netlink, inner: Netlink) -> None:
         own, its = additions.setdefault(plan.network, []), additions.setdefault(words[1], [])
         own.append((plan.host_ifindex, found.address))
         its.extend((other.ifindex, item.address) for item in plan.addresses)
+    if not additions:
+        return
     inet = nft.NFPROTO_INET
     with Netlink(NETLINK_NETFILTER) as netfilter:
         for network, pairs in additions.items():
@@ -370,12 +362,8 @@ def drifts(plan: "Plan") -> "list[Drift]":
             questions = [
                 nft_set.get_element(family, name, place, key) for family, place, key in _keys(plan)
             ]
-            for answer in netfilter.execute_tolerant(questions):
-                if isinstance(answer, NetlinkError):
-                    if answer.errno != errno.ENOENT:
-                        raise answer
-                    found.append((f"{what}: sets", plan.host_interface, "not in them"))
-                    break
+            if None in netfilter.ask(questions):
+                found.append((f"{what}: sets", plan.host_interface, "not in them"))
     return found
 
 

@@ -97,24 +97,10 @@ def _ensure_table(netfilter: Netlink, plan: "Plan", *, renew: bool) -> bool:
     return True
 
 
-def _ask(netfilter: Netlink, messages: "list[Message]") -> "list[bytes | None]":
-    """Ask for several objects at once. Returns: the body of each, None for an absent one."""
-    bodies: list[bytes | None] = []
-    for answer in netfilter.execute_tolerant(messages):
-        if not isinstance(answer, NetlinkError):
-            bodies.append(answer[0])
-        elif answer.errno == errno.ENOENT:
-            bodies.append(None)
-        else:
-            raise answer
-    return bodies
-
-
 def _look(netfilter: Netlink, name: str) -> "tuple[nft.Table | None, nft.Chain | None]":
     """Return the network's table and its chain, as far as they are there."""
-    table, chain = _ask(
-        netfilter,
-        [nft.get_table(nft.NFPROTO_INET, name), nft.get_chain(nft.NFPROTO_INET, name, CHAIN)],
+    table, chain = netfilter.ask(
+        [nft.get_table(nft.NFPROTO_INET, name), nft.get_chain(nft.NFPROTO_INET, name, CHAIN)]
     )
     return (
         None if table is None else nft.parse_table(table),
@@ -124,7 +110,7 @@ def _look(netfilter: Netlink, name: str) -> "tuple[nft.Table | None, nft.Chain |
 
 def _forward_chain(netfilter: Netlink, family: int) -> "nft.Chain | None":
     """Return iptables' FORWARD chain of a family, if there is one."""
-    [chain] = _ask(netfilter, [nft.get_chain(family, "filter", "FORWARD")])
+    [chain] = netfilter.ask([nft.get_chain(family, "filter", "FORWARD")])
     return None if chain is None else nft.parse_chain(chain)
 
 

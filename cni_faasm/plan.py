@@ -6,7 +6,7 @@ it back and compare. So whatever is promised to a container stands in one place.
 
 from cni_faasm import inet
 from cni_faasm.results import ROUTE_NUMBERS, Route
-from cni_faasm.shaping import Shape, gso_max_bytes, shape
+from cni_faasm.shaping import Shape, gso_max_bytes, on_host_bps, shape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -338,15 +338,12 @@ def both_shapes(
 
 
 def on_host(config: "NetworkConfig", mtu: int, leaf: str, scope: "Scope | None") -> "Shape | None":
-    """Return what the host enforces of a container's egress, None for nothing.
-
-    A little more than the container's own end lets pass: who obeys waits there only.
-    """
+    """Return what the host enforces of a container's egress, None for nothing."""
     if not config.enforce_egress or not config.egress.rate_bps:
         return None
     from cni_faasm.config_rates import Limit
 
-    limit = Limit(config.egress.rate_bps * 102 // 100, config.egress.burst_bits)
+    limit = Limit(on_host_bps(config.egress.rate_bps), config.egress.burst_bits)
     return shape(limit, config.latency_ms, mtu, leaf, scope and scope.seen_from(host=False))
 
 

@@ -182,6 +182,11 @@ def _queue_bytes(rate_Bps: int, latency_ms: "int | None") -> int:
     )
 
 
+def on_host_bps(rate_bps: int) -> int:
+    """Return the rate at which the host enforces an egress limit: who obeys never waits twice."""
+    return rate_bps * 102 // 100
+
+
 def gso_max_bytes(one: "Shape | None") -> "int | None":
     """Return the largest super-packet an end may send; None leaves the kernel's default.
 

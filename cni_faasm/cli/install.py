@@ -71,7 +71,7 @@ def install(bundle: str, destdir: str = "/") -> Iterator[Step]:
     made = _folders_made(folder)
     for path in (folder, plugin, tool, config):
         made += _make_parents(path, destdir)
-    known_config = _read(os.path.join(folder, DELIVERED_CONFIG))
+    known_config = read(os.path.join(folder, DELIVERED_CONFIG))
     if os.path.realpath(bundle) != os.path.realpath(folder):
         _replace_folder(bundle, folder, {"version": __version__, "folders": sorted(set(made))})
     yield Step(folder, "installed", f"version {__version__}")
@@ -95,9 +95,9 @@ def uninstall(destdir: str = "/") -> Iterator[Step]:
                 yield Step(link, "removed")
             else:
                 yield Step(link, "kept", "not put there by cni-faasm")
-    found = _read(config)
+    found = read(config)
     if found is not None:
-        if found == _read(os.path.join(folder, DELIVERED_CONFIG)):
+        if found == read(os.path.join(folder, DELIVERED_CONFIG)):
             os.unlink(config)
             yield Step(config, "removed")
         else:
@@ -143,7 +143,7 @@ def _make_parents(path: str, destdir: str) -> list[str]:
 def _folders_made(folder: str) -> list[str]:
     """Return the folders that earlier installations had to make, below their destdir."""
     try:
-        notes = json.loads(_read(os.path.join(folder, NOTES)) or b"{}")
+        notes = json.loads(read(os.path.join(folder, NOTES)) or b"{}")
         return [path for path in notes["folders"] if isinstance(path, str)]
     except (ValueError, TypeError, KeyError):
         return []
@@ -247,25 +247,30 @@ def _install_config(delivered: str, config: str, known: bytes | None) -> Step:
 
     known: what the version installed before had delivered.
     """
-    wanted = _read(delivered)
-    found = _read(config)
+    wanted = read(delivered)
+    found = read(config)
     if wanted is None:
         raise ToolError(f"{delivered} is missing", "the bundle is not whole; build it again")
     if found == wanted:
         return Step(config, "kept", "as delivered")
     if found is not None and found != known:
         return Step(config, "kept", f"yours; what is delivered now is in {delivered}")
-    temporary = f"{config}.{os.getpid()}"
-    with open(temporary, "wb") as file:
-        file.write(wanted)
-        file.flush()
-        os.fchmod(file.fileno(), 0o644)
-        os.fsync(file.fileno())
-    os.replace(temporary, config)
+    put_file(config, wanted, f"{config}.{os.getpid()}")
     return Step(config, "installed", "" if found is None else "in place of an older delivery")
 
 
-def _read(path: str) -> bytes | None:
+def put_file(path: str, data: bytes, temporary: str) -> None:
+    """Write a file that everybody may read, in one step and to the disk."""
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fchmod(file.fileno(), 0o644)
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read(path: str) -> bytes | None:
+    """Return a file's contents, None when there is none."""
     try:
         with open(path, "rb") as file:
             return file.read()

@@ -33,7 +33,15 @@ from contextlib import contextmanager
 from cni_faasm import __version__
 from cni_faasm.cli import validate
 from cni_faasm.cli.fault import ToolError
-from cni_faasm.cli.install import DELIVERED_CONFIG, NOTES, Step, flush, open_to_all
+from cni_faasm.cli.install import (
+    DELIVERED_CONFIG,
+    NOTES,
+    Step,
+    flush,
+    open_to_all,
+    put_file,
+    read,
+)
 
 FOLDER = "usr/lib/cni-faasm"
 PLUGIN = "opt/cni/bin/faasm"
@@ -93,8 +101,8 @@ class Node:
                     yield Step(link, "installed", f"link to {text}")
             for name, data in sorted(wanted.items()):
                 path = os.path.join(self.config_dir, name)
-                if _read(path) != data:
-                    _put_file(path, data)
+                if read(path) != data:
+                    put_file(path, data, _beside(path))
                     yield Step(path, "installed")
             for name in sorted(files - wanted.keys()):
                 yield from _remove(os.path.join(self.config_dir, name))
@@ -122,7 +130,7 @@ class Node:
             for name in sorted(self._files()):
                 yield from _remove(os.path.join(self.config_dir, name))
             rendered = os.path.join(self.config_dir, RENDERED)
-            if _is_ours(_read(rendered)):
+            if _is_ours(read(rendered)):
                 yield from _remove(rendered)
             if _link_text(self.plugin) == f"/{FOLDER}/{CURRENT}/faasm":
                 yield from _remove(self.plugin)
@@ -147,7 +155,7 @@ class Node:
             path = os.path.join(self.configs, name)
             if name.startswith(".") or not os.path.isfile(path):
                 continue  # how a ConfigMap's folder is exchanged
-            data = _read(path) or b""
+            data = read(path) or b""
             if name.endswith((".conflist", ".conf", ".json")):
                 remarks = validate.remarks_on(data, path, self.configs)
                 faults = [f"{one.place}: {one.text}" for one in remarks if one.is_fault]
@@ -169,7 +177,7 @@ class Node:
             )
         for name, data in wanted.items():
             path = os.path.join(self.config_dir, name)
-            if name not in files and _read(path) not in (None, data):
+            if name not in files and read(path) not in (None, data):
                 raise ToolError(
                     f"{path} exists and is somebody else's", "move it away, or choose another name"
                 )
@@ -205,7 +213,7 @@ class Node:
 
     def _state(self) -> dict[str, object]:
         try:
-            found = json.loads(_read(os.path.join(self.folder, STATE)) or b"{}")
+            found = json.loads(read(os.path.join(self.folder, STATE)) or b"{}")
         except ValueError:
             return {}
         return found if isinstance(found, dict) else {}
@@ -218,8 +226,8 @@ class Node:
     def _note(self, files: set[str]) -> None:
         data = json.dumps({"owner": self.owner, "files": sorted(files)}).encode()
         path = os.path.join(self.folder, STATE)
-        if _read(path) != data:
-            _put_file(path, data)
+        if read(path) != data:
+            put_file(path, data, _beside(path))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -267,7 +275,7 @@ def _hash(folder: str) -> str:
         inner.sort()
         for name in sorted(names):
             path = os.path.join(parent, name)
-            data = os.fsencode(os.readlink(path)) if os.path.islink(path) else _read(path) or b""
+            data = os.fsencode(os.readlink(path)) if os.path.islink(path) else read(path) or b""
             found.update(os.fsencode(os.path.relpath(path, folder)) + b"\0")
             found.update(hashlib.sha256(data).digest())
     return found.hexdigest()
@@ -327,23 +335,5 @@ def _put_link(path: str, text: str) -> None:
     os.replace(temporary, path)
 
 
-def _put_file(path: str, data: bytes) -> None:
-    temporary = _beside(path)
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fchmod(file.fileno(), 0o644)
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
 def _link_text(path: str) -> str | None:
     return os.readlink(path) if os.path.islink(path) else None
-
-
-def _read(path: str) -> bytes | None:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except FileNotFoundError:
-        return None

@@ -189,7 +189,7 @@ def _enforce(fields: dict[str, Any], mtu: int, leaf: str) -> None:
     fields.pop("hostEgress", None)
     if fields["egress"]:
         inner = Shape.from_fields(fields["egress"])
-        limit = Limit(inner.rate_bps * 102 // 100, inner.burst_bytes * 8)
+        limit = Limit(shaping.on_host_bps(inner.rate_bps), inner.burst_bytes * 8)
         shape = shaping.shape(limit, None, mtu, leaf, inner.scope)
         if shape is not None:
             shape.leaf_bytes = inner.leaf_bytes

@@ -97,7 +97,8 @@ def expression(name: str, *parts: bytes) -> bytes:
     return nest(NFTA_LIST_ELEM, attr_text(NFTA_EXPR_NAME, name), nest(NFTA_EXPR_DATA, *parts))
 
 
-def _meta(key: int) -> bytes:
+def meta(key: int) -> bytes:
+    """Load what is known of a packet beside its bytes into register 1."""
     return expression("meta", attr_be32(NFTA_META_KEY, key), attr_be32(NFTA_META_DREG, NFT_REG_1))
 
 
@@ -111,11 +112,12 @@ def compare(value: bytes, operator: int) -> bytes:
     )
 
 
-def _load(offset: int, length: int) -> bytes:
+def payload(base: int, offset: int, length: int, register: int = NFT_REG_1) -> bytes:
+    """Load bytes of a header into a register. base: which header."""
     return expression(
         "payload",
-        attr_be32(NFTA_PAYLOAD_DREG, NFT_REG_1),
-        attr_be32(NFTA_PAYLOAD_BASE, NFT_PAYLOAD_NETWORK_HEADER),
+        attr_be32(NFTA_PAYLOAD_DREG, register),
+        attr_be32(NFTA_PAYLOAD_BASE, base),
         attr_be32(NFTA_PAYLOAD_OFFSET, offset),
         attr_be32(NFTA_PAYLOAD_LEN, length),
     )
@@ -144,7 +146,7 @@ def _match(
     text = b""
     if inet:
         protocol = NFPROTO_IPV4 if length == 4 else NFPROTO_IPV6
-        text = _meta(NFT_META_NFPROTO) + compare(bytes((protocol,)), NFT_CMP_EQ)
+        text = meta(NFT_META_NFPROTO) + compare(bytes((protocol,)), NFT_CMP_EQ)
     if prefix_len == 0:
         if negate:
             # Nothing is outside of everything; without a comparison it would match all.
@@ -157,8 +159,17 @@ def _match(
     if prefix_len % 8 == 0:
         # Of whole bytes only the network's own are loaded, and none need be masked.
         used = prefix_len // 8
-        return text + _load(offset, used) + compare(value[:used], operator)
-    return text + _load(offset, length) + mask(bits) + compare(value, operator)
+        return (
+            text
+            + payload(NFT_PAYLOAD_NETWORK_HEADER, offset, used)
+            + compare(value[:used], operator)
+        )
+    return (
+        text
+        + payload(NFT_PAYLOAD_NETWORK_HEADER, offset, length)
+        + mask(bits)
+        + compare(value, operator)
+    )
 
 
 def match_saddr(
@@ -191,7 +202,7 @@ def _match_interface(key: int, name: str, negate: bool) -> bytes:
         raise ValueError(msg)
     # A name is compared with its NULs, a prefix without.
     value = text[:-1] if text.endswith(b"*") else text.ljust(16, b"\0")
-    return _meta(key) + compare(value, NFT_CMP_NEQ if negate else NFT_CMP_EQ)
+    return meta(key) + compare(value, NFT_CMP_NEQ if negate else NFT_CMP_EQ)
 
 
 def match_iifname(name: str, *, negate: bool = False) -> bytes:

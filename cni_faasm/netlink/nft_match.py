@@ -9,16 +9,13 @@ from cni_faasm.netlink.nft_expr import (
     NFT_CMP_EQ,
     NFT_CMP_NEQ,
     NFT_META_NFPROTO,
+    NFT_PAYLOAD_NETWORK_HEADER,
     NFT_REG_1,
-    NFTA_META_DREG,
-    NFTA_META_KEY,
-    NFTA_PAYLOAD_BASE,
-    NFTA_PAYLOAD_DREG,
-    NFTA_PAYLOAD_LEN,
-    NFTA_PAYLOAD_OFFSET,
     compare,
     expression,
     mask,
+    meta,
+    payload,
 )
 from cni_faasm.netlink.wire import Struct, attr_be32, attr_be64, attr_text
 
@@ -26,7 +23,6 @@ from cni_faasm.netlink.wire import Struct, attr_be32, attr_be64, attr_text
 NFT_REG32_01 = 9
 NFT_REG32_03 = 11
 NFT_PAYLOAD_LL_HEADER = 0
-NFT_PAYLOAD_NETWORK_HEADER = 1
 NFT_PAYLOAD_TRANSPORT_HEADER = 2
 NFT_META_IIF = 4
 NFT_META_IIFTYPE = 8
@@ -68,20 +64,6 @@ _U32 = Struct("=I")
 _BE16 = Struct(">H")
 
 
-def _meta(key: int, register: int = NFT_REG_1) -> bytes:
-    return expression("meta", attr_be32(NFTA_META_KEY, key), attr_be32(NFTA_META_DREG, register))
-
-
-def _payload(base: int, offset: int, length: int, register: int = NFT_REG_1) -> bytes:
-    return expression(
-        "payload",
-        attr_be32(NFTA_PAYLOAD_DREG, register),
-        attr_be32(NFTA_PAYLOAD_BASE, base),
-        attr_be32(NFTA_PAYLOAD_OFFSET, offset),
-        attr_be32(NFTA_PAYLOAD_LEN, length),
-    )
-
-
 def _in(name: str, negate: bool) -> bytes:
     return expression(
         "lookup",
@@ -106,7 +88,7 @@ def group(key: int, number: int, bits: int = 0xFFFFFFFF) -> bytes:
 
     key: IIFGROUP or OIFGROUP. Equivalent to: iifgroup & BITS == N
     """
-    text = _meta(key)
+    text = meta(key)
     if bits != 0xFFFFFFFF:
         text += mask(_U32.pack(bits))
     return text + compare(_U32.pack(number), NFT_CMP_EQ)
@@ -114,33 +96,33 @@ def group(key: int, number: int, bits: int = 0xFFFFFFFF) -> bytes:
 
 def _interface() -> bytes:
     """Load the index and not the name, which is used again by others."""
-    return _meta(NFT_META_IIF)
+    return meta(NFT_META_IIF)
 
 
 def _sender() -> bytes:
     """Load interface and source MAC, after making sure that there is one."""
     return (
-        _meta(NFT_META_IIFTYPE)
+        meta(NFT_META_IIFTYPE)
         + compare(_U16.pack(ARPHRD_ETHER), NFT_CMP_EQ)
         + _interface()
-        + _payload(NFT_PAYLOAD_LL_HEADER, 6, 6, NFT_REG32_01)
+        + payload(NFT_PAYLOAD_LL_HEADER, 6, 6, NFT_REG32_01)
     )
 
 
 def _arp_sender() -> bytes:
-    return _sender() + _payload(NFT_PAYLOAD_NETWORK_HEADER, 8, 6, NFT_REG32_03)
+    return _sender() + payload(NFT_PAYLOAD_NETWORK_HEADER, 8, 6, NFT_REG32_03)
 
 
 def _arp_address() -> bytes:
-    return _interface() + _payload(NFT_PAYLOAD_NETWORK_HEADER, 14, 4, NFT_REG32_01)
+    return _interface() + payload(NFT_PAYLOAD_NETWORK_HEADER, 14, 4, NFT_REG32_01)
 
 
 def _source4() -> bytes:
-    return _interface() + _payload(NFT_PAYLOAD_NETWORK_HEADER, 12, 4, NFT_REG32_01)
+    return _interface() + payload(NFT_PAYLOAD_NETWORK_HEADER, 12, 4, NFT_REG32_01)
 
 
 def _source6() -> bytes:
-    return _interface() + _payload(NFT_PAYLOAD_NETWORK_HEADER, 8, 16, NFT_REG32_01)
+    return _interface() + payload(NFT_PAYLOAD_NETWORK_HEADER, 8, 16, NFT_REG32_01)
 
 
 # What can be looked up in a set, or put into one:
@@ -210,7 +192,7 @@ def icmpv6(kind: int) -> bytes:
     return (
         protocol_family(NFPROTO_IPV6)
         + _protocol(IPPROTO_ICMPV6)
-        + _payload(NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1)
+        + payload(NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1)
         + compare(bytes((kind,)), NFT_CMP_EQ)
     )
 
@@ -220,11 +202,11 @@ def protocol_family(number: int) -> bytes:
 
     Equivalent to: meta nfproto ipv4
     """
-    return _meta(NFT_META_NFPROTO) + compare(bytes((number,)), NFT_CMP_EQ)
+    return meta(NFT_META_NFPROTO) + compare(bytes((number,)), NFT_CMP_EQ)
 
 
 def _protocol(number: int) -> bytes:
-    return _meta(NFT_META_L4PROTO) + compare(bytes((number,)), NFT_CMP_EQ)
+    return meta(NFT_META_L4PROTO) + compare(bytes((number,)), NFT_CMP_EQ)
 
 
 def service(protocol: str, port: int) -> bytes:
@@ -240,6 +222,6 @@ def service(protocol: str, port: int) -> bytes:
     }[protocol]
     text = _protocol(number)
     if port:
-        text += _payload(NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2)
+        text += payload(NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2)
         text += compare(_BE16.pack(port), NFT_CMP_EQ)
     return text

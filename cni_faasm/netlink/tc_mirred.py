@@ -3,7 +3,7 @@
 Layout: <linux/pkt_sched.h>, <linux/pkt_cls.h>, <linux/tc_act/tc_mirred.h>.
 """
 
-from cni_faasm.netlink.tc import RTM_DELQDISC, RTM_NEWQDISC, TCA_KIND, TCA_OPTIONS, TCMSG
+from cni_faasm.netlink.tc import RTM_NEWQDISC, TCA_KIND, TCA_OPTIONS, TCMSG
 from cni_faasm.netlink.tc_filter import (
     RTM_DELTFILTER,
     RTM_NEWTFILTER,
@@ -57,15 +57,6 @@ def new_clsact(ifindex: int) -> "Message":
     body = TCMSG.pack(0, 0, 0, ifindex, CLSACT_HANDLE, TC_H_CLSACT, 0)
     body += attr_text(TCA_KIND, "clsact")
     return RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, body, f"tc qdisc add dev if{ifindex} clsact"
-
-
-def del_clsact(ifindex: int) -> "Message":
-    """Take it away with all its filters.
-
-    Equivalent to: tc qdisc del dev IF clsact
-    """
-    body = TCMSG.pack(0, 0, 0, ifindex, CLSACT_HANDLE, TC_H_CLSACT, 0)
-    return RTM_DELQDISC, 0, body, f"tc qdisc del dev if{ifindex} clsact"
 
 
 def new_redirect(ifindex: int, target: int) -> "Message":

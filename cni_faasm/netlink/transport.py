@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Netlink", "NetlinkError"]
 
 # <asm-generic/errno.h>, <asm-generic/errno-base.h>
+ENOENT = 2
 EAGAIN = 11
 ENOBUFS = 105
 ETIMEDOUT = 110
@@ -159,6 +160,21 @@ class Netlink:
         if batch:
             results += self._run_batch(batch)
         return results
+
+    def ask(self, questions: "Iterable[Message]") -> "list[bytes | None]":
+        """Ask for several objects at once. Returns: the body of each, None for an absent one.
+
+        Raises: NetlinkError for anything but ENOENT.
+        """
+        bodies: list[bytes | None] = []
+        for answer in self.execute_tolerant(questions):
+            if not isinstance(answer, NetlinkError):
+                bodies.append(answer[0])
+            elif answer.errno == ENOENT:
+                bodies.append(None)
+            else:
+                raise answer
+        return bodies
 
     def dump(self, message: "Message") -> "list[bytes]":
         """Return the bodies of all objects that the request matches.
