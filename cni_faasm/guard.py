@@ -69,7 +69,6 @@ if TYPE_CHECKING:
     Keys = list[tuple[int, str, bytes]]
 
 _ATTEMPTS = 8
-_COUNTER = b"counter\0"  # an expression's name; its numbers follow
 _RACES = (errno.EEXIST, errno.ENOENT, errno.EINTR)
 
 
@@ -105,39 +104,13 @@ def ensure(plan: "Plan", state_dir: "str | None", *, renew: bool = False) -> boo
                 renew = _must_renew(error)
                 continue
             if anew and plan.guard is not None:
-                _seal(netfilter, plan)
+                from cni_faasm import seal  # only who makes or compares rules needs it
+
+                seal.put(netfilter, name, places(plan.guard))
             return plan.guard is not None and not any(tables)
     raise CniError(
         TRY_AGAIN, f"nft table {name} was changed by others at each attempt", "call again"
     )
-
-
-def _seal(netfilter: Netlink, plan: "Plan") -> None:
-    """Note in the table what its rules look like to the kernel, by the name of an empty chain.
-
-    So CHECK need not write them down and put both into words to see that they are the same.
-    """
-    name = table_name(plan.network)
-    chain = _seal_name(netfilter, plan)
-    try:
-        netfilter.nft_batch([nft.new_chain(nft.NFPROTO_INET, name, chain)])
-    except NetlinkError as error:
-        if error.errno not in _RACES:
-            raise
-
-
-def _seal_name(netfilter: Netlink, plan: "Plan") -> str:
-    import binascii
-
-    value = 0
-    for family, chain in places(plan.guard) if plan.guard is not None else ():
-        for body in netfilter.dump(nft.dump_rules(family, table_name(plan.network), chain)):
-            head, *rest = body.split(_COUNTER)
-            value = binascii.crc32(head, value)
-            for part in rest:  # each begins with the numbers, as one attribute
-                length = int.from_bytes(part[:2], sys.byteorder)
-                value = binascii.crc32(part[length:], value)
-    return f"seal_{value:08x}"
 
 
 def _must_renew(error: NetlinkError) -> bool:
@@ -355,8 +328,9 @@ def drifts(plan: "Plan") -> "list[Drift]":
         if not _is_whole(tables, plan.guard):
             told = tables[0].comment if tables[0] is not None else "none"
             return [(what, comment(plan.guard), told or "another")]
-        seal = nft.get_chain(nft.NFPROTO_INET, name, _seal_name(netfilter, plan))
-        if isinstance(netfilter.execute_tolerant([seal])[0], NetlinkError):
+        from cni_faasm import seal
+
+        if not seal.holds(netfilter, name, places(plan.guard)):
             found += _rule_drifts(netfilter, plan, plan.guard)
         if plan.guard.anti_spoof:
             questions = [

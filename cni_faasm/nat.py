@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     Network = tuple[bytes, int]
 
 CHAIN = "postrouting"
+_PLACES = [(nft.NFPROTO_INET, CHAIN)]
 _COMMENT = "cni-faasm"
 _MULTICAST = {4: (b"\xe0\0\0\0", 4), 16: (b"\xff" + bytes(15), 8)}
 _ATTEMPTS = 8
@@ -94,6 +95,10 @@ def _ensure_table(netfilter: Netlink, plan: "Plan", *, renew: bool) -> bool:
         if kernel.is_lacking(error) or error.errno not in _RACES:
             raise
         return False  # another ADD was here between the question and the transaction
+    if wanted:
+        from cni_faasm import seal  # only who makes or compares rules needs it
+
+        seal.put(netfilter, name, _PLACES)
     return True
 
 
@@ -279,6 +284,10 @@ def _rule_drifts(
 ) -> "list[tuple[str, str, str]]":
     if chain is None or chain.hook != nft.NF_INET_POST_ROUTING:
         return [(f"{what}: chain {CHAIN}", "hook postrouting", "none")]
+    from cni_faasm import seal
+
+    if _has_rules(chain, ranges) and seal.holds(netfilter, chain.table, _PLACES):
+        return []
     from cni_faasm.netlink import nft_expr
 
     bodies = netfilter.dump(nft.dump_rules(nft.NFPROTO_INET, chain.table, CHAIN))

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from cni_faasm import guard_rules, nat, policy, seal
+from cni_faasm.netlink import nft
+from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
 from tests import frames
 from tests.host import DUAL_STACK, Host, Namespace, wait_until
 from tests.tool import Tool
@@ -212,6 +215,28 @@ def test_another_policy_takes_over(host: Host) -> None:
         assert not passes(host, each, 4, "10.200.77.7")
     Attached(host, config(host, antiSpoof=False))
     assert host.nft_tables() == []
+
+
+def test_a_seal_holds_whatever_else_changes(host: Host) -> None:
+    """What CHECK spares by it, it spares as long as the rules are the same."""
+    network = config(host, isolated=True, ipMasq=True)
+    one = Attached(host, network)
+    guarded = guard_rules.places(policy.Guard(anti_spoof=True, isolated=True, allow_host=[]))
+    sealed = {"guard_testnet": guarded, "faasm_testnet": [(nft.NFPROTO_INET, nat.CHAIN)]}
+
+    def held() -> list[bool]:
+        with host.entered(), Netlink(NETLINK_NETFILTER) as netfilter:
+            return [seal.holds(netfilter, *each) for each in sealed.items()]
+
+    assert held() == [True, True]
+    add_remote(host)
+    assert not passes(host, one, 4, "10.200.77.7")  # a counter is no longer zero
+    host.run(["nft", "add", "table", "inet", "of_somebody"])
+    Attached(host, network)
+    assert held() == [True, True]
+    host.run(["nft", "flush", "chain", "inet", "guard_testnet", "through"])
+    host.run(["nft", "add", "rule", "inet", "faasm_testnet", "postrouting", "counter"])
+    assert held() == [False, False]
 
 
 def test_a_table_without_its_seal_is_compared_rule_by_rule(host: Host) -> None:
