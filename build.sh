@@ -62,7 +62,7 @@ prepare_venv() {
 
 # Compiles the bootloader into .venv/bootloader, where it stays for the next build.
 prepare_bootloader() {
-    wanted=$(cat packaging/bootloader.py requirements/build.txt | sha256sum)
+    wanted=$(cat packaging/bootloader.py packaging/agent_client.c requirements/build.txt | sha256sum)
     if [ "$(cat .venv/bootloader/stamp 2>/dev/null)" = "$wanted" ]; then
         return 0
     fi

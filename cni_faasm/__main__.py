@@ -13,6 +13,7 @@ from cni_faasm.undo import Undo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
 MAX_STDIN_BYTES = 8 << 20
@@ -26,12 +27,10 @@ def main() -> "NoReturn":
     Exit status: 0 with a result (or nothing, for DEL, CHECK, GC, STATUS) on stdout, 1
     with an error document. Without CNI_COMMAND: a word on stderr about what this is.
     """
-    environ = {
-        key.decode("utf-8", "surrogateescape"): value.decode("utf-8", "surrogateescape")
-        for key, value in posix.environ.items()
-        if key.startswith(b"CNI_")
-    }
+    environ = cni_variables(posix.environ)
     _fill_descriptors()
+    if hasattr(posix, "hold_ending"):  # our bootloader's, for an agent alone
+        _be_agent(posix.hold_ending)
     if not environ.get("CNI_COMMAND"):
         _write(2, _about().encode())
         posix._exit(0)
@@ -39,6 +38,36 @@ def main() -> "NoReturn":
     status = serve(environ)
     # Flushed and done: the interpreter's own tear-down would cost a millisecond.
     posix._exit(status)
+
+
+def cni_variables(environ: "dict[bytes, bytes]") -> "dict[str, str]":
+    """Return the specification's variables of an environment."""
+    return {
+        key.decode("utf-8", "surrogateescape"): value.decode("utf-8", "surrogateescape")
+        for key, value in environ.items()
+        if key.startswith(b"CNI_")
+    }
+
+
+def _be_agent(hold_ending: "Callable[[int], None]") -> "NoReturn":
+    """Serve calls of others until somebody ends this process; tell on stderr why there is none."""
+    from cni_faasm import agent
+    from cni_faasm.netlink.transport import Netlink
+
+    def serve_caller(is_wanted: "Callable[[], bool]") -> int:
+        try:
+            return serve(cni_variables(posix.environ), is_wanted=is_wanted)
+        finally:
+            Netlink.log = None
+
+    try:
+        agent.run(serve_caller, hold_ending)
+    except CniError as error:
+        why = f"{error.msg}: {error.details}"
+    except OSError as error:
+        why = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    _write(2, f"cni-faasm agent: {why}\n".encode("utf-8", "replace"))
+    posix._exit(1)
 
 
 def _about() -> str:
@@ -49,11 +78,22 @@ def _about() -> str:
     )
 
 
-def serve(environ: "dict[str, str]", stdin: int = 0, stdout: int = 1, stderr: int = 2) -> int:
-    """Serve one call over the given descriptors. Returns: the exit status."""
+def serve(
+    environ: "dict[str, str]",
+    stdin: int = 0,
+    stdout: int = 1,
+    stderr: int = 2,
+    *,
+    is_wanted: "Callable[[], bool] | None" = None,
+) -> int:
+    """Serve one call over the given descriptors.
+
+    is_wanted: asked before a result is told; False undoes everything.
+    Returns: the exit status.
+    """
     undo = Undo()
     try:
-        return _answer(environ, undo, stdin, stdout, stderr)
+        return _answer(environ, undo, (stdin, stdout, stderr), is_wanted)
     except BaseException as error:
         # The runtime never learnt of this attachment, so it must not exist.
         undo.roll_back(error)
@@ -66,7 +106,13 @@ def serve(environ: "dict[str, str]", stdin: int = 0, stdout: int = 1, stderr: in
         return 1
 
 
-def _answer(environ: "dict[str, str]", undo: Undo, stdin: int, stdout: int, stderr: int) -> int:
+def _answer(
+    environ: "dict[str, str]",
+    undo: Undo,
+    standard: "tuple[int, int, int]",
+    is_wanted: "Callable[[], bool] | None",
+) -> int:
+    stdin, stdout, stderr = standard
     version = ""
     warnings: list[str] = []
     document: dict[str, object] | None
@@ -82,6 +128,8 @@ def _answer(environ: "dict[str, str]", undo: Undo, stdin: int, stdout: int, stde
         known = error if isinstance(error, CniError) else _internal(error)
         document, status = protocol.error_document(known, version), 1
     _ignore_signals()
+    if is_wanted is not None and not is_wanted():
+        raise BrokenPipeError
     try:
         for warning in warnings:
             _write(stderr, f"cni-faasm: {warning}\n".encode("utf-8", "replace"))

@@ -13,14 +13,35 @@ The source is PyInstaller's own, at the version and hash in requirements/build.t
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
+# Of our own, compiled along.
+ADDED = "agent_client.c"
+
 # Below bootloader/src; each must be found exactly once.
 CHANGES = (
+    (
+        "main.c",
+        """    /* Store arguments in global context structure. */
+    global_pyi_ctx->argc = argc;
+    global_pyi_ctx->argv = argv;
+""",
+        """    extern int faasm_ask_agent(int);
+    int status = faasm_ask_agent(argc);
+    if (status >= 0) {
+        return status;
+    }
+
+    /* Store arguments in global context structure. */
+    global_pyi_ctx->argc = argc;
+    global_pyi_ctx->argv = argv;
+""",
+    ),
     (
         "pyi_main.c",
         "    reset_environment = false;\n\n    env_var_value =",
@@ -46,6 +67,8 @@ CHANGES = (
         "/*\n * Set run-time options.\n */\nint\npyi_pyconfig_pep587_set_runtime_options(",
         """#include <signal.h>
 
+int pyi_is_agent(void);
+
 static int
 _is_plugin(const struct PyiRuntimeOptions *runtime_options)
 {
@@ -56,7 +79,9 @@ _is_plugin(const struct PyiRuntimeOptions *runtime_options)
     sigemptyset(&ending);
     sigaddset(&ending, SIGTERM);
     sigaddset(&ending, SIGINT);
-    sigprocmask(SIG_BLOCK, &ending, NULL);
+    if (!pyi_is_agent()) { /* its workers do, during a call */
+        sigprocmask(SIG_BLOCK, &ending, NULL);
+    }
     signal(SIGPIPE, SIG_IGN);
     return 1;
 }
@@ -81,6 +106,14 @@ pyi_pyconfig_pep587_set_runtime_options(""",
         "pyi_launch.c",
         "/*\n * Run scripts\n * Return non zero on failure\n */\n",
         """#include <dlfcn.h>
+#include <signal.h>
+#include <sys/prctl.h>
+
+int
+pyi_is_agent(void)
+{
+    return global_pyi_ctx->argc == 2 && strcmp(global_pyi_ctx->argv[1], "--agent") == 0;
+}
 
 extern int setns(int, int); /* glibc shows them only with _GNU_SOURCE */
 extern int unshare(int);
@@ -132,9 +165,26 @@ _python_unshare(PyObject *self, PyObject *arguments)
     return _python_answer(unshare(kinds));
 }
 
+static PyObject *
+_python_hold_ending(PyObject *self, PyObject *arguments)
+{
+    int (*parse)(PyObject *, const char *, ...) = _python_symbol("PyArg_ParseTuple");
+    int held;
+    sigset_t ending;
+    if (!parse(arguments, "i:hold_ending", &held)) {
+        return NULL;
+    }
+    sigemptyset(&ending);
+    sigaddset(&ending, SIGTERM);
+    sigaddset(&ending, SIGINT);
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    return _python_answer(sigprocmask(held ? SIG_BLOCK : SIG_UNBLOCK, &ending, NULL));
+}
+
 static MethodDef _python_methods[] = {
     {"setns", _python_setns, 1 /* METH_VARARGS */, NULL},
     {"unshare", _python_unshare, 1 /* METH_VARARGS */, NULL},
+    {"hold_ending", _python_hold_ending, 1, NULL}, /* agents alone */
 };
 
 static void
@@ -144,7 +194,8 @@ _add_python_methods(const struct DYLIB_PYTHON *dylib_python)
         _python_symbol("PyCFunction_NewEx");
     PyObject *module = dylib_python->PyImport_ImportModule("posix");
     size_t i;
-    for (i = 0; module != NULL && i < sizeof(_python_methods) / sizeof(MethodDef); i++) {
+    size_t count = sizeof(_python_methods) / sizeof(MethodDef) - (pyi_is_agent() ? 0 : 1);
+    for (i = 0; module != NULL && i < count; i++) {
         PyObject *function = new_function(&_python_methods[i], NULL, NULL);
         dylib_python->PyObject_SetAttrString(
             module, (char *)_python_methods[i].name, function);
@@ -209,6 +260,7 @@ def main() -> None:
         tar.extractall(folder)  # noqa: S202 -- its hash was checked
     source = os.path.join(archive.removesuffix(".tar.gz"), "bootloader")
     change(os.path.join(source, "src"))
+    shutil.copy(os.path.join(ROOT, "packaging", ADDED), os.path.join(source, "src"))
     # DT_RPATH, not DT_RUNPATH: only that holds for what bundled libraries need in turn.
     flags = "-Wl,--disable-new-dtags,-rpath,$ORIGIN/_internal"
     environment = {"PATH": os.environ["PATH"], "LDFLAGS": flags, "LC_ALL": "C.UTF-8"}

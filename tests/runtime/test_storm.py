@@ -6,6 +6,7 @@ The long form (--soak) is 20,000 cycles, after which nothing of the host's may h
 import concurrent.futures
 import os
 import random
+import signal
 import statistics
 import subprocess
 import threading
@@ -16,11 +17,13 @@ from typing import Any
 
 import pytest
 
+from tests.agent import Agent, agent
 from tests.host import AFTER_LAST_DEL, BUNDLE, Host, Namespace, built_plugin, wait_until
 
 CALLS = 500
 AT_ONCE = 32
 CYCLES = 20_000
+TRY_AGAIN = 11
 
 
 class Storm:
@@ -49,7 +52,7 @@ class Storm:
                 self.kill("ADD", container, network, chance.uniform(0, 0.06))
             else:
                 call = self.host.cni("ADD", container, network, timeout=120)
-                if call.status and call.document["code"] == 11:
+                if call.status and call.document["code"] == TRY_AGAIN:
                     with self.lock:
                         self.busy += 1
                 else:
@@ -57,7 +60,17 @@ class Storm:
             self.forget(container)
             if chance.random() < 0.15:
                 self.kill("DEL", container, network, chance.uniform(0, 0.06))
-            self.host.delete_attachment(container, network, timeout=120)
+            self.delete(container, network)
+
+    def delete(self, container: Namespace, network: dict[str, Any]) -> None:
+        """Detach; again where the agent's worker was killed, as a runtime does."""
+        for _ in range(20):
+            call = self.host.cni("DEL", container, network, timeout=120)
+            if call.status == 0 or call.document["code"] != TRY_AGAIN:
+                break
+            with self.lock:
+                self.busy += 1
+        call.ok()
 
     def note(self, result: dict[str, Any], container: Namespace) -> None:
         address = result["ips"][0]["address"]
@@ -86,6 +99,31 @@ class Storm:
 def host(make_host: Callable[[list[str]], Host]) -> Host:
     assert (BUNDLE / "faasm").exists(), "no dist/faasm/faasm: run ./build.sh first"
     return make_host(built_plugin())
+
+
+def kill_workers(running: Agent, ended: threading.Event) -> int:
+    """Kill one of an agent's workers now and then. Returns: how many."""
+    chance = random.Random(11)
+    killed = 0
+    while not ended.wait(chance.uniform(0, 0.1)):
+        victim = chance.choice(running.workers() or [0])
+        if victim:
+            os.kill(victim, signal.SIGKILL)
+            killed += 1
+    return killed
+
+
+def test_a_storm_with_kills_at_an_agent(host: Host) -> None:
+    """Callers are killed, and workers, too."""
+    ended = threading.Event()
+    with agent(host) as running, concurrent.futures.ThreadPoolExecutor(1) as killer:
+        killing = killer.submit(kill_workers, running, ended)
+        try:
+            test_a_storm_with_kills(host)
+        finally:
+            ended.set()
+        assert killing.result() > 20
+        assert running.process.poll() is None
 
 
 def test_a_storm_with_kills(host: Host) -> None:

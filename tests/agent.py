@@ -1,0 +1,67 @@
+"""Run an agent of the built plugin on a host of the tests, and look at its workers."""
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.host import BUNDLE, Host, wait_until
+
+SOCKET = Path("/run/cni-faasm/agent")
+
+
+class Agent:
+    """One agent; its calls go to whoever calls the plugin on its host."""
+
+    def __init__(self, host: Host, bundle: Path = BUNDLE) -> None:
+        self.process = host.start([str(bundle / "faasm"), "--agent"])
+        wait_until(self.is_listening, "the agent to listen")
+
+    def is_listening(self) -> bool:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as caller:
+            if caller.connect_ex(str(SOCKET)):
+                return False
+            # Its answer says that it knows who we are: not its own executable.
+            return caller.recv(1) == b"n"
+
+    def workers(self) -> list[int]:
+        """Return the processes that do calls, or are about to."""
+        return children(self.process.pid)
+
+    def end(self) -> int:
+        """End it as a service manager does. Returns: its status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=10)
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has begun and that have not ended."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = path.read_text(encoding="ascii").rpartition(")")[2].split()[:2]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if parent == str(pid) and state != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+def descriptors(pid: int) -> list[str]:
+    """Return what a process has open."""
+    return sorted(os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir())
+
+
+@contextmanager
+def agent(host: Host, bundle: Path = BUNDLE) -> Iterator[Agent]:
+    """Run an agent for a while."""
+    running = Agent(host, bundle)
+    try:
+        yield running
+    finally:
+        if running.process.poll() is None:
+            running.end()
+        assert running.process.stdout is not None
+        running.process.stdout.close()
