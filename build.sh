@@ -76,7 +76,7 @@ prepare_bootloader() {
 # Prints one hash over everything that the bundle depends on.
 inputs() {
     {
-        find cni_faasm packaging conf -type f ! -name '*.pyc' -print0 | sort -z | xargs -0 sha256sum
+        find cni_faasm packaging conf deploy/systemd -type f ! -name '*.pyc' -print0 | sort -z | xargs -0 sha256sum
         sha256sum build.sh requirements/build.txt
         "$python" -VV
         # The interpreter and Debian's libraries that go into the bundle.

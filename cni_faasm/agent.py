@@ -89,6 +89,7 @@ def run(
     _preload()
     listener = _listen()
     workers = Workers()
+    manager = posix.getpid()
     while True:
         while workers.lacking():
             try:
@@ -98,12 +99,12 @@ def run(
                     break  # no more processes to be had: those that are there will be idle again
                 raise
             if not pid:
-                _work(listener, workers.telling, own, serve, hold_ending)
+                _work(listener, workers.telling, manager, own, serve, hold_ending)
             workers.add(pid)
         workers.wait()
-        if _identity(executable) not in (own[0], None):
-            # Another version is installed, and its calls are declined. The workers end with
-            # this process; whoever started it starts the new one.
+        if _identity(executable) != own[0]:
+            # Another version is installed, or none any more. Its calls are declined. The workers
+            # end with this process; whoever started it starts the new one.
             posix.close(lock)
             posix._exit(0)
 
@@ -161,21 +162,22 @@ class Workers:
 def _work(
     listener: "_socket.socket",
     telling: int,
+    manager: int,
     own: "tuple[tuple[int, int] | None, ...]",
     serve: "Callable[[Callable[[], bool]], int]",
     hold_ending: "Callable[[int], None]",
 ) -> "NoReturn":
     """Do calls one after the other, in this child, and end it after some hundreds.
 
-    Its parent's end is a SIGTERM, which comes between two calls.
+    The end of its parent, the manager, is a SIGTERM, which comes between two calls.
     """
-    pid, parent = posix.getpid(), posix.getppid()
+    pid = posix.getpid()
     posix.closerange(telling + 1, _MOST_DESCRIPTORS)  # those of the other workers
     null = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
     calls = 0
     try:
         hold_ending(0)
-        while calls < _CALLS and posix.getppid() == parent:
+        while calls < _CALLS and posix.getppid() == manager:
             try:
                 descriptor, _ = listener._accept()  # type: ignore[attr-defined]
             except BlockingIOError:

@@ -24,11 +24,25 @@ class Agent:
             if caller.connect_ex(str(SOCKET)):
                 return False
             # Its answer says that it knows who we are: not its own executable.
-            return caller.recv(1) == b"n"
+            try:
+                return caller.recv(1) == b"n"
+            except ConnectionResetError:  # an earlier one's last moment
+                return False
 
     def workers(self) -> list[int]:
         """Return the processes that do calls, or are about to."""
         return children(self.process.pid)
+
+    def stop(self) -> list[int]:
+        """Let it hang. Returns: the processes that SIGCONT lets go on."""
+        stopped: set[int] = set()
+        while not stopped or not stopped >= {self.process.pid, *self.workers()}:
+            for pid in {self.process.pid, *self.workers()} - stopped:
+                os.kill(pid, signal.SIGSTOP)
+                stat = Path(f"/proc/{pid}/stat")
+                wait_until(lambda stat=stat: ") T " in stat.read_text(), f"{pid} to stop")
+                stopped.add(pid)
+        return sorted(stopped)
 
     def end(self) -> int:
         """End it as a service manager does. Returns: its status."""

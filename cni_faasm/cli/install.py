@@ -4,6 +4,7 @@
     /opt/cni/bin/faasm               -> the plugin
     /usr/bin/cni-faasm               -> the tool
     /etc/cni/net.d/10-faasm.conflist the network; an operator's changes are never touched
+    /usr/lib/systemd/system/cni-faasm.service   the agent, which an operator may enable
 
 The folder is exchanged for a new one in a single step, so that a runtime finds either the
 old plugin or the new one, and links need not change. Links are relative: they are right
@@ -17,6 +18,8 @@ import errno
 import json
 import os
 import shutil
+import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,14 +27,17 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from cni_faasm import __version__
+from cni_faasm.agent import SOCKET as AGENT
 from cni_faasm.cli.fault import ToolError
 
 FOLDER = "usr/lib/cni-faasm"
 PLUGIN = "opt/cni/bin/faasm"
 TOOL = "usr/bin/cni-faasm"
 CONFIG = "etc/cni/net.d/10-faasm.conflist"
+UNIT = "usr/lib/systemd/system/cni-faasm.service"
 
 DELIVERED_CONFIG = "_internal/conf/10-faasm.conflist"
+DELIVERED_UNIT = "_internal/systemd/cni-faasm.service"
 NOTES = "installed.json"  # in FOLDER
 
 AT_FDCWD = -100
@@ -62,14 +68,14 @@ def install(bundle: str, destdir: str = "/") -> Iterator[Step]:
     Raises: ToolError before anything is changed when a path is taken by somebody else;
     OSError.
     """
-    folder, plugin, tool, config = _targets(destdir)
+    folder, plugin, tool, config, unit = _targets(destdir)
     for link in (plugin, tool):
         if os.path.lexists(link) and not _is_ours(link, folder):
             raise ToolError(
                 f"{link} exists and was not put there by cni-faasm", "move it away and try again"
             )
     made = _folders_made(folder)
-    for path in (folder, plugin, tool, config):
+    for path in (folder, plugin, tool, config, unit):
         made += _make_parents(path, destdir)
     known_config = read(os.path.join(folder, DELIVERED_CONFIG))
     if os.path.realpath(bundle) != os.path.realpath(folder):
@@ -78,6 +84,8 @@ def install(bundle: str, destdir: str = "/") -> Iterator[Step]:
     for link, target in ((plugin, "faasm"), (tool, "cni-faasm")):
         yield _link(link, os.path.join(folder, target))
     yield _install_config(os.path.join(folder, DELIVERED_CONFIG), config, known_config)
+    put_file(unit, _delivered(os.path.join(folder, DELIVERED_UNIT)), f"{unit}.{os.getpid()}")
+    yield Step(unit, "installed", "not enabled: systemctl enable --now cni-faasm")
 
 
 def uninstall(destdir: str = "/") -> Iterator[Step]:
@@ -86,8 +94,12 @@ def uninstall(destdir: str = "/") -> Iterator[Step]:
     Leases, records and running containers stay. The folder goes last, because the tool
     may be running from there. Raises: OSError.
     """
-    folder, plugin, tool, config = _targets(destdir)
+    folder, plugin, tool, config, unit = _targets(destdir)
     made = _folders_made(folder)
+    if os.path.lexists(unit):
+        _disable(unit)
+        os.unlink(unit)
+        yield Step(unit, "removed")
     for link in (plugin, tool):
         if os.path.lexists(link):
             if _is_ours(link, folder):
@@ -107,6 +119,7 @@ def uninstall(destdir: str = "/") -> Iterator[Step]:
         # Out of its place first: a folder half removed would still be found.
         grave = tempfile.mkdtemp(prefix=".cni-faasm.", dir=os.path.dirname(folder))
         shutil.move(folder, os.path.join(grave, "old"))
+        _wake_agent()
         shutil.rmtree(grave)
     # Longest first: folders inside of folders. What is in use by others is not empty.
     for path in sorted(made, key=len, reverse=True):
@@ -117,14 +130,30 @@ def uninstall(destdir: str = "/") -> Iterator[Step]:
                 raise
 
 
-def _targets(destdir: str) -> tuple[str, str, str, str]:
+def _targets(destdir: str) -> list[str]:
     top = os.path.abspath(destdir)
-    return (
-        os.path.join(top, FOLDER),
-        os.path.join(top, PLUGIN),
-        os.path.join(top, TOOL),
-        os.path.join(top, CONFIG),
-    )
+    return [os.path.join(top, path) for path in (FOLDER, PLUGIN, TOOL, CONFIG, UNIT)]
+
+
+def _disable(unit: str) -> None:
+    """Have systemd, where it runs, end the agent and forget it."""
+    if unit == "/" + UNIT and os.path.isdir("/run/systemd/system"):
+        command = ["systemctl", "disable", "--quiet", "--now", os.path.basename(unit)]
+        subprocess.run(command, check=False)
+
+
+def _wake_agent() -> None:
+    """Let an agent see that its executable is another one now, or gone: then it ends.
+
+    A connection does; it is not served, as we are not the plugin.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as caller:
+        caller.settimeout(1)
+        try:
+            caller.connect(AGENT)
+            caller.recv(1)
+        except OSError:
+            return  # there is none
 
 
 def _make_parents(path: str, destdir: str) -> list[str]:
@@ -161,6 +190,7 @@ def _replace_folder(bundle: str, folder: str, notes: dict[str, object]) -> None:
         flush(new)  # after a power cut either folder must be whole
         if os.path.isdir(folder):
             _exchange(new, folder)
+            _wake_agent()
             _let_calls_end(os.path.join(new, os.path.basename(PLUGIN)))
         else:
             os.rename(new, folder)
@@ -247,16 +277,22 @@ def _install_config(delivered: str, config: str, known: bytes | None) -> Step:
 
     known: what the version installed before had delivered.
     """
-    wanted = read(delivered)
+    wanted = _delivered(delivered)
     found = read(config)
-    if wanted is None:
-        raise ToolError(f"{delivered} is missing", "the bundle is not whole; build it again")
     if found == wanted:
         return Step(config, "kept", "as delivered")
     if found is not None and found != known:
         return Step(config, "kept", f"yours; what is delivered now is in {delivered}")
     put_file(config, wanted, f"{config}.{os.getpid()}")
     return Step(config, "installed", "" if found is None else "in place of an older delivery")
+
+
+def _delivered(path: str) -> bytes:
+    """Return the contents of a file of the bundle. Raises: ToolError."""
+    found = read(path)
+    if found is None:
+        raise ToolError(f"{path} is missing", "the bundle is not whole; build it again")
+    return found
 
 
 def put_file(path: str, data: bytes, temporary: str) -> None:

@@ -22,6 +22,20 @@ from tests.host import AFTER_LAST_DEL, BUNDLE, CniCall, Host, Namespace, built_p
 PLUGIN = BUNDLE / "faasm"
 
 
+# An IPAM plugin that writes down in which surroundings it runs.
+TELLER = """#!/usr/bin/python3 -IS
+import json, os, sys
+files = [n for n in sorted(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd/" + n)]
+mask = os.umask(0)
+with open({!r}, "a") as file:
+    print(json.dumps([dict(os.environ), mask, os.getcwd(), files]), file=file)
+print("said by the plugin", file=sys.stderr)
+if os.environ["CNI_COMMAND"] == "ADD":
+    ips = [{{"address": "10.9.0.2/24", "gateway": "10.9.0.1"}}]
+    print(json.dumps({{"cniVersion": "1.0.0", "ips": ips}}))
+"""
+
+
 @pytest.fixture
 def host(make_host: Callable[[list[str]], Host]) -> Host:
     assert (BUNDLE / "faasm").exists(), "no dist/faasm/faasm: run ./build.sh first"
@@ -139,36 +153,31 @@ def test_a_call_finds_its_own_surroundings(host: Host, tmp_path: Path) -> None:
     """What another program would see of them: an IPAM plugin tells."""
     container = host.add_container()
     plugin = tmp_path / "teller"
-    plugin.write_text(
-        "#!/bin/sh\n"
-        "{ env | grep -v ^_= | sort; umask; pwd -P; cat /proc/self/cgroup >/dev/null; "
-        f"ls -l /proc/$$/fd | grep -c -v ^total; }} >>{tmp_path}/told\n"
-        "echo said by the plugin >&2\n"
-        '[ "$CNI_COMMAND" != ADD ] || echo \'{"cniVersion": "1.0.0", '
-        '"ips": [{"address": "10.9.0.2/24", "gateway": "10.9.0.1"}]}\'\n'
-    )
+    plugin.write_text(TELLER.format(str(tmp_path / "told")))
     plugin.chmod(0o755)
     network = host.config(cniVersion="1.0.0", ipam={"type": "teller", "subnet": None})
     env = {"CNI_PATH": str(tmp_path), "SOMETHING": "of the caller", "TZ": "UTC"}
     script = f'umask 027; cd {tmp_path}; exec "{PLUGIN}"'
 
-    def told() -> tuple[list[str], bytes]:
+    def told() -> tuple[list[Any], bytes]:
         (tmp_path / "told").unlink(missing_ok=True)
         made = host.cni("ADD", container, network, env=env, plugin=["sh", "-c", script])
         made.ok()
         host.delete_attachment(container, network, env=env, plugin=["sh", "-c", script])
-        return (tmp_path / "told").read_text().splitlines(), made.stderr
+        lines = (tmp_path / "told").read_text().splitlines()
+        return [json.loads(line) for line in lines], made.stderr
 
     alone = told()
-    assert "SOMETHING=of the caller" in alone[0]
-    assert "0027" in alone[0]
-    assert str(tmp_path) in alone[0]
+    environment, mask, folder, open_files = alone[0][0]
+    assert environment["SOMETHING"] == "of the caller"
+    assert (mask, folder, open_files) == (0o027, str(tmp_path), ["0", "1", "2"])
+    assert [each[0]["CNI_COMMAND"] for each in alone[0]] == ["ADD", "DEL"]
     assert b"said by the plugin" in alone[1]
     with agent(host):
         assert told() == alone
         # And the next call has its own.
         env["SOMETHING"] = "of another"
-        assert "SOMETHING=of another" in told()[0]
+        assert told()[0][0][0]["SOMETHING"] == "of another"
 
 
 def test_whom_it_does_not_serve(
@@ -270,9 +279,7 @@ def test_nonsense_is_no_answer(host: Host, answer: str) -> None:
 def test_an_agent_that_hangs_is_not_waited_for(host: Host) -> None:
     container = host.add_container()
     with agent(host) as running:
-        stopped = [running.process.pid, *running.workers()]
-        for pid in stopped:
-            os.kill(pid, signal.SIGSTOP)
+        stopped = running.stop()
         try:
             host.add(container, host.config())
             begin = time.monotonic()
@@ -418,7 +425,8 @@ def test_nothing_grows_in_it(host: Host) -> None:
     with agent(host) as running:
         live(containers[0], 3)
         first = running.workers()
-        (quiet,) = {tuple(descriptors(pid)) for pid in first}
+        wait_until(lambda: len({tuple(descriptors(pid)) for pid in first}) == 1, "all to be idle")
+        quiet = tuple(descriptors(first[0]))
         threads = [threading.Thread(target=live, args=(one, 20)) for one in containers]
         for thread in threads:
             thread.start()

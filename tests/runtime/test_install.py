@@ -7,17 +7,20 @@ import shutil
 import subprocess
 import tarfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.host import BUNDLE, REPO
+from tests.agent import agent
+from tests.host import BUNDLE, REPO, Host
 
 FOLDER = "usr/lib/cni-faasm"
 PLUGIN = "opt/cni/bin/faasm"
 TOOL = "usr/bin/cni-faasm"
 CONFIG = "etc/cni/net.d/10-faasm.conflist"
+UNIT = "usr/lib/systemd/system/cni-faasm.service"
 
 
 def run(
@@ -71,8 +74,12 @@ def test_everything_is_in_its_place(installed: Path) -> None:
     assert (installed / PLUGIN).resolve() == installed / FOLDER / "faasm"
     assert (installed / CONFIG).read_bytes() == (REPO / "conf/10-faasm.conflist").read_bytes()
     assert {str(path.relative_to(installed)) for path in installed.glob("*/*/*")} == {
-        FOLDER, TOOL, "opt/cni/bin", "etc/cni/net.d",
+        FOLDER, TOOL, "opt/cni/bin", "etc/cni/net.d", "usr/lib/systemd",
     }  # fmt: skip
+    assert (installed / UNIT).read_bytes() == (
+        REPO / "deploy/systemd" / Path(UNIT).name
+    ).read_bytes()
+    assert f"ExecStart=/{FOLDER}/faasm --agent\n" in (installed / UNIT).read_text()
     bundle = {
         name: value for name, value in tree(installed / FOLDER).items() if name != "installed.json"
     }
@@ -144,7 +151,7 @@ def test_an_update_replaces_an_unchanged_configuration(installed: Path) -> None:
     )
     assert config.read_bytes() == (REPO / "conf/10-faasm.conflist").read_bytes()
     assert not (installed / FOLDER / "of an older version").exists()
-    assert [path.name for path in (installed / "usr/lib").iterdir()] == ["cni-faasm"]
+    assert {path.name for path in (installed / "usr/lib").iterdir()} == {"cni-faasm", "systemd"}
 
 
 def test_installing_from_the_installed_folder(installed: Path) -> None:
@@ -179,6 +186,20 @@ def test_calls_go_on_during_updates(installed: Path) -> None:
                 calls += 1
             assert update.returncode == 0
         assert calls > 1
+
+
+def test_an_agent_goes_with_what_it_was_started_from(
+    installed: Path, make_host: Callable[[list[str]], Host]
+) -> None:
+    """So an update need not wait for it, and nobody is served by old code, or by none."""
+    host = make_host([str(installed / PLUGIN)])
+    for words in ("install", "uninstall"):
+        with agent(host, installed / FOLDER) as running:
+            begin = time.monotonic()
+            run(BUNDLE / "cni-faasm", words, "--destdir", installed)
+            assert time.monotonic() - begin < 8
+            assert running.process.wait(timeout=10) == 0
+            assert running.workers() == []
 
 
 def test_the_command_line() -> None:
@@ -258,7 +279,15 @@ def test_two_builds_give_the_same_bytes(tmp_path: Path) -> None:
     archive = next((REPO / "dist").glob("cni-faasm-*.tar.gz"))
     copy = tmp_path / "sources"
     copy.mkdir()
-    for name in ("build.sh", "cni_faasm", "packaging", "conf", "requirements", "pyproject.toml"):
+    for name in (
+        "build.sh",
+        "cni_faasm",
+        "packaging",
+        "conf",
+        "deploy",
+        "requirements",
+        "pyproject.toml",
+    ):
         if (REPO / name).is_dir():
             shutil.copytree(REPO / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
