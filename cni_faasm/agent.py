@@ -89,7 +89,6 @@ def run(
     _preload()
     listener = _listen()
     workers = Workers()
-    manager = posix.getpid()
     while True:
         while workers.lacking():
             try:
@@ -99,7 +98,7 @@ def run(
                     break  # no more processes to be had: those that are there will be idle again
                 raise
             if not pid:
-                _work(listener, workers.telling, manager, own, serve, hold_ending)
+                _work(listener, workers, own, serve, hold_ending)
             workers.add(pid)
         workers.wait()
         if _identity(executable) != own[0]:
@@ -112,9 +111,10 @@ def run(
 class Workers:
     """Know what each worker does, and how many there should be."""
 
-    __slots__ = ("_idle", "_poll", "_processes", "_told", "telling")
+    __slots__ = ("_idle", "_poll", "_processes", "_told", "manager", "telling")
 
     def __init__(self) -> None:
+        self.manager = posix.getpid()
         self._told, self.telling = posix.pipe2(posix.O_CLOEXEC)
         self._poll = select.poll()
         self._poll.register(self._told, select.POLLIN)
@@ -161,8 +161,7 @@ class Workers:
 
 def _work(
     listener: "_socket.socket",
-    telling: int,
-    manager: int,
+    workers: Workers,
     own: "tuple[tuple[int, int] | None, ...]",
     serve: "Callable[[Callable[[], bool]], int]",
     hold_ending: "Callable[[int], None]",
@@ -171,13 +170,13 @@ def _work(
 
     The end of its parent, the manager, is a SIGTERM, which comes between two calls.
     """
-    pid = posix.getpid()
+    pid, telling = posix.getpid(), workers.telling
     posix.closerange(telling + 1, _MOST_DESCRIPTORS)  # those of the other workers
     null = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
     calls = 0
     try:
         hold_ending(0)
-        while calls < _CALLS and posix.getppid() == manager:
+        while calls < _CALLS and posix.getppid() == workers.manager:
             try:
                 descriptor, _ = listener._accept()  # type: ignore[attr-defined]
             except BlockingIOError:
