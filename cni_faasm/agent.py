@@ -21,6 +21,7 @@ result could not be written.
 import _socket
 import errno
 import fcntl
+import gc
 import posix
 import select
 from _struct import Struct
@@ -44,8 +45,10 @@ _BACKLOG = 1024
 _MOST = 64
 _KEPT = 2
 _SURPLUS_MS = 5000
-# Calls after which a worker ends, so that nothing can grow in it.
+# Calls after which a worker ends, so that nothing can grow in it; and after which it looks for
+# garbage, which a process that does one call need not.
 _CALLS = 500
+_COLLECTED_AFTER = 32
 # Idle workers look after this time whether children of theirs have ended.
 _BURIAL = Struct("@ll").pack(10, 0)
 # What a worker tells: its process, and whether it is at work.
@@ -55,7 +58,7 @@ _NEEDED = (
     *("accepted", "chained", "config", "egress", "guard", "kernel", "nat", "seal"),
     *("verbs.add", "verbs.check", "verbs.delete", "verbs.gc", "verbs.status"),
 )
-_MOST_DESCRIPTORS = 1 << 16
+_MOST_DESCRIPTORS = 512
 # A caller says everything at once.
 _SAYING_S = 5
 # What else another caller's files, links and rights hang on.
@@ -87,6 +90,7 @@ def run(
     own = _surroundings("self")
     lock = _claim()
     _preload()
+    gc.freeze()
     listener = _listen()
     workers = Workers()
     while True:
@@ -198,6 +202,8 @@ def _work(
             posix.write(telling, _NEWS.pack(pid, False))
             hold_ending(0)
             calls += 1
+            if calls % _COLLECTED_AFTER == 0:
+                gc.collect()
     finally:
         posix._exit(0)
 
