@@ -156,12 +156,13 @@ def _make(
     lengths = {len(item.address) for item in promised.addresses}
     undo.push("delete the pair", _delete_link, promised)
     veth.create(host, promised, netns_fd)
+    _complete_record(config, promised)
     if promised.host_egress is not None:
         from cni_faasm import egress
 
+        # After the record knows the pair's name: the ifb is found by that and nothing else.
         undo.push("delete its ifb", egress.undo, promised)
         egress.make(host, promised)
-    _complete_record(config, promised)
     veth.distrust(promised.host_interface)
     if 16 in lengths:
         veth.enable_ipv6(promised.host_interface)
