@@ -154,8 +154,12 @@ def _has_root(netlink: Netlink, ifindex: int) -> bool:
     )
 
 
-def remove(request: "Request", promised: "Plan", host: Netlink) -> None:
-    """Take the queues off both ends, as far as they are there. Raises: NetlinkError."""
+def remove(host: Netlink, promised: "Plan", path: str = "") -> None:
+    """Take the queues off both ends, as far as they are there.
+
+    path: of the container's namespace, where the record's is not the one to go by.
+    Raises: NetlinkError; CniError when the namespace is there and cannot be entered.
+    """
     outside = veth.find_outer(host, promised)
     if outside is not None:
         _unshape(host, outside.ifindex, has_queue=promised.ingress is not None)
@@ -166,11 +170,11 @@ def remove(request: "Request", promised: "Plan", host: Netlink) -> None:
             host.execute_tolerant([tc_mirred.del_redirect(outside.ifindex)])
         egress.remove(host, promised)
     try:
-        inner = netns.connect(request.netns or promised.netns)
-    except CniError:
+        inner = netns.connect(path or promised.netns)
+    except netns.NoNamespaceError:
         return  # gone, and its end with it
     with inner:
-        inside = veth.find(inner, name=request.ifname)
+        inside = veth.find(inner, name=promised.ifname)
         if inside is not None and outside is not None and inside.link == outside.ifindex:
             _unshape(inner, inside.ifindex, has_queue=promised.egress is not None)
 

@@ -19,6 +19,19 @@ if TYPE_CHECKING:
 CLONE_NEWNET = 0x40000000  # <linux/sched.h>
 NS_GET_NSTYPE = 0xB703  # <linux/nsfs.h>
 OWN_PATH = "/proc/thread-self/ns/net"
+# What open(2) says of a path that nobody can have mounted a namespace on.
+_NO_FILE = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO, errno.ENODEV)
+# What files of other kinds say to an ioctl that they do not know.
+_NO_SUCH_IOCTL = (errno.ENOTTY, errno.EINVAL, errno.EOPNOTSUPP)
+
+
+class NoNamespaceError(CniError):
+    """Say that no container's namespace is at a path: never was, or is gone.
+
+    Any other CniError leaves that open: the namespace could not be asked or entered.
+    """
+
+    __slots__ = ()
 
 
 def open_own() -> int:
@@ -38,42 +51,61 @@ def open_container(path: str, own_fd: int) -> int:
 
     path: what CNI_NETNS holds.
     Returns: a descriptor, close-on-exec.
-    Raises: CniError 3 when nothing is there, 4 when it is something else.
+    Raises: NoNamespaceError 3 when nothing is there, 4 when it is something else; CniError 4
+    when that cannot be found out.
     """
     try:
         # O_NONBLOCK: a FIFO planted at the path must not hang the runtime.
         fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESRCH):
-            raise CniError(
+            raise NoNamespaceError(
                 UNKNOWN_CONTAINER,
                 f"CNI_NETNS: there is no network namespace at {path!r}",
                 "the container may have ended; the runtime must create the namespace before ADD",
             ) from None
-        raise CniError(
+        kind = NoNamespaceError if error.errno in _NO_FILE else CniError
+        raise kind(
             INVALID_ENVIRONMENT,
             f"CNI_NETNS: cannot open {path!r}: {error.strerror}",
             "the plugin must run as root on the host that holds the namespace",
         ) from None
     except ValueError:  # a NUL inside
-        raise CniError(
+        raise NoNamespaceError(
             INVALID_ENVIRONMENT, f"CNI_NETNS: {path!r} is not a path", "give a path without NUL"
         ) from None
-    if not is_network_namespace(fd):
+    try:
+        _verify(fd, path, own_fd)
+    except BaseException:
         posix.close(fd)
-        raise CniError(
+        raise
+    return fd
+
+
+def _verify(fd: int, path: str, own_fd: int) -> None:
+    """Make sure that a descriptor is a container's namespace. Raises: as open_container."""
+    try:
+        is_one = ioctl(fd, NS_GET_NSTYPE) == CLONE_NEWNET
+    except OSError as error:
+        if error.errno not in _NO_SUCH_IOCTL:
+            raise CniError(
+                INVALID_ENVIRONMENT,
+                f"CNI_NETNS: cannot ask what {path!r} is: {error.strerror}",
+                "call again",
+            ) from None
+        is_one = False
+    if not is_one:
+        raise NoNamespaceError(
             INVALID_ENVIRONMENT,
             f"CNI_NETNS: {path!r} is not a network namespace",
             "give a path such as /run/netns/NAME or /proc/PID/ns/net",
         )
     if is_same(fd, own_fd):
-        posix.close(fd)
-        raise CniError(
+        raise NoNamespaceError(
             INVALID_ENVIRONMENT,
             f"CNI_NETNS: {path!r} is the host's own network namespace",
             "a container that shares the host's network needs no attachment",
         )
-    return fd
 
 
 def close(*descriptors: int) -> None:
@@ -154,8 +186,7 @@ def unshare() -> None:
 def connect(path: str) -> Netlink:
     """Open a socket in a container's namespace, in which it stays.
 
-    path: what CNI_NETNS holds. Raises: CniError 3 when nothing is there, 4 when it is
-    something else.
+    path: what CNI_NETNS holds. Raises: as open_container.
     """
     own_fd = open_own()
     netns_fd = -1

@@ -58,7 +58,7 @@ def _detach(
         if promised is not None and promised.shapes_only:
             from cni_faasm import chained
 
-            chained.remove(request, promised, host)
+            chained.remove(host, promised, request.netns)
             record.remove(config.state_dir, name, request.container_id, request.ifname)
             return
         outer = _find_outer(request, config, name, promised, host)
@@ -150,7 +150,7 @@ def _through_namespace(request: "Request", host: Netlink) -> "Link | None":
         return None
     try:
         inner = netns.connect(request.netns)
-    except CniError:
+    except netns.NoNamespaceError:
         return None  # gone, or no namespace: then the pair is gone with it
     with inner:
         found = veth.find(inner, name=request.ifname)
