@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cni_faasm.config import NetworkConfig
+    from cni_faasm.plan import Plan
     from cni_faasm.protocol import Request
 
 
@@ -96,6 +97,8 @@ def _collect(
             continue
         promised = load_record(config, config.name, container_id, ifname)
         try:
+            if promised is not None and promised.shapes_only:
+                _unshape(host, promised)
             if release(request, config, config.name, (container_id, ifname), promised):
                 removed.append(f"attachment {container_id} {ifname}")
             else:
@@ -125,6 +128,18 @@ def _collect(
             "; ".join(error.msg for error in failures[1:]) or failures[0].details,
         )
     return removed
+
+
+def _unshape(host: Netlink, promised: "Plan") -> None:
+    """Take the limits off a pair that stays, for it is another plugin's. Raises: CniError."""
+    from cni_faasm import chained
+
+    try:
+        chained.remove(host, promised)
+    except NetlinkError as error:
+        from cni_faasm import kernel
+
+        raise kernel.refusal(error) from None
 
 
 def _doomed_links(config: "NetworkConfig", choice: _Choice, host: Netlink) -> "list[link.Link]":

@@ -155,12 +155,19 @@ def test_a_limit_of_somebody_elses_stays(host: Host, container: Namespace) -> No
 
 
 def test_gc_leaves_the_pair(host: Host, container: Namespace, chain: dict[str, Any]) -> None:
+    """And takes the limits off, so that the pair can be attached anew."""
+    chain["plugins"][1]["bandwidth"] = {"egressRate": RATE // 2, "enforceEgress": "host"}
     result = host.chain("ADD", container, chain)
     own = {**chain["plugins"][1], "name": "testnet", "cniVersion": "1.1.0"}
     host.cni("STATUS", None, own).ok()
     host.cni("GC", None, {**own, "cni.dev/valid-attachments": []}).ok()
     assert host.records() == {}
-    assert _outer(result) in host.links()
+    outer = _outer(result)
+    assert outer in host.links()
+    assert [_rates(host, outer), _rates(container, "eth0")] == [[], []]
+    assert f"i{outer}"[:15] not in host.links()
+    again = {**chain["plugins"][1], "name": "testnet", "cniVersion": "1.0.0"}
+    host.add(container, {**again, "prevResult": result})
 
 
 def test_without_ipam_and_prev_result(host: Host, container: Namespace) -> None:
