@@ -501,7 +501,7 @@ class Host(Namespace):
                 d
                 for key in before
                 if key not in ignored
-                for d in _differences(key, before[key], after[key])
+                for d in compare(key, before[key], after[key])
             ]
             if not differences:
                 return
@@ -697,14 +697,15 @@ def _without_elements(item: dict[str, Any]) -> dict[str, Any]:
     return item
 
 
-def _differences(where: str, before: Any, after: Any) -> list[str]:
+def compare(where: str, before: Any, after: Any) -> list[str]:
+    """Return a line for each item in which two snapshots differ."""
     if before == after:
         return []
     if isinstance(before, dict) and isinstance(after, dict):
         return [
             difference
             for key in sorted({*before, *after})
-            for difference in _differences(f"{where}.{key}", before.get(key), after.get(key))
+            for difference in compare(f"{where}.{key}", before.get(key), after.get(key))
         ]
     if isinstance(before, list) and isinstance(after, list):
         gone = [f"  {where}: gone: {item}" for item in before if item not in after]
