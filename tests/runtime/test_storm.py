@@ -192,7 +192,10 @@ def _figures() -> dict[str, float]:
 
 
 def test_thousands_of_cycles(host: Host, request: pytest.FixtureRequest) -> None:
-    """After them descriptors, memory, kernel objects and latency are as before."""
+    """After them descriptors, memory, kernel objects and latency are as before.
+
+    The figures are printed: pytest's -rP shows them.
+    """
     cycles = CYCLES if request.config.getoption("--soak") else 200
     host.add_remote()
     network = host.config(ipMasq=True, bandwidth={"ingressRate": 8_000_000})
@@ -211,16 +214,21 @@ def test_thousands_of_cycles(host: Host, request: pytest.FixtureRequest) -> None
         live(container, 20)
     before = _figures()
     own = len(os.listdir("/proc/self/fd"))
+    begin = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         done = list(pool.map(live, containers, [cycles // 2] * 2))
+    seconds = time.monotonic() - begin
+    print(f"{cycles} cycles in {seconds:.0f} s, {cycles / seconds:.0f} a second")
     assert len(os.listdir("/proc/self/fd")) == own
     after = _figures()
     for name, value in before.items():
         growth = after[name] - value
+        print(f"{name}: {value:.0f} → {after[name]:.0f}")
         assert growth <= max(0.05 * value, 200), f"{name}: {value} → {after[name]}"
     for times in done:
         tenth = len(times) // 10
         first, last = statistics.median(times[:tenth]), statistics.median(times[-tenth:])
+        print(f"a cycle's median: {first * 1000:.1f} ms in the first tenth, {last * 1000:.1f} last")
         assert last < first * 1.5, f"a cycle took {first * 1000:.1f} ms, then {last * 1000:.1f}"
     assert host.leases() == {}
     assert host.records() == {}
