@@ -48,6 +48,8 @@ def add(
     inside, outside = _pair(request, prev_result, host, inner)
     boot_id = record.boot_id()
     marker = reclaim.read_marker(config.state_dir, config.name)
+    if marker is None or marker.get("bootID") != boot_id:
+        reclaim.forget_shaped(config.state_dir, config.name, boot_id, config.lock_timeout_ms)
     leaf = kernel.leaf(config.state_dir, config.name, boot_id, marker)
     scope = kernel.scope(config, boot_id, marker)
     ingress, egress = plan.both_shapes(config, inside.mtu, leaf, scope)

@@ -88,7 +88,7 @@ def leaf(
     if kept in (FQ_CODEL, BFIFO):
         return str(kept)
     found = FQ_CODEL if offers_fq_codel() else BFIFO
-    _remember(state_dir, network, "leaf", found)
+    _remember(state_dir, network, boot_id, "leaf", found)
     return found
 
 
@@ -108,7 +108,7 @@ def scope(
     found = _remembered(marker, boot_id, "classifier")
     if found not in (tc_filter.U32, tc_filter.FLOWER):
         found = _offered_classifier()
-        _remember(config.state_dir, config.name, "classifier", found)
+        _remember(config.state_dir, config.name, boot_id, "classifier", found)
     return Scope(config.subnets, only=config.subnets_only, classifier=str(found))
 
 
@@ -117,8 +117,12 @@ def _remembered(marker: "Mapping[str, object] | None", boot_id: str, key: str) -
     return known.get(key) if isinstance(known, dict) else None
 
 
-def _remember(state_dir: str, network: str, key: str, value: str) -> None:
+def _remember(state_dir: str, network: str, boot_id: str, key: str, value: str) -> None:
+    if not boot_id:  # STATUS, which asks anew each time
+        return
     fresh = dict(reclaim.read_marker(state_dir, network) or {})
+    if fresh.get("bootID") != boot_id:  # where faasm only shapes, nobody else writes it
+        fresh = {"bootID": boot_id}
     known = fresh.get("kernel")
     fresh["kernel"] = {**(known if isinstance(known, dict) else {}), key: value}
     reclaim.write_marker(state_dir, network, fresh)

@@ -7,8 +7,8 @@ an address, so that a range which was full is usable again.
 
 import time
 
-from cni_faasm import record
-from cni_faasm.errors import CniError
+from cni_faasm import files, record
+from cni_faasm.errors import TRY_AGAIN, CniError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -103,6 +103,31 @@ def reclaim_earlier_boot(
         {"bootID": boot_id, "kernel": kernel, "stores": [*swept, store.data_dir]},
     )
     return swept_now
+
+
+def forget_shaped(state_dir: str, network: str, boot_id: str, timeout_ms: int) -> None:
+    """Remove what an earlier boot's records promise of other plugins' pairs: only limits.
+
+    Leases are not looked at, for they are the other plugins'. Call it before anything is
+    written; who comes meanwhile waits, so that no record is removed that is written just now.
+    Raises: CniError 5; 11 when another process takes longer.
+    """
+    from cni_faasm.ipam.lockwait import wait_for_lock
+
+    folder = files.open_folder(state_dir, network, create=True, mode=0o700)
+    try:
+        if not wait_for_lock(folder, timeout_ms):
+            raise CniError(
+                TRY_AGAIN, f"try again later: {state_dir}/{network} is locked by another process"
+            )
+        for identity in list(record.list_network(state_dir, network)):
+            document = record.read(state_dir, network, *identity)
+            if document is None or document["bootID"] == boot_id:
+                continue
+            if document.get("shapesOnly") is True:
+                record.remove(state_dir, network, *identity)
+    finally:
+        files.close(folder)
 
 
 def boot_time() -> float:

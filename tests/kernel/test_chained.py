@@ -170,6 +170,25 @@ def test_gc_leaves_the_pair(host: Host, container: Namespace, chain: dict[str, A
     host.add(container, {**again, "prevResult": result})
 
 
+def test_the_kernel_is_asked_once_and_an_earlier_boot_is_forgotten(
+    host: Host, chain: dict[str, Any]
+) -> None:
+    first, second, third = (host.add_container() for _ in range(3))
+    host.chain("ADD", first, chain)
+    folder = host.state_dir / "testnet"
+    marker = folder / "boot"
+    written = marker.stat().st_ino
+    host.chain("ADD", second, chain)
+    assert marker.stat().st_ino == written, "the answer was kept, and not asked for again"
+    leases = host.leases()
+    for path in (folder / f"{first.name}@eth0", marker):
+        fields = json.loads(path.read_bytes())
+        path.write_text(json.dumps({**fields, "bootID": "earlier"}), encoding="utf-8")
+    host.chain("ADD", third, chain)
+    assert sorted(host.records()) == [f"testnet/{one.name}@eth0" for one in (second, third)]
+    assert leases.items() < host.leases().items(), "leases are the first plugin's"
+
+
 def test_without_ipam_and_prev_result(host: Host, container: Namespace) -> None:
     own = {**conflist(host, "ptp")["plugins"][1], "name": "testnet", "cniVersion": "1.0.0"}
     error = host.cni("ADD", container, own).error(7)
