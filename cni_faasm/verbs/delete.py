@@ -65,7 +65,10 @@ def _detach(
         if promised is None and config.shapes_only:
             alias = plan.alias(name, request.container_id, request.ifname)
             if outer is None or outer.alias != alias:
-                return  # the pair and its lease are an earlier plugin's
+                # The pair and its lease are an earlier plugin's; what an ADD that was killed
+                # has written halfway is ours.
+                record.remove(config.state_dir, name, request.container_id, request.ifname)
+                return
         forget = _forgetting(promised)
         if outer is not None and detach:
             veth.delete_detached(host, outer.ifindex, forget)
