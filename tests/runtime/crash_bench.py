@@ -103,6 +103,7 @@ class Bench:
         self.follow = [] if variant == "delegated" else ["-f"]
         self.earlier: dict[str, dict[str, Any]] = {}
         self.findings: list[str] = []
+        self.tried = 0
         self.environment: dict[str, str] = {}
         if variant == "delegated":
             self.environment["CNI_PATH"] = str(_newer_host_local(directory))
@@ -200,6 +201,7 @@ class Bench:
     @contextmanager
     def trying(self, what: str) -> Iterator[None]:
         """Note what does not hold, put it right and go on: `report` tells of it."""
+        self.tried += 1
         try:
             yield
             self.assert_clean()
@@ -217,7 +219,8 @@ class Bench:
             self.before = self.state()
 
     def report(self) -> None:
-        """Fail with all that was found."""
+        """Fail with all that was found; pytest's -rP shows how much was tried."""
+        print(f"{self.variant}: {self.tried} calls stopped, {len(self.findings)} left something")
         if self.findings:
             raise AssertionError("\n\n".join(self.findings))
 
