@@ -108,10 +108,13 @@ def _collect(
     try:
         if not config.ipam_plugin:
             _release_strays(config, choice, removed, dry_run=dry_run)
-        elif config.valid_attachments is not None and not dry_run:
-            from cni_faasm.ipam import delegate
+        elif not dry_run:
+            with Store(config.data_dir, config.name, config.lock_timeout_ms, create=False):
+                record.sweep_temporary(config.state_dir, config.name)
+            if config.valid_attachments is not None:
+                from cni_faasm.ipam import delegate
 
-            delegate.pass_on(request, config)
+                delegate.pass_on(request, config)
     except CniError as error:
         failures.append(error)
     if not kept and not failures:

@@ -256,3 +256,13 @@ def test_masquerading_needs_a_subnet(host: Host, container: Namespace, script: S
     host.add(container, {**network, "ipMasq": False}, env=script.environment)
     (gateway,) = container.routes(dst="169.254.1.1")
     assert gateway["dev"] == "eth0"
+
+
+def test_gc_takes_what_is_half_written(host: Host, script: Script) -> None:
+    network = {**config(host, {"type": "mine"}), "cniVersion": "1.1.0"}
+    folder = host.state_dir / "testnet"
+    folder.mkdir(parents=True)
+    (folder / ".dead@eth0").write_bytes(b"{")
+    collected = {**network, "cni.dev/valid-attachments": []}
+    host.cni("GC", None, collected, env=script.environment).ok()
+    assert list(folder.iterdir()) == []
