@@ -232,7 +232,7 @@ class Namespace:
                 for link in found
             },
             "routes": sorted(
-                json.dumps(_without(route, "expires"), sort_keys=True)
+                json.dumps(_without_carrier(_without(route, "expires")), sort_keys=True)
                 for route in (*tables[0], *tables6[0])
             ),
             "rules": [tables[1], tables6[1]],
@@ -671,6 +671,11 @@ def _files(directory: Path) -> dict[str, str]:
 
 def _without(item: dict[str, Any], *keys: str) -> dict[str, Any]:
     return {key: value for key, value in item.items() if key not in keys}
+
+
+def _without_carrier(route: dict[str, Any]) -> dict[str, Any]:
+    """Leave out a flag that a new link's routes have until its carrier is noticed."""
+    return {**route, "flags": [flag for flag in route["flags"] if flag != "linkdown"]}
 
 
 def _by(items: list[dict[str, Any]], name: str, *, drop: Iterable[str] = ()) -> dict[str, Any]:
