@@ -181,6 +181,40 @@ def remove(host: Netlink, promised: "Plan", path: str = "") -> None:
             _unshape(inner, inside.ifindex, has_queue=promised.egress is not None)
 
 
+def remove_unrecorded(request: "Request", network: str, host: Netlink, outside: "Link") -> None:
+    """Take all queues off a pair whose record is there and cannot be read.
+
+    Whatever they are, they are ours: ADD refuses a pair that has others'.
+    Raises: NetlinkError, CniError as `remove`.
+    """
+    any_shape = shaping.Shape(rate_bps=8, burst_bytes=1, leaf="", leaf_bytes=1, target_us=1)
+    nothing_known = plan.Plan(
+        network=network,
+        container_id=request.container_id,
+        ifname=request.ifname,
+        netns=request.netns,
+        boot_id="",
+        created=0,
+        data_dir="",
+        host_interface=outside.name,
+        host_ifindex=outside.ifindex,
+        ifindex=outside.link,
+        host_mac=outside.address,
+        mac=b"",
+        mtu=outside.mtu,
+        addresses=[],
+        routes=[],
+        ranges=[],
+        ingress=any_shape,
+        egress=any_shape,
+        ip_masq=False,
+        dns={},
+        shapes_only=True,
+        host_egress=any_shape,
+    )
+    remove(host, nothing_known, request.netns)
+
+
 def _unshape(netlink: Netlink, ifindex: int, *, has_queue: bool) -> None:
     size = shaping.MAX_GSO_BYTES
     messages = [link.set_link(ifindex, gso_max_size=size, gro_max_size=size)]

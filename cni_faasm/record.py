@@ -139,6 +139,18 @@ def write_document(
         files.close(folder)
 
 
+def exists(state_dir: str, network: str, container_id: str, ifname: str) -> bool:
+    """Say whether there is a record, readable or not. Raises: CniError 5."""
+    path = f"{state_dir}/{network}/{_name(container_id, ifname)}"
+    try:
+        posix.stat(path, follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise io_error(error, "cannot look at the record", path) from None
+    return True
+
+
 def remove(state_dir: str, network: str, container_id: str, ifname: str) -> bool:
     """Remove a record (the last act of DEL); say whether there was one.
 

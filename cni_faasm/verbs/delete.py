@@ -65,9 +65,14 @@ def _detach(
         if promised is None and config.shapes_only:
             alias = plan.alias(name, request.container_id, request.ifname)
             if outer is None or outer.alias != alias:
-                # The pair and its lease are an earlier plugin's; what an ADD that was killed
-                # has written halfway is ours.
-                record.remove(config.state_dir, name, request.container_id, request.ifname)
+                # The pair and its lease are an earlier plugin's, but a record that cannot be
+                # read, or is half written, tells that there was an ADD.
+                identity = (request.container_id, request.ifname)
+                if outer is not None and record.exists(config.state_dir, name, *identity):
+                    from cni_faasm import chained
+
+                    chained.remove_unrecorded(request, name, host, outer)
+                record.remove(config.state_dir, name, *identity)
                 return
         forget = _forgetting(promised)
         if outer is not None and detach:

@@ -170,6 +170,32 @@ def test_gc_leaves_the_pair(host: Host, container: Namespace, chain: dict[str, A
     host.add(container, {**again, "prevResult": result})
 
 
+@pytest.mark.parametrize("content", [b"", b"{", bytes(900), None])
+def test_del_without_a_readable_record(
+    host: Host, container: Namespace, chain: dict[str, Any], content: bytes | None
+) -> None:
+    chain["plugins"][1]["bandwidth"] = {
+        "ingressRate": RATE,
+        "egressRate": RATE // 2,
+        "enforceEgress": "host",
+    }
+    result = host.chain("ADD", container, chain)
+    outer = _outer(result)
+    path = host.state_dir / "testnet" / f"{container.name}@eth0"
+    path.unlink()
+    if content is None:
+        path.symlink_to("/dev/null")
+    else:
+        path.write_bytes(content)
+    faasm = {**chain, "plugins": chain["plugins"][1:], "prevResult": result}
+    host.chain("DEL", container, faasm)
+    assert [_rates(host, outer), _rates(container, "eth0")] == [[], []]
+    assert f"i{outer}"[:15] not in host.links()
+    assert not path.is_symlink()
+    assert not path.exists()
+    assert outer in host.links()
+
+
 def test_the_kernel_is_asked_once_and_an_earlier_boot_is_forgotten(
     host: Host, chain: dict[str, Any]
 ) -> None:
