@@ -16,7 +16,7 @@ from tests.runtime.crash_bench import ERRORS, VARIANTS, Bench, Forks, Point, kil
 # Calls that are like many others, and seldom tell anything new.
 DULL = {"mmap", "munmap", "mprotect", "brk", "pread64", "fstat", "newfstatat", "close"}
 # How many of the others are tried without --soak in each variant but the first.
-SAMPLE = 28
+SAMPLE = 20
 
 
 @pytest.fixture
