@@ -144,12 +144,12 @@ def load(
     return config
 
 
-def load_tolerant(document: "dict[str, object]") -> NetworkConfig:
-    """Take what is usable of a configuration and defaults for the rest, for DEL.
+def load_tolerant(document: "dict[str, object]", verb: str = "DEL") -> NetworkConfig:
+    """Take what is usable of a configuration and defaults for the rest, for DEL and GC.
 
     A name that no network can have gives "". Never raises for what the document holds.
     """
-    return _read(document, None, "", "DEL")[0]
+    return _read(document, None, "", verb)[0]
 
 
 def check_faults(

@@ -55,7 +55,7 @@ def gc(
     Raises: CniError 7 when the list is missing (it would mean "everything"), else the
     first failure's code with all of them in the details.
     """
-    config = configuration.load_tolerant(request.document)
+    config = configuration.load_tolerant(request.document, "GC")
     if not config.name:
         raise CniError(
             INVALID_CONFIG, "name: the network has no valid name", "give the network's name"
@@ -106,12 +106,14 @@ def _collect(
         except CniError as error:
             failures.append(error)
     try:
-        if not config.ipam_plugin:
+        # After another plugin, a runtime's GC finds that plugin's leases in the folder.
+        foreign = config.shapes_only and config.valid_attachments is not None
+        if not config.ipam_plugin and not foreign:
             _release_strays(config, choice, removed, dry_run=dry_run)
         elif not dry_run:
             with Store(config.data_dir, config.name, config.lock_timeout_ms, create=False):
                 record.sweep_temporary(config.state_dir, config.name)
-            if config.valid_attachments is not None:
+            if config.ipam_plugin and config.valid_attachments is not None:
                 from cni_faasm.ipam import delegate
 
                 delegate.pass_on(request, config)

@@ -159,9 +159,12 @@ def test_gc_leaves_the_pair(host: Host, container: Namespace, chain: dict[str, A
     chain["plugins"][1]["bandwidth"] = {"egressRate": RATE // 2, "enforceEgress": "host"}
     result = host.chain("ADD", container, chain)
     own = {**chain["plugins"][1], "name": "testnet", "cniVersion": "1.1.0"}
+    own["dataDir"] = str(host.data_dir)
+    leases = host.leases()
     host.cni("STATUS", None, own).ok()
     host.cni("GC", None, {**own, "cni.dev/valid-attachments": []}).ok()
     assert host.records() == {}
+    assert host.leases() == leases
     outer = _outer(result)
     assert outer in host.links()
     assert [_rates(host, outer), _rates(container, "eth0")] == [[], []]

@@ -58,7 +58,9 @@ def everything(host: Host) -> dict[str, Any]:
 
 
 def chained(host: Host) -> dict[str, Any]:
-    return host.config(cniVersion="1.0.0", ipam=None, bandwidth=ON_HOST)
+    # The leases are the earlier plugin's, in the same folder.
+    folder = str(host.data_dir)
+    return host.config(cniVersion="1.0.0", ipam=None, bandwidth=ON_HOST, dataDir=folder)
 
 
 def delegated(host: Host) -> dict[str, Any]:
