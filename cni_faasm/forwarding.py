@@ -15,15 +15,24 @@ def _path(length: int) -> str:
 
 
 def read(path: str) -> str:
-    """Return a sysctl's value, "" when this kernel has none. Source: proc(5)."""
+    """Return a sysctl's value, "" when this kernel has none. Source: proc(5).
+
+    Raises: CniError 5 when that cannot be found out.
+    """
     try:
         fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
-    except OSError:
+        try:
+            return posix.read(fd, 64).decode("ascii", "replace").strip()
+        finally:
+            posix.close(fd)
+    except FileNotFoundError:
         return ""
-    try:
-        return posix.read(fd, 64).decode("ascii", "replace").strip()
-    finally:
-        posix.close(fd)
+    except OSError as error:
+        raise CniError(
+            IO_FAILURE,
+            f"cannot read {path}: {error.strerror}",
+            "the plugin needs /proc/sys mounted and the right to read it",
+        ) from None
 
 
 def write(path: str, value: str) -> None:
