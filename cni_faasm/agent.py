@@ -292,15 +292,13 @@ def _serve_one(
     caller: "_socket.socket", serve: "Callable[[Callable[[], bool]], int]", null: int
 ) -> None:
     answer = b"n"
-    try:
-        if _take(caller):
-            answer = b"s" + bytes((serve(lambda: _is_there(caller)),))
-    finally:
-        # Who waits for the end of the output waits for everybody who could write.
-        for number in (0, 1, 2):
-            posix.dup2(null, number)
-        posix.chdir("/")
+    if _take(caller):
+        answer = b"s" + bytes((serve(lambda: _is_there(caller)),))
+    # Who waits for the end of the output waits for everybody who could write.
+    for number in (0, 1, 2):
+        posix.dup2(null, number)
     _say(caller, answer)
+    posix.chdir("/")
 
 
 def _take(caller: "_socket.socket") -> bool:
@@ -336,10 +334,10 @@ def _take(caller: "_socket.socket") -> bool:
 
 
 def _is_there(caller: "_socket.socket") -> bool:
-    """Say whether the caller still waits for its result."""
+    """Say whether the caller still waits for its result. It says nothing more, but ends."""
     try:
         return bool(caller.recv(1, MSG_PEEK | MSG_DONTWAIT))
-    except BlockingIOError:
-        return True
-    except OSError:
+    except ConnectionResetError:
         return False
+    except OSError:
+        return True

@@ -236,23 +236,31 @@ class Bench:
     def points(self, verb: str, *, from_input: bool) -> list[Point]:
         """Return every call that the process makes, after what it has read from stdin or all."""
         self.traced(verb).ok()
-        counts: Counter[str] = Counter()
-        found: list[Point] = []
-        first_pid = None
-        begun = not from_input
-        for line in self.log.read_text(errors="replace").splitlines():
-            match = re.match(r"(\d*)\s*(\w+)\((0?)", line)
-            if match is None:
-                continue
-            pid, name, zero = match.groups()
-            first_pid = pid if first_pid is None else first_pid
-            if pid != first_pid:
-                continue
-            counts[name] += 1
-            if begun and name not in NEVER:
-                found.append((name, counts[name]))
-            begun = begun or (name == "read" and zero == "0")
-        return found
+        return read_points(self.log, "read(0" if from_input else "")
+
+
+def read_points(log: Path, after: str) -> list[Point]:
+    """Return every call of the first process in strace's output, from the one after `after` on.
+
+    after: how a call begins; "": from the first on.
+    """
+    counts: Counter[str] = Counter()
+    found: list[Point] = []
+    first_pid = None
+    begun = not after
+    for line in log.read_text(errors="replace").splitlines():
+        match = re.match(r"(\d*)\s*((\w+)\(.*)", line)
+        if match is None:
+            continue
+        pid, text, name = match.groups()
+        first_pid = pid if first_pid is None else first_pid
+        if pid != first_pid:
+            continue
+        counts[name] += 1
+        if begun and name not in NEVER:
+            found.append((name, counts[name]))
+        begun = begun or text.startswith(after)
+    return found
 
 
 class Forks:
