@@ -139,7 +139,10 @@ def _answer(
         _write(stdout, jsonio.dumps(document) + b"\n")
     undo.drop()
     if "CNI_FAASM_LOG" in environ:
-        _end_log(environ, document if status else None)
+        try:
+            _end_log(environ, document if status else None)
+        except Exception:
+            return status  # the runtime has its answer: what the log lacks must not change it
     return status
 
 

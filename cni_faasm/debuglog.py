@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 MAX_BYTES = 4 << 20
 MAX_STEPS = 2000
 _FLAGS = posix.O_WRONLY | posix.O_APPEND | posix.O_CREAT | posix.O_NOFOLLOW | posix.O_CLOEXEC
+# A FIFO that nobody reads must not hang the runtime, nor a terminal become ours.
+_FLAGS |= posix.O_NONBLOCK | posix.O_NOCTTY
 
 
 class Log:
@@ -43,8 +45,8 @@ class Log:
             descriptor = posix.open(path, _FLAGS, 0o600)
             try:
                 status = posix.fstat(descriptor)
-                if status.st_mode & 0o170000 != 0o100000:
-                    return  # a device, a FIFO: nothing to be kept bounded
+                if not _is_ours(status):
+                    return
                 posix.write(descriptor, data)
                 if status.st_size + len(data) > MAX_BYTES:
                     posix.rename(path, path + ".1")
@@ -52,6 +54,17 @@ class Log:
                 posix.close(descriptor)
         except OSError:
             return
+
+
+def _is_ours(status: "posix.stat_result") -> bool:
+    """Say whether a file is a log that this tool made.
+
+    Not a device or FIFO, which cannot be kept bounded; not what somebody else planted, who
+    would read it, nor another name of a file that is none.
+    """
+    is_regular = status.st_mode & 0o170000 == 0o100000
+    is_own = status.st_uid == posix.geteuid() and not status.st_mode & 0o022
+    return is_regular and is_own and status.st_nlink == 1
 
 
 def _on_one_line(text: str) -> str:
@@ -65,4 +78,5 @@ def wanted(environ: "dict[str, str]", document: "dict[str, object]") -> str:
         for key, value in document.items():
             if key.lower() == "logfile" and isinstance(value, str):
                 path = value
-    return path if path.startswith("/") else ""
+    is_plain = path.startswith("/") and "\0" not in path and ".." not in path.split("/")
+    return path if is_plain else ""

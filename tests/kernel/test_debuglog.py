@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import stat
 from pathlib import Path
 from typing import Any
@@ -69,3 +70,56 @@ def test_it_is_bounded_and_harms_nobody(
         host.delete_attachment(container, config, env={"CNI_FAASM_LOG": place})
         host.add(container, config, env={"CNI_FAASM_LOG": place})
     assert not target.exists()
+
+
+@pytest.mark.parametrize("by", ["environment", "configuration"])
+@pytest.mark.parametrize("kind", ["fifo", "hard link", "somebody's", "writable", "folder", "socket"])
+def test_what_is_planted_is_neither_waited_for_nor_written(
+    host: Host, container: Namespace, config: dict[str, Any], tmp_path: Path, kind: str, by: str
+) -> None:
+    path = tmp_path / "faasm.log"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+    else:
+        path.touch(0o600)
+        if kind == "hard link":
+            os.link(path, tmp_path / "passwd")
+        elif kind == "somebody's":
+            os.chown(path, 65534, 0)
+        else:
+            path.chmod(0o622)
+    options: dict[str, Any] = {"timeout": 10}
+    if by == "environment":
+        options["env"] = {"CNI_FAASM_LOG": str(path)}
+    else:
+        config["logFile"] = str(path)
+    host.add(container, config, **options)
+    host.delete_attachment(container, config, **options)
+    assert not path.is_file() or path.stat().st_size == 0
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "n" * 5000, "../x", "\n"])
+@pytest.mark.parametrize("verb", ["ADD", "CHECK", "DEL", "GC", "STATUS"])
+def test_a_name_that_no_file_can_have(
+    host: Host, container: Namespace, config: dict[str, Any], verb: str, name: str, tmp_path: Path
+) -> None:
+    """DEL and GC take a configuration that ADD would refuse; the log must not fail them."""
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    result = host.add(container, config)
+    config["logFile"] = f"{folder}/{name}"
+    config["cni.dev/valid-attachments"] = []
+    if verb == "CHECK":
+        config["prevResult"] = result
+    where = None if verb in ("GC", "STATUS") else container
+    done = host.cni(verb, where, config)
+    if verb in ("DEL", "GC"):
+        done.ok()
+    elif name != "\ud800":  # which becomes a question mark
+        assert "logFile" in done.error(7)["msg"]
+    assert not (tmp_path / "x").exists()
