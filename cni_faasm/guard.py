@@ -6,7 +6,7 @@
         set also { type iface_index . ipv4_addr; }             and also6
         chain from {                                           antiSpoof
             type filter hook prerouting priority raw
-            iifgroup G ip6 saddr { fe80::/10, :: } return      stays on the link
+            iifgroup G ip6 saddr { fe80::/10, :: } drop        made up at will
             iifgroup G ip saddr fib saddr . iif oif missing iif . ip saddr != @also drop
             iifgroup G ip6 saddr the same
             iifgroup G iif . ether saddr @learned update @learned, @bound return
@@ -46,7 +46,9 @@ from cni_faasm import plan_fields, record
 from cni_faasm.errors import KERNEL_LACKS_FEATURE, TRY_AGAIN, CniError
 from cni_faasm.guard_rules import (
     ALSO,
+    BOUND,
     FAMILIES,
+    LEARNED,
     OWN,
     comment,
     places,
@@ -277,6 +279,8 @@ def sweep(network: str, host: Netlink) -> None:
         for family, place in (
             (nft.NFPROTO_ARP, OWN),
             *((nft.NFPROTO_INET, each) for each in ALSO.values()),
+            # Those that rules fill have room for 65535: full, they would bind nobody any more.
+            *((family, each) for family in FAMILIES for each in (LEARNED, BOUND)),
         ):
             for key in _dump(netfilter, family, name, place):
                 index = key[:4]

@@ -23,7 +23,7 @@ NF_ARP_IN = 0
 _COMMENT = "cni-faasm"
 _LEARNED_MS = 3_600_000  # without a packet; then it may be another
 _LINK_LOCAL = b"\xfe\x80" + bytes(14), 10
-_UNSPECIFIED = bytes(16), 128  # of neighbour discovery and MLD; nobody forwards it
+_UNSPECIFIED = bytes(16), 128  # of neighbour discovery and MLD
 FAMILIES = (nft.NFPROTO_INET, nft.NFPROTO_ARP)
 
 
@@ -98,7 +98,7 @@ def rules_of(network: str, guard: "Guard") -> "list[tuple[int, str, list[bytes]]
     found: list[tuple[int, str, list[bytes]]] = []
     inet, arp = FAMILIES
     if guard.anti_spoof:
-        back = nft_expr.verdict(nft_expr.RETURN)
+        refuse = nft_expr.verdict(nft_expr.DROP)
         v4, v6 = (
             nft_match.protocol_family(number) for number in (nft.NFPROTO_IPV4, nft.NFPROTO_IPV6)
         )
@@ -108,10 +108,11 @@ def rules_of(network: str, guard: "Guard") -> "list[tuple[int, str, list[bytes]]
             for key, length in ((nft_match.SOURCE4, 4), (nft_match.SOURCE6, 16))
         )
         rules = [
-            # These stay on the link; and the kernel sends from them before anybody else does,
-            # perhaps from a MAC that a later plugin is about to change.
-            ours + nft_expr.match_saddr(*_LINK_LOCAL) + back,
-            ours + nft_expr.match_saddr(*_UNSPECIFIED) + back,
+            # The host needs nothing from these: the link's neighbours are known by their own
+            # addresses. Any number of them would make as many entries in its neighbour table.
+            # Not counted, since every kernel sends some when an interface comes up.
+            ours + nft_expr.match_saddr(*_LINK_LOCAL) + refuse,
+            ours + nft_expr.match_saddr(*_UNSPECIFIED) + refuse,
             ours + v4 + nowhere + not4 + drop,
             ours + v6 + nowhere + not6 + drop,
         ]

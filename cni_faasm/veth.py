@@ -137,8 +137,11 @@ def outer_messages(plan: "Plan") -> "list[Message]":
     )
     for item in plan.addresses:
         messages.append(route.new_route(item.address, item.prefix_len, ifindex))
-        # Known, but not permanent: a later plugin in the chain may change the MAC.
-        messages.append(neigh.new_neigh(ifindex, item.address, plan.mac, NUD_STALE))
+        # Known, but not permanent: a later plugin in the chain may change the MAC. It stays when
+        # the table is full, whose size all namespaces share, so that any of them can fill it.
+        messages.append(
+            neigh.new_neigh(ifindex, item.address, plan.mac, NUD_STALE, neigh.NTF_EXT_LEARNED)
+        )
     messages.extend(shaping.messages(ifindex, plan.ingress))
     return messages
 

@@ -229,7 +229,13 @@ class _Mender:
         """Tell both ends the other's MAC, as ADD did: what goes with an address or an end."""
         promised = self.promised
         self.host.execute_tolerant(
-            neigh.new_neigh(promised.host_ifindex, item.address, promised.mac, veth.NUD_STALE)
+            neigh.new_neigh(
+                promised.host_ifindex,
+                item.address,
+                promised.mac,
+                veth.NUD_STALE,
+                neigh.NTF_EXT_LEARNED,
+            )
             for item in promised.addresses
         )
         self.inner.execute_tolerant(

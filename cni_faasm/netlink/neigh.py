@@ -28,6 +28,7 @@ NDA_DST = 1
 NDA_LLADDR = 2
 NDA_IFINDEX = 8
 NUD_PERMANENT = 0x80
+NTF_EXT_LEARNED = 0x10
 
 _NDMSG = Struct("=BBHiHBB")  # family, pad, pad, index, state, flags, type
 
@@ -48,14 +49,17 @@ class Neigh:
         self.flags = flags
 
 
-def new_neigh(ifindex: int, dst: bytes, lladdr: bytes, state: int = NUD_PERMANENT) -> "Message":
+def new_neigh(
+    ifindex: int, dst: bytes, lladdr: bytes, state: int = NUD_PERMANENT, flags: int = 0
+) -> "Message":
     """Say once and for all who has an address, so that no ARP waits behind a full queue.
 
-    Takes the place of an entry that is there.
-    Equivalent to: ip neigh replace DST lladdr MAC dev IF nud permanent
+    Takes the place of an entry that is there. flags: NTF_EXT_LEARNED keeps the kernel from
+    throwing away an entry that is not permanent, when its table is full.
+    Equivalent to: ip neigh replace DST lladdr MAC dev IF nud permanent [extern_learn]
     """
     body = (
-        _NDMSG.pack(family(dst), 0, 0, ifindex, state, 0, 0)
+        _NDMSG.pack(family(dst), 0, 0, ifindex, state, flags, 0)
         + attr(NDA_DST, dst)
         + attr(NDA_LLADDR, lladdr)
     )

@@ -172,6 +172,43 @@ def test_a_flood_of_arp_fills_no_table(host: Host) -> None:
     }
 
 
+def test_a_flood_of_neighbour_discovery_fills_no_table(host: Host) -> None:
+    """A container may make up link-local addresses; each would be an entry of the host's."""
+    one = Attached(host, config(host))
+    option = b"\x01\x01" + one.mac
+    for number in range(1, 101):
+        source = f"fe80::{number:x}:7"
+        for kind, rest, target in (
+            (135, frames.packed(GATEWAY[6]), GATEWAY[6]),
+            (133, b"", "ff02::2"),
+        ):
+            data = struct.pack("!BBHI", kind, 0, 0, 0) + rest + option
+            one.send(frames.ETH_P_IPV6, frames.icmpv6(source, target, data))
+        echo = struct.pack("!BBHHH", 128, 0, 0, 1, 1)
+        one.send(frames.ETH_P_IPV6, frames.icmpv6(source, "fe80::1", echo))
+    time.sleep(0.2)
+    assert set(neighbours(host, one.outer)) <= {one.address[4], one.address[6]}
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_full_neighbour_table_does_not_take_a_container_away(host: Host, version: int) -> None:
+    """Every namespace can fill it; the kernel then throws away what it may."""
+    one = Attached(host, config(host))
+    listed = host.json("ip", "-j", "neigh", "show", "dev", one.outer)
+    (entry,) = (each for each in listed if each["dst"] == one.address[version])
+    assert "extern_learn" in entry
+    # It is no less a neighbour that is verified while it is used, and may change.
+    host.run(["busybox", "ping", f"-{version}", "-c1", "-W2", one.address[version]])
+
+    def state() -> str:
+        listed = host.json("ip", "-j", "neigh", "show", "dev", one.outer)
+        (entry,) = (each for each in listed if each["dst"] == one.address[version])
+        assert "extern_learn" in entry
+        return str(entry["state"])
+
+    wait_until(lambda: "REACHABLE" in state(), "the kernel to verify it", timeout=20)
+
+
 def test_neighbour_advertisements(host: Host, pair: tuple[Attached, Attached]) -> None:
     one, other = pair
     before = neighbours(host, other.outer)
@@ -290,6 +327,12 @@ def test_drifts_are_found_and_repaired(host: Host, case: str) -> None:
 
 def test_what_a_killed_del_leaves_is_swept(host: Host) -> None:
     one, two = Attached(host, config(host)), Attached(host, config(host))
+    for each in (one, two):
+        each.inside.run(["ip", "neigh", "flush", "dev", "eth0"])
+        message = frames.arp(1, (each.mac, each.address[4]), (bytes(6), GATEWAY[4]))
+        each.send(frames.ETH_P_ARP, message)
+        each.inside.run(["busybox", "ping", "-c1", "-W2", GATEWAY[4]])
+    host.run(["ip", "link", "del", one.outer])
     name = next(name for name in host.records() if one.inside.name in name)
     (host.state_dir / name).unlink()
     valid = [{"containerID": two.inside.name, "ifname": "eth0"}]
@@ -298,6 +341,12 @@ def test_what_a_killed_del_leaves_is_swept(host: Host) -> None:
     text = host.run(["nft", "list", "table", "arp", "guard_testnet"]).stdout
     assert one.address[4] not in text
     assert two.address[4] in text
+    # What rules have put in goes as well, lest a host of many containers fill the sets.
+    for family in ("inet", "arp"):
+        for name in ("learned", "bound"):
+            told = host.run(["nft", "list", "set", family, "guard_testnet", name]).stdout
+            assert one.outer not in told
+            assert told.count("timeout 1h") == 1, told
 
 
 # -- isolation
