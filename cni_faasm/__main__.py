@@ -97,11 +97,11 @@ def serve(
     except BaseException as error:
         # The runtime never learnt of this attachment, so it must not exist.
         undo.roll_back(error)
-        if isinstance(error, KeyboardInterrupt):  # the only one after which stdout is empty
+        if isinstance(error, (KeyboardInterrupt, MemoryError)):  # after which stdout is empty
             document = protocol.error_document(_internal(error), protocol.LATEST_VERSION)
             try:
                 _write(stdout, jsonio.dumps(document) + b"\n")
-            except OSError:
+            except (OSError, MemoryError):
                 return 1  # nobody listens
         return 1
 
@@ -117,9 +117,9 @@ def _answer(
     warnings: list[str] = []
     document: dict[str, object] | None
     try:
-        text = _read_all(stdin)
-        version = protocol.version_of(text)
-        request = protocol.parse_request(environ, text)
+        given = protocol.decode(_read_all(stdin))
+        version = protocol.version_of(given)
+        request = protocol.parse_request(environ, given)
         _begin_log(environ, request)
         document = _run(request, undo, warnings)
         status = 0

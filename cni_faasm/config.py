@@ -38,6 +38,7 @@ DEFAULT_PREFIX = "faasm"
 DEFAULT_LOCK_TIMEOUT_MS = 10_000
 DEFAULT_IPAM_TIMEOUT_MS = 60_000
 MAX_TIMEOUT_MS = 600_000
+MAX_FAULTS = 50  # that are told
 MIN_MTU = 68  # RFC 791
 MIN_MTU_IPV6 = 1280  # RFC 8200
 MAX_PREFIX = 11  # leaves four digits of an interface name's 15 bytes
@@ -132,7 +133,7 @@ def load(
     """
     config, faults = _read(document, args, "plugins[0].", verb)
     if faults:
-        named = [str(fault) for fault in faults[:50]]
+        named = [str(fault) for fault in faults[:MAX_FAULTS]]
         if len(faults) > len(named):
             named.append(f"and {len(faults) - len(named)} more")
         raise CniError(
@@ -168,8 +169,8 @@ def check_faults(
 
 def _read(
     document: "dict[str, object]", args: "dict[str, str] | None", prefix: str, verb: str
-) -> "tuple[NetworkConfig, list[Fault]]":
-    faults: list[Fault] = []
+) -> "tuple[NetworkConfig, schema.Faults]":
+    faults = schema.Faults()
     config = NetworkConfig()
     top = Section(document, schema.TOP, prefix, faults)
     # What the runtime or the list adds does not stand in the plugin's own object.
@@ -368,12 +369,15 @@ def _read_attachments(config: NetworkConfig, outer: Section) -> None:
     key = "cni.dev/valid-attachments"
     if key not in outer.values:
         key = "cni.dev/attachments"  # its name in libcni before 1.2
-    if not isinstance(outer.values.get(key), list):
+    value = outer.values.get(key)
+    if not isinstance(value, list):
         outer.items(key)
         return
     before = len(outer.faults)
     found = []
-    for item in outer.sections(key, schema.ATTACHMENT):
+    for item in schema.objects(value, schema.ATTACHMENT, key, outer.faults):
+        if len(outer.faults) > before + MAX_FAULTS:
+            return
         container_id, ifname = item.text("containerID"), item.text("ifname")
         if container_id is not None and ifname is not None:
             found.append((container_id, ifname))

@@ -2,7 +2,7 @@
 
 from cni_faasm import config_schema as schema
 from cni_faasm import inet
-from cni_faasm.config_schema import Fault, Section
+from cni_faasm.config_schema import Fault, Faults, Section
 from cni_faasm.ipam import ranges
 from cni_faasm.results import Route
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from cni_faasm.ipam.ranges import Range
 
 HOST_LOCAL = "host-local"
+MAX_RANGES = 1024  # each is compared with all others
 _U32 = 0xFFFFFFFF
 
 
@@ -22,7 +23,7 @@ def read_plugin(top: Section, own_type: str) -> str:
     value = top.values.get("ipam")
     if not isinstance(value, dict):
         return ""
-    faults: list[Fault] = []
+    faults = Faults()
     ipam = Section(value, {}, top.path + "ipam.", faults)
     ipam.values = {key.lower(): item for key, item in value.items() if item is not None}
     kind = ipam.text("type") or HOST_LOCAL
@@ -84,8 +85,13 @@ def read_routes(ipam: Section) -> "list[Route]":
 def _range_sets(section: Section, key: str) -> "list[tuple[str, list[Range]]]":
     """Return (path, range set) of a list of lists of ranges."""
     found = []
+    total = 0
     for index, items in enumerate(section.items(key)):
         path = f"{section.path}{key}[{index}]"
+        total += len(items) if isinstance(items, list) else 0
+        if total > MAX_RANGES:
+            section.fault(key, f"at most {MAX_RANGES} ranges in all")
+            return []
         if not isinstance(items, list) or not items:
             section.faults.append(
                 Fault(path, items, 'a list of ranges, like [{"subnet": "10.200.0.0/16"}]')
@@ -121,7 +127,7 @@ def _range(section: Section) -> "Range | None":
 
 
 def _check_range_sets(
-    range_sets: "list[tuple[str, list[Range]]]", cni_version: str, faults: "list[Fault]"
+    range_sets: "list[tuple[str, list[Range]]]", cni_version: str, faults: Faults
 ) -> None:
     """Refuse mixed families in a set, overlaps, and more than the version can say."""
     seen: list[tuple[str, Range]] = []
@@ -187,7 +193,7 @@ def _route(section: Section) -> "Route | None":
 
 
 def read_requested(
-    range_sets: "list[list[Range]]", wanted: "list[tuple[str, object]]", faults: "list[Fault]"
+    range_sets: "list[list[Range]]", wanted: "list[tuple[str, object]]", faults: Faults
 ) -> "list[bytes]":
     """Return the addresses asked for, which may have a prefix length that says nothing.
 
@@ -195,6 +201,7 @@ def read_requested(
     """
     found: list[bytes] = []
     taken: dict[int, str] = {}
+    every = ""
     for path, value in wanted:
         try:
             if isinstance(value, str) and "/" in value:
@@ -206,7 +213,7 @@ def read_requested(
             continue
         place = ranges.find(range_sets, packed)
         if place is None:
-            every = ", ".join(
+            every = every or ", ".join(
                 f"{inet.unpack(one.first)}-{inet.unpack(one.last)}"
                 for range_set in range_sets
                 for one in range_set

@@ -9,7 +9,7 @@ from cni_faasm import inet
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import TypeVar
 
     T = TypeVar("T")
@@ -41,6 +41,8 @@ RUNTIME_DNS = _keys("servers searches options")
 ARGS = _keys("cni")
 ARGS_CNI = _keys("ips mac")
 ATTACHMENT = _keys("containerID ifname")
+
+MAX_ITEMS = 8192  # of a list
 
 # Keys of the specification, the runtimes and other plugins: never taken for slips.
 FOREIGN = _keys(
@@ -85,6 +87,19 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+class Faults(list["Fault"]):
+    """What is wrong with a configuration; patience: for how many more keys a slip is looked for.
+
+    Comparing takes as long as reading a page, and a configuration may have a million keys.
+    """
+
+    __slots__ = ("patience",)
+
+    def __init__(self) -> None:
+        list.__init__(self)
+        self.patience = 256
+
+
 class Section:
     """One JSON object of the configuration. Each reader returns None for what is absent.
 
@@ -99,7 +114,7 @@ class Section:
         document: "dict[str, object]",
         known: "dict[str, str]",
         path: str,
-        faults: "list[Fault]",
+        faults: Faults,
     ) -> None:
         self.path = path
         self.faults = faults
@@ -113,8 +128,9 @@ class Section:
         self.values = values
 
     def _unknown(self, key: str, known: "dict[str, str]") -> None:
-        if key.lower() in FOREIGN or "/" in key or "." in key:
+        if not self.faults.patience or key.lower() in FOREIGN or "/" in key or "." in key:
             return
+        self.faults.patience -= 1
         from cni_faasm.nearmiss import nearest
 
         name = nearest(key.lower(), known)
@@ -163,10 +179,13 @@ class Section:
             return None
 
     def items(self, key: str) -> "list[object]":
-        """Return a list; an empty one when it is absent or a fault."""
+        """Return a list; an empty one when it is absent, a fault or longer than MAX_ITEMS."""
         value = self.values.get(key)
         if isinstance(value, list):
-            return value
+            if len(value) <= MAX_ITEMS:
+                return value
+            self.fault(key, f"a list of at most {MAX_ITEMS}")
+            return []
         if value is not None:
             self.fault(key, "a list")
         return []
@@ -190,23 +209,26 @@ class Section:
             self.fault(key, "a JSON object")
         return None
 
-    def sections(self, key: str, known: "dict[str, str]") -> "list[Section]":
+    def sections(self, key: str, known: "dict[str, str]") -> "Iterator[Section]":
         """Return a list of objects; what is no object is a fault and left out."""
         return objects(self.items(key), known, self.path + key, self.faults)
 
 
 def objects(
-    items: "list[object]", known: "dict[str, str]", path: str, faults: "list[Fault]"
-) -> "list[Section]":
-    """Return the objects of a list; what is no object is a fault and left out."""
-    found: list[Section] = []
+    items: "list[object]", known: "dict[str, str]", path: str, faults: Faults
+) -> "Iterator[Section]":
+    """Yield the objects of a list; what is no object is a fault and left out.
+
+    After more than MAX_ITEMS faults the rest is left out.
+    """
     for index, item in enumerate(items):
+        if len(faults) > MAX_ITEMS:
+            break
         where = f"{path}[{index}]"
         if isinstance(item, dict):
-            found.append(Section(item, known, where + ".", faults))
+            yield Section(item, known, where + ".", faults)
         else:
             faults.append(Fault(where, item, "a JSON object"))
-    return found
 
 
 def address(value: object) -> bytes:

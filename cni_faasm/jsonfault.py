@@ -7,6 +7,9 @@ so this walks the text again, slowly, by the grammar of RFC 8259.
 _WHITESPACE = " \t\n\r"
 _DIGITS = "0123456789"
 _END = "the text ends too early"
+# Of a text; the walk is slow, and whoever sends more than this reads no column.
+MAX_WALK = 1 << 18
+_TOKEN = 8  # characters that a cut may make a fault of, such as half a word or escape
 
 
 class _FaultError(Exception):
@@ -22,11 +25,16 @@ def locate(text: str, max_depth: int, max_number: int) -> "tuple[int, str]":
         return 0, "a byte order mark; save the file without one"
     if not text:
         return 0, "nothing is there"
-    walk = _Walk(text, max_depth, max_number)
+    walk = _Walk(text[:MAX_WALK], max_depth, max_number)
+    is_cut = len(text) > MAX_WALK
     try:
         end = walk.value(0, 0)
     except _FaultError as fault:
+        if is_cut and fault.position > MAX_WALK - _TOKEN:
+            return MAX_WALK - _TOKEN, "a fault is here or further on"
         return fault.position, fault.reason
+    if is_cut and walk.skip(end) == MAX_WALK:
+        return MAX_WALK, "a fault is here or further on"
     if walk.skip(end) < len(text):
         return walk.skip(end), "something follows the value"
     return 0, "it cannot be read"  # unreachable while the two readers agree

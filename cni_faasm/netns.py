@@ -61,18 +61,20 @@ def open_container(path: str, own_fd: int) -> int:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESRCH):
             raise NoNamespaceError(
                 UNKNOWN_CONTAINER,
-                f"CNI_NETNS: there is no network namespace at {path!r}",
+                f"CNI_NETNS: there is no network namespace at {_shown(path)}",
                 "the container may have ended; the runtime must create the namespace before ADD",
             ) from None
         kind = NoNamespaceError if error.errno in _NO_FILE else CniError
         raise kind(
             INVALID_ENVIRONMENT,
-            f"CNI_NETNS: cannot open {path!r}: {error.strerror}",
+            f"CNI_NETNS: cannot open {_shown(path)}: {error.strerror}",
             "the plugin must run as root on the host that holds the namespace",
         ) from None
     except ValueError:  # a NUL inside
         raise NoNamespaceError(
-            INVALID_ENVIRONMENT, f"CNI_NETNS: {path!r} is not a path", "give a path without NUL"
+            INVALID_ENVIRONMENT,
+            f"CNI_NETNS: {_shown(path)} is not a path",
+            "give a path without NUL",
         ) from None
     try:
         _verify(fd, path, own_fd)
@@ -90,22 +92,27 @@ def _verify(fd: int, path: str, own_fd: int) -> None:
         if error.errno not in _NO_SUCH_IOCTL:
             raise CniError(
                 INVALID_ENVIRONMENT,
-                f"CNI_NETNS: cannot ask what {path!r} is: {error.strerror}",
+                f"CNI_NETNS: cannot ask what {_shown(path)} is: {error.strerror}",
                 "call again",
             ) from None
         is_one = False
     if not is_one:
         raise NoNamespaceError(
             INVALID_ENVIRONMENT,
-            f"CNI_NETNS: {path!r} is not a network namespace",
+            f"CNI_NETNS: {_shown(path)} is not a network namespace",
             "give a path such as /run/netns/NAME or /proc/PID/ns/net",
         )
     if is_same(fd, own_fd):
         raise NoNamespaceError(
             INVALID_ENVIRONMENT,
-            f"CNI_NETNS: {path!r} is the host's own network namespace",
+            f"CNI_NETNS: {_shown(path)} is the host's own network namespace",
             "a container that shares the host's network needs no attachment",
         )
+
+
+def _shown(path: str) -> str:
+    text = repr(path)
+    return text if len(text) <= 300 else text[:297] + "..."
 
 
 def close(*descriptors: int) -> None:

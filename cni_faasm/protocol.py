@@ -39,6 +39,10 @@ __all__ = [
     "version_of",
 ]
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    Given = bytes | dict[str, object] | CniError
+
 LATEST_VERSION = SUPPORTED_VERSIONS[-1]
 ASSUMED_VERSION = "0.1.0"  # of a configuration that states none
 
@@ -98,8 +102,26 @@ class Request:
         self.cni_version = cni_version
 
 
-def parse_request(environ: "dict[str, str]", stdin: bytes) -> Request:
+def decode(stdin: bytes) -> "Given":
+    """Return the JSON object on stdin, or why there is none, for who needs it twice."""
+    try:
+        return _object(stdin)
+    except CniError as error:
+        return error
+
+
+def _object(given: "Given") -> "dict[str, object]":
+    if isinstance(given, dict):
+        return given
+    if isinstance(given, CniError):
+        raise given
+    return jsonio.load_object(given, "the network configuration on stdin")
+
+
+def parse_request(environ: "dict[str, str]", stdin: "Given") -> Request:
     """Check a call's variables and decode its configuration.
+
+    stdin: its bytes, or what `decode` made of them.
 
     DEL must not fail for what ADD would refuse, or containers could not go: it passes
     over malformed CNI_ARGS and an unknown cniVersion.
@@ -127,7 +149,7 @@ def parse_request(environ: "dict[str, str]", stdin: bytes) -> Request:
         _check_container_id(container_id)
         _check_ifname(ifname, verb)
     tolerant = verb == "DEL"
-    document = jsonio.load_object(stdin, "the network configuration on stdin")
+    document = _object(stdin)
     return Request(
         verb=verb,
         container_id=container_id,
@@ -262,14 +284,14 @@ def _stated(document: "dict[str, object]") -> object:
     return ASSUMED_VERSION if stated is None or stated == "" else stated
 
 
-def version_of(stdin: bytes) -> str:
+def version_of(stdin: "Given") -> str:
     """Return the version in which an error must be told, before a request is accepted.
 
     It is the configuration's when that is known and supported, else the latest. Never
     raises.
     """
     try:
-        stated = _stated(jsonio.load_object(stdin, ""))
+        stated = _stated(_object(stdin))
     except CniError:
         return LATEST_VERSION
     known = isinstance(stated, str) and stated in SUPPORTED_VERSIONS

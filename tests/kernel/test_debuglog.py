@@ -73,8 +73,10 @@ def test_it_is_bounded_and_harms_nobody(
 
 
 @pytest.mark.parametrize("by", ["environment", "configuration"])
-@pytest.mark.parametrize("kind", ["fifo", "hard link", "somebody's", "writable", "folder", "socket"])
-def test_what_is_planted_is_neither_waited_for_nor_written(
+@pytest.mark.parametrize(
+    "kind", ["fifo", "hard link", "somebody's", "writable", "folder", "socket"]
+)
+def test_what_is_planted_is_neither_waited_for_nor_written(  # noqa: PLR0917 -- fixtures
     host: Host, container: Namespace, config: dict[str, Any], tmp_path: Path, kind: str, by: str
 ) -> None:
     path = tmp_path / "faasm.log"
@@ -105,7 +107,7 @@ def test_what_is_planted_is_neither_waited_for_nor_written(
 
 @pytest.mark.parametrize("name", ["a\0b", "\ud800", "n" * 5000, "../x", "\n"])
 @pytest.mark.parametrize("verb", ["ADD", "CHECK", "DEL", "GC", "STATUS"])
-def test_a_name_that_no_file_can_have(
+def test_a_name_that_no_file_can_have(  # noqa: PLR0917 -- fixtures
     host: Host, container: Namespace, config: dict[str, Any], verb: str, name: str, tmp_path: Path
 ) -> None:
     """DEL and GC take a configuration that ADD would refuse; the log must not fail them."""
