@@ -462,6 +462,22 @@ class Host(Namespace):
 
     # -- before and after ----------------------------------------------------------------
 
+    @contextmanager
+    def lock_held(self) -> Iterator[None]:
+        """Hold the lock of testnet's leases, as somebody who hangs."""
+        folder = self.data_dir / "testnet"
+        folder.mkdir(parents=True, exist_ok=True)
+        with subprocess.Popen(
+            ["flock", "--no-fork", str(folder / "lock"), "sh", "-c", "echo held; exec sleep 60"],
+            stdout=subprocess.PIPE,
+        ) as holder:
+            assert holder.stdout is not None
+            holder.stdout.readline()
+            try:
+                yield
+            finally:
+                holder.kill()
+
     def leases(self) -> dict[str, str]:
         """Return "NETWORK/ADDRESS" → content of every lease file."""
         return {

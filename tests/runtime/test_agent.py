@@ -9,8 +9,7 @@ import stat
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,23 +61,6 @@ def call(host: Host, log: Log, verb: str, *arguments: Any, **options: Any) -> Cn
     """Make one call, whose process the log is to tell."""
     log.path.unlink(missing_ok=True)
     return host.cni(verb, *arguments, env=log.env, **options)
-
-
-@contextmanager
-def lock_held(host: Host) -> Iterator[None]:
-    """Hold the lock of the leases, so that a call stays in the middle."""
-    folder = host.data_dir / "testnet"
-    folder.mkdir(parents=True, exist_ok=True)
-    with subprocess.Popen(
-        ["flock", "--no-fork", str(folder / "lock"), "sh", "-c", "echo held; exec sleep 60"],
-        stdout=subprocess.PIPE,
-    ) as holder:
-        assert holder.stdout is not None
-        holder.stdout.readline()
-        try:
-            yield
-        finally:
-            holder.kill()
 
 
 class Background:
@@ -302,7 +284,7 @@ def test_a_worker_that_is_killed(host: Host) -> None:
     host.delete_attachment(container, network)
     before = host.snapshot()
     with agent(host) as running:
-        with lock_held(host):
+        with host.lock_held():
             adding = Background(host, "ADD", container, network)
             wait_until(lambda: at_work(host, running), "a worker to wait for the lock")
             for pid in at_work(host, running):
@@ -332,7 +314,7 @@ def test_a_caller_that_is_killed(host: Host) -> None:
     host.delete_attachment(container, network)
     before = host.snapshot()
     with agent(host) as running:
-        with lock_held(host):
+        with host.lock_held():
             plugin = ["timeout", "--signal", "KILL", "0.5", str(PLUGIN)]
             adding = Background(host, "ADD", container, network, plugin=plugin)
             wait_until(lambda: at_work(host, running), "a worker to wait for the lock")
@@ -345,7 +327,7 @@ def test_an_agent_that_is_ended_ends_its_calls(host: Host) -> None:
     container = host.add_container()
     network = host.config()
     with agent(host) as running:
-        with lock_held(host):
+        with host.lock_held():
             adding = Background(host, "ADD", container, network)
             wait_until(lambda: at_work(host, running), "a worker to wait for the lock")
             workers = running.workers()

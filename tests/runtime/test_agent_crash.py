@@ -60,10 +60,23 @@ def traced(make_host: Callable[[list[str]], Host], tmp_path: Path) -> Iterator[T
         yield Traced(running, bench)
 
 
-def chosen(points: list[Point], request: pytest.FixtureRequest) -> list[Point]:
+def attempts(
+    traced: Traced, request: pytest.FixtureRequest, verb: str
+) -> Iterator[tuple[int, Point]]:
+    """Yield the calls that are to be stopped, each when all is as before the verb."""
+    bench = traced.bench
+    if verb == "DEL":
+        bench.add(bench.container)
+    points = traced.points(verb)
+    bench.delete()
     assert len(points) > 100
     step = 1 if request.config.getoption("--soak") else max(1, len(points) // SAMPLE)
-    return points[::step]
+    for number, point in enumerate(points[::step]):
+        if verb == "DEL":
+            bench.add(bench.container)
+        yield number, point
+    bench.report()
+    assert traced.running.process.poll() is None
 
 
 @pytest.mark.parametrize("verb", ["ADD", "DEL"])
@@ -71,21 +84,13 @@ def test_a_worker_killed_anywhere(
     traced: Traced, request: pytest.FixtureRequest, verb: str
 ) -> None:
     bench = traced.bench
-    if verb == "DEL":
-        bench.add(bench.container)
-    points = traced.points(verb)
-    bench.delete()
-    for number, (name, nth) in enumerate(chosen(points, request)):
+    for number, (name, nth) in attempts(traced, request, verb):
         with bench.trying(f"{verb}'s worker killed at {name} number {nth}"):
-            if verb == "DEL":
-                bench.add(bench.container)
             with traced.worker("-e", f"inject={name}:signal=SIGKILL:when={nth}"):
                 call = bench.call(verb, bench.container)
             # At its last calls it has told the result already, and perhaps the status.
             assert call.status == 0 or LOST in call.stdout, repr(call)
             bench.recover(number)
-    bench.report()
-    assert traced.running.process.poll() is None
 
 
 @pytest.mark.parametrize("verb", ["ADD", "DEL"])
@@ -93,15 +98,9 @@ def test_calls_failing_anywhere_in_a_worker(
     traced: Traced, request: pytest.FixtureRequest, verb: str
 ) -> None:
     bench = traced.bench
-    if verb == "DEL":
-        bench.add(bench.container)
-    points = traced.points(verb)
-    bench.delete()
-    for number, (name, nth) in enumerate(chosen(points, request)):
+    for number, (name, nth) in attempts(traced, request, verb):
         error = ERRORS[number % len(ERRORS)]
         with bench.trying(f"{verb} with {error} from {name} number {nth}, in a worker"):
-            if verb == "DEL":
-                bench.add(bench.container)
             with traced.worker("-e", f"inject={name}:error={error}:when={nth}"):
                 call = bench.call(verb, bench.container)
             # The answer, or the status, could not be written.
@@ -111,5 +110,3 @@ def test_calls_failing_anywhere_in_a_worker(
             bench.delete()
             bench.add(bench.container)
             bench.delete()
-    bench.report()
-    assert traced.running.process.poll() is None
