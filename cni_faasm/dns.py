@@ -62,9 +62,14 @@ def read_resolv_conf(path: str) -> "dict[str, object]":
     """Return the DNS object that a resolv.conf tells. Raises: OSError."""
     fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK)
     try:
-        text = posix.read(fd, _MAX_RESOLV_CONF).decode("utf-8", "replace")
+        return parse_resolv_conf(posix.read(fd, _MAX_RESOLV_CONF))
     finally:
         posix.close(fd)
+
+
+def parse_resolv_conf(data: bytes) -> "dict[str, object]":
+    """Return the DNS object that the text of a resolv.conf tells."""
+    text = data.decode("utf-8", "replace")
     servers: list[str] = []
     search: list[str] = []
     options: list[str] = []

@@ -6,11 +6,13 @@ plan is no error here, but None.
 
 from cni_faasm import inet, record
 from cni_faasm.plan import Plan, PlannedAddress, route_fields
-from cni_faasm.policy import Guard
+from cni_faasm.policy import PROTOCOLS, Guard
 from cni_faasm.results import ROUTE_NUMBERS, Route
 from cni_faasm.shaping import Shape
 
 RECORD_VERSION = 1
+_U32 = 0xFFFFFFFF  # what the kernel's fields take
+_S32 = 0x7FFFFFFF
 
 
 def to_fields(plan: Plan) -> "dict[str, object]":
@@ -66,11 +68,15 @@ def _from_fields(fields: "dict[str, object]") -> Plan:
         PlannedAddress(inet.pack(_text(item, "address")), inet.pack(_text(item, "gateway")))
         for item in _dicts(fields["addresses"])
     ]
+    if any(len(item.gateway) != len(item.address) for item in addresses):
+        raise ValueError("addresses")
     routes = []
     for item in _dicts(fields["routes"]):
         dst, prefix_len = inet.parse_cidr(_text(item, "dst"))
         numbers = {key: _number(item, key) for key in ROUTE_NUMBERS if key in item}
         gateway = inet.pack(_text(item, "gw")) if "gw" in item else None
+        if gateway is not None and len(gateway) != len(dst):
+            raise ValueError("gw")
         routes.append(Route(dst=dst, prefix_len=prefix_len, gateway=gateway, **numbers))
     ranges = fields["ranges"]
     if not isinstance(ranges, list):
@@ -84,8 +90,8 @@ def _from_fields(fields: "dict[str, object]") -> Plan:
         created=_number(fields, "created"),
         data_dir=_text(fields, "dataDir"),
         host_interface=_text(fields, "hostInterface"),
-        host_ifindex=_number(fields, "hostIfindex"),
-        ifindex=_number(fields, "ifindex"),
+        host_ifindex=_number(fields, "hostIfindex", _S32),
+        ifindex=_number(fields, "ifindex", _S32),
         host_mac=inet.parse_mac(_text(fields, "hostMAC")),
         mac=inet.parse_mac(_text(fields, "mac")),
         mtu=_number(fields, "mtu"),
@@ -118,8 +124,17 @@ def _guard(fields: "dict[str, object]") -> Guard:
     return Guard(
         anti_spoof=fields["antiSpoof"] is True,
         isolated=fields["isolated"] is True,
-        allow_host=[(str(protocol), int(port)) for protocol, port in allowed],
+        allow_host=[_service(one) for one in allowed],
     )
+
+
+def _service(value: object) -> "tuple[str, int]":
+    if not isinstance(value, list):
+        raise TypeError("allowHost")
+    protocol, port = value
+    if protocol not in PROTOCOLS or not isinstance(port, int) or not 0 <= port <= 65535:
+        raise ValueError("allowHost")
+    return protocol, port
 
 
 def _dict(value: object) -> "dict[str, object]":
@@ -138,13 +153,17 @@ def _text(fields: "dict[str, object]", key: str) -> str:
     value = fields[key]
     if not isinstance(value, str):
         raise TypeError(key)
+    if "\0" in value:
+        raise ValueError(key)
     return value
 
 
-def _number(fields: "dict[str, object]", key: str) -> int:
+def _number(fields: "dict[str, object]", key: str, most: int = _U32) -> int:
     value = fields[key]
     if not isinstance(value, int):
         raise TypeError(key)
+    if not 0 <= value <= most:
+        raise ValueError(key)
     return value
 
 

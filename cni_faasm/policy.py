@@ -2,6 +2,8 @@
 
 from cni_faasm.plan import digest
 
+PROTOCOLS = ("tcp", "udp", "icmp", "icmpv6")  # of allowHost
+
 # The outer ends of a network are in an interface group of its own, by which rules know them:
 # the upper byte says that it is one of ours, the rest is of the network's name.
 GROUP_BASE = 0x7A000000

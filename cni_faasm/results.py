@@ -271,7 +271,7 @@ def _read_route(folded: "dict[str, object]", path: str) -> Route:
         advmss=_number(folded, "advmss", path) or None,
         priority=_number(folded, "priority", path) or None,
         table=_number(folded, "table", path),
-        scope=_number(folded, "scope", path),
+        scope=_number(folded, "scope", path, 255),
     )
 
 
@@ -311,12 +311,14 @@ def _address(folded: "dict[str, object]", key: str, path: str) -> "bytes | None"
         raise _unreadable(f"{path}.{key}", value, "an address like 10.1.0.1") from None
 
 
-def _number(folded: "dict[str, object]", key: str, path: str) -> "int | None":
+def _number(
+    folded: "dict[str, object]", key: str, path: str, most: int = 0xFFFFFFFF
+) -> "int | None":
     value = folded.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 32:
-        raise _unreadable(f"{path}.{key}", value, "a number from 0 to 4294967295")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+        raise _unreadable(f"{path}.{key}", value, f"a number from 0 to {most}")
     return value
 
 

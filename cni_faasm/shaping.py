@@ -115,7 +115,8 @@ class Shape:
         numbers = {}
         for key in ("rateBps", "burstBytes", "leafBytes", "targetUs", "quantumBytes"):
             value = fields[key]
-            if not isinstance(value, int) or value < 0:
+            most = 1 << 63 if key in ("rateBps", "burstBytes") else 0xFFFFFFFF
+            if not isinstance(value, int) or not 0 <= value <= most:
                 raise ValueError(key)
             numbers[key] = value
         scope = None

@@ -67,6 +67,8 @@ class Scope:
         subnets = fields["subnets"]
         if not isinstance(subnets, list):
             raise TypeError("subnets")
+        if fields["classifier"] not in (tc_filter.U32, tc_filter.FLOWER):
+            raise ValueError("classifier")
         return cls(
             [inet.parse_cidr(text) for text in subnets],
             only=fields["only"] is True,

@@ -67,6 +67,14 @@ def _fill(promised: "Plan", result: "Result") -> None:
         PlannedAddress(one.address, one.gateway or LINK_LOCAL[len(one.address)])
         for one in result.ips
     ]
+    for one in result.ips:
+        if one.gateway is not None and len(one.gateway) != len(one.address):
+            text = inet.cidr(one.address, one.prefix_len)
+            raise _failed(promised.ipam_plugin, f"its gateway of {text} is of another family")
+    for route in result.routes:
+        if route.gateway is not None and len(route.gateway) != len(route.dst):
+            text = inet.cidr(route.dst, route.prefix_len)
+            raise _failed(promised.ipam_plugin, f"its route to {text} is by another family")
     promised.routes = result.routes
     promised.dns = promised.dns or result.dns
     for one in result.ips:

@@ -266,3 +266,29 @@ def test_gc_takes_what_is_half_written(host: Host, script: Script) -> None:
     collected = {**network, "cni.dev/valid-attachments": []}
     host.cni("GC", None, collected, env=script.environment).ok()
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"ips": [{"address": "10.9.1.2/24", "gateway": "fd00::1"}]},
+        {
+            "ips": [{"address": "10.9.1.2/24"}, {"address": "fd00::2/64"}],
+            "routes": [{"dst": "0.0.0.0/0", "gw": "fd00::1"}],
+        },
+        {"ips": [{"address": "10.9.1.2/24"}], "routes": [{"dst": "0.0.0.0/0", "scope": 300}]},
+    ],
+    ids=["gateway", "route", "scope"],
+)
+def test_an_answer_that_the_kernel_could_not_be_told(
+    host: Host, container: Namespace, script: Script, answer: dict[str, Any]
+) -> None:
+    """It was an internal error once the pair was there."""
+    text = json.dumps({"cniVersion": "1.1.0", **answer})
+    script.does(f"""[ "$CNI_COMMAND" != ADD ] || echo '{text}'""")
+    network = config(host, {"type": "mine"})
+    before = host.snapshot()
+    error = host.cni("ADD", container, network, env=script.environment).error(108)
+    assert "IPAM plugin 'mine'" in error["msg"]
+    host.assert_unchanged(before)
+    assert [line.split()[0] for line in script.calls()] == ["ADD", "DEL"]

@@ -1,18 +1,23 @@
-"""Fuzz one target: its name, then libFuzzer's options."""
+"""Fuzz one target: its name, its corpus' folder, then libFuzzer's options."""
 
 import sys
+from pathlib import Path
 
 import atheris
 
 with atheris.instrument_imports(include=["cni_faasm"]):
     from cni_faasm.errors import CniError
     from cni_faasm.netlink.wire import NetlinkError
-    from tests.property.fuzz_targets import TARGETS
+    from tests.property.fuzz_targets import SEEDS, TARGETS
+from tests.property.fuzz_mutator import mutated
 
 
 def main() -> None:
     """Run until -runs are done, or something unforeseen comes."""
-    target = TARGETS[sys.argv[1]]
+    name, corpus = sys.argv[1:3]
+    target = TARGETS[name]
+    for number, seed in enumerate(SEEDS[name]):
+        (Path(corpus) / f"seed{number}").write_bytes(seed)
 
     def one(data: bytes) -> None:
         try:
@@ -20,7 +25,12 @@ def main() -> None:
         except (CniError, NetlinkError):
             return
 
-    atheris.Setup([sys.argv[0], *sys.argv[2:]], one)
+    def mutate(data: bytes, max_size: int, seed: int) -> bytes:
+        return mutated(data, max_size, seed, atheris.Mutate)
+
+    is_json = SEEDS[name][0].rpartition(b"\0\0")[2].startswith(b"{")
+    options = {"custom_mutator": mutate} if is_json else {}
+    atheris.Setup([sys.argv[0], *sys.argv[3:], corpus], one, **options)
     atheris.Fuzz()
 
 

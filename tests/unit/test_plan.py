@@ -190,6 +190,36 @@ def test_a_record_with_anything_in_it_is_a_plan_or_none(key: str, value: object)
     plan_fields.from_fields({**plan_fields.to_fields(full()), key: value})
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("hostIfindex",), 2**31),
+        (("ifindex",), -1),
+        (("mtu",), 10**39),
+        (("hostInterface",), "faasm\0"),
+        (("network",), "a\0b"),
+        (("addresses", 0, "gateway"), "fd00::1"),
+        (("routes", 0, "gw"), "fd00::1"),
+        (("ingress", "quantumBytes"), 2**32),
+        (("ingress", "rateBps"), 10**39),
+        (("guard", "allowHost"), [["sctp", 5]]),
+        (("guard", "allowHost"), [["tcp", 65536]]),
+        (("guard", "allowHost"), ["tcp"]),
+    ],
+)
+def test_a_record_that_the_kernel_could_not_be_told_is_none(
+    place: tuple[str | int, ...], value: object
+) -> None:
+    fields: Any = json.loads(SAMPLES[0].read_bytes())
+    fields["guard"] = {"antiSpoof": True, "isolated": True, "allowHost": [["udp", 53]]}
+    assert plan_fields.from_fields(fields) is not None
+    holder = fields
+    for key in place[:-1]:
+        holder = holder[key]
+    holder[place[-1]] = value
+    assert plan_fields.from_fields(fields) is None
+
+
 SAMPLES = sorted((Path(__file__).parent / "samples").glob("record-*.json"))
 
 
