@@ -1,10 +1,12 @@
 """bandwidth.enforceEgress "host": the limit holds against a container with CAP_NET_ADMIN."""
 
+import socket
+import time
 from typing import Any
 
 import pytest
 
-from tests import rates
+from tests import frames, rates
 from tests.host import AFTER_LAST_DEL, Host, Namespace
 from tests.tool import Tool
 
@@ -37,6 +39,46 @@ def test_it_holds_when_the_inner_queue_is_gone(host: Host, container: Namespace)
     assert 0.5 < upload(container) < 1.08
     error = host.check(container, network, result).error(107)
     assert "container eth0: root qdisc" in error["msg"]
+
+
+FRAMES = {
+    "IPv4": (frames.ETH_P_IP, 900),
+    "small": (frames.ETH_P_IP, 30),
+    "IPv6": (frames.ETH_P_IPV6, 900),
+    "ARP": (frames.ETH_P_ARP, 900),
+    "VLAN": (0x8100, 900),
+    "unknown": (0x88B5, 900),
+}
+
+
+@pytest.mark.parametrize("case", FRAMES)
+def test_it_holds_for_whatever_is_sent(host: Host, container: Namespace, case: str) -> None:
+    """No frame goes past the ifb, and it lets no more through than the limit and one burst."""
+    kind, size = FRAMES[case]
+    network = config(host)
+    result = host.add(container, network)
+    container.run(["tc", "qdisc", "del", "dev", "eth0", "root"])
+    outer, inner = (frames.mac(one["mac"]) for one in result["interfaces"])
+    addresses = ("10.200.0.2", "10.200.0.1") if kind == frames.ETH_P_IP else ("fe80::7", "fe80::1")
+    payload = frames.udp(*addresses, bytes(size))
+    frame = frames.ethernet(outer, inner, kind, payload)
+    (before,) = host.classes("ifaasm0")
+    began = time.monotonic()
+    with container.entered(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+        raw.bind(("eth0", 0))
+        while time.monotonic() < began + 1:
+            for _ in range(100):
+                raw.send(frame)
+    (after,) = host.classes("ifaasm0")
+    took = time.monotonic() - began
+    sent = after["bytes"] - before["bytes"]
+    limit = RATE * 1.02 / 8 * took + after["burst"] + 2 * len(frame)
+    assert 0.5 * limit < sent <= limit
+    link = host.link("faasm0")
+    (queue,) = (one for one in host.qdiscs("ifaasm0") if one.get("root"))
+    assert link is not None
+    seen = queue["packets"] + queue["drops"] + queue["qlen"]
+    assert link["stats64"]["rx"]["packets"] * 0.99 <= seen
 
 
 def test_without_it_nothing_holds(host: Host, container: Namespace) -> None:

@@ -1,0 +1,104 @@
+"""A container with what it has been given, and what it can try."""
+
+import socket
+import threading
+import time
+from typing import Any
+
+from tests import frames
+from tests.host import DUAL_STACK, Host, Namespace, wait_until
+
+REMOTE = {4: "198.51.100.1", 6: "2001:db8:100::1"}
+GATEWAY = {4: "10.200.0.1", 6: "fd00:200::1"}
+
+
+class Attached:
+    """A container with what it has been given."""
+
+    def __init__(self, host: Host, config: dict[str, Any]) -> None:
+        self.inside = host.add_container()
+        self.result = host.add(self.inside, config)
+        outer, inner = self.result["interfaces"]
+        self.outer: str = outer["name"]
+        self.outer_mac = frames.mac(outer["mac"])
+        self.mac = frames.mac(inner["mac"])
+        addresses = [one["address"].partition("/")[0] for one in self.result["ips"]]
+        self.address = dict(zip((4, 6), addresses, strict=False))
+
+    def send(self, kind: int, payload: bytes, source: bytes | None = None) -> None:
+        frame = frames.ethernet(self.outer_mac, source or self.mac, kind, payload)
+        frames.send(self.inside, "eth0", frame)
+
+
+def config(host: Host, **keys: Any) -> dict[str, Any]:
+    return host.config(cniVersion="1.0.0", ipam=DUAL_STACK, **keys)
+
+
+def add_remote(host: Host) -> Namespace:
+    """Make a remote machine that the host knows: without a link-local address it cannot ask."""
+    remote = host.add_remote()
+    for version, address in REMOTE.items():
+        ping = ["busybox", "ping", f"-{version}", "-c1", "-W1", address]
+        wait_until(lambda ping=ping: host.run(ping, check=False).returncode == 0, address)
+    return remote
+
+
+KIND = {4: frames.ETH_P_IP, 6: frames.ETH_P_IPV6}
+
+
+def passes(
+    host: Host, sender: Attached, version: int, source: str, mac: bytes | None = None
+) -> bool:
+    """Say whether a datagram with that source reaches the remote machine."""
+    mark = b"mark%d" % time.monotonic_ns()
+    packet = frames.udp(source, REMOTE[version], mark)
+    with frames.listening(host.remotes[0], "eth0") as arrived:
+        sender.send(KIND[version], packet, mac)
+        return arrived(mark)
+
+
+def neighbours(host: Host, device: str) -> dict[str, str]:
+    listed = host.json("ip", "-j", "neigh", "show", "dev", device)
+    return {one["dst"]: one.get("lladdr", "") for one in listed}
+
+
+def answers(
+    server: Namespace,
+    client: Namespace,
+    address: str,
+    *,
+    port: int = 7777,
+    to: tuple[str, int] | None = None,
+) -> bool:
+    """Say whether TCP to a server in one namespace works from another.
+
+    to: what the client calls, where that is not what the server listens at.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with server.entered():
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+        listener.listen()
+    listener.settimeout(2)
+
+    def serve() -> None:
+        try:
+            connection, _ = listener.accept()
+        except TimeoutError:
+            return
+        with connection:
+            connection.sendall(b"hello")
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        with client.entered(), socket.socket(family, socket.SOCK_STREAM) as sock:
+            sock.settimeout(0.6)
+            sock.connect(to or (address, port))
+            return sock.recv(5) == b"hello"
+    except OSError:
+        return False
+    finally:
+        thread.join()
+        listener.close()
