@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 DEFAULT_STATE_DIR = "/var/lib/cni/faasm"
 KEY = "config"  # of the record
+_PATH_LIMIT = 1024  # characters; whether a longer one is a path is for config.py to say
 _LIMIT = 1 << 16  # characters; a longer one is validated each time
 
 
@@ -61,5 +62,6 @@ def _is_plain_path(path: object) -> bool:
     return (
         isinstance(path, str)
         and path.startswith("/")
+        and len(path) <= _PATH_LIMIT
         and not any(part in ("", ".", "..") for part in path.split("/")[1:])
     )

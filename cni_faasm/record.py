@@ -181,8 +181,12 @@ def _note_gone(folder: int, name: str) -> None:
     try:
         descriptor = posix.open(_GONE, flags, 0o600, dir_fd=folder)
         try:
-            posix.write(descriptor, name.encode() + b"\n")
-            size = posix.fstat(descriptor).st_size
+            status = posix.fstat(descriptor)
+            if status.st_nlink != 1:
+                return  # another name of a file that is none of ours
+            line = name.encode() + b"\n"
+            posix.write(descriptor, line)
+            size = status.st_size + len(line)
             if size > _GONE_LIMIT:
                 kept = posix.pread(descriptor, _GONE_LIMIT // 2, size - _GONE_LIMIT // 2)
                 kept = kept.partition(b"\n")[2]
