@@ -90,6 +90,15 @@ class Shape:
         return 0 if self.scope is not None and self.scope.only else CLASS_ID & 0xFFFF
 
     @property
+    def direct_qlen(self) -> int:
+        """Return how many packets may wait to go past the class.
+
+        None where nothing is exempt: HTB sends so whatever has its handle for a priority, and
+        any program with CAP_NET_RAW may give its socket that one (SO_PRIORITY).
+        """
+        return 0 if self.scope is None else 1000
+
+    @property
     def rate_Bps(self) -> int:
         """Return the rate in bytes/s, as the kernel counts it."""
         return self.rate_bps // 8
@@ -206,7 +215,7 @@ def messages(ifindex: int, one: "Shape | None") -> "list[Message]":
     if one is None:
         return []
     made = [
-        tc.new_qdisc_htb(ifindex, ROOT_HANDLE, one.default_class, direct_qlen=1000),
+        tc.new_qdisc_htb(ifindex, ROOT_HANDLE, one.default_class, one.direct_qlen),
         class_message(ifindex, one),
         leaf_message(ifindex, one),
     ]
@@ -278,6 +287,9 @@ def drifts(
     if root.htb_defcls != one.default_class:
         texts = (f"1:{one.default_class:x}", f"1:{root.htb_defcls or 0:x}")
         found.append((f"{where}: htb default class", *texts))
+    if root.direct_qlen != one.direct_qlen:
+        texts = (f"{one.direct_qlen} packets", f"{root.direct_qlen} packets")
+        found.append((f"{where}: htb direct queue", *texts))
     if one.scope is not None or filters:
         from cni_faasm import shaping_scope
 

@@ -2,6 +2,7 @@
 
 import socket
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -79,6 +80,68 @@ def test_it_holds_for_whatever_is_sent(host: Host, container: Namespace, case: s
     assert link is not None
     seen = queue["packets"] + queue["drops"] + queue["qlen"]
     assert link["stats64"]["rx"]["packets"] * 0.99 <= seen
+
+
+def received(host: Host, device: str) -> int:
+    """Return how many bytes have come in by a device."""
+    link = host.link(device)
+    assert link is not None
+    return int(link["stats64"]["rx"]["bytes"])
+
+
+def pour(container: Namespace, priority: int) -> None:
+    """Send datagrams for a second, with a priority for the queue."""
+    began = time.monotonic()
+    with container.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, priority)
+        sock.setblocking(False)
+        while time.monotonic() < began + 1:
+            with suppress(BlockingIOError):
+                sock.sendto(bytes(1400), (REMOTE, 9))
+
+
+@pytest.mark.parametrize("where", ["", "host"])
+def test_a_socket_that_names_its_queue(host: Host, container: Namespace, where: str) -> None:
+    """HTB sends past its classes what has its handle for a priority; CAP_NET_RAW allows that."""
+    host.add_remote()
+    network = config(host, enforceEgress=where)
+    result = host.add(container, network)
+    began = time.monotonic()
+    for priority in (0x10000, 0x10001, 1, 0):
+        pour(container, priority)
+        sent = received(host, "faasm0")
+        assert sent <= RATE * 1.02 / 8 * (time.monotonic() - began) + 10_000
+    assert sent > RATE / 8
+    host.check(container, network, result).ok()
+
+
+def test_a_socket_that_names_its_queue_where_some_is_exempt(
+    host: Host, container: Namespace
+) -> None:
+    """Then that way must stay open, and only the host's own queue holds."""
+    host.add_remote()
+    network = config(host, unshapedSubnets=["203.0.113.0/24"])
+    host.add(container, network)
+    began = time.monotonic()
+    pour(container, 0x10000)
+    (one,) = host.classes("ifaasm0")
+    took = time.monotonic() - began
+    assert one["bytes"] <= RATE * 1.02 / 8 * took + one["burst"] + 3000
+    assert received(host, "faasm0") > 3 * RATE / 8
+
+
+def test_a_wider_way_past_the_class_is_a_drift(host: Host, container: Namespace) -> None:
+    network = config(host, enforceEgress="")
+    result = host.add(container, network)
+    for command in (
+        "tc qdisc replace dev eth0 root handle 2: pfifo",
+        "tc qdisc replace dev eth0 root handle 1: htb default 1 direct_qlen 1000",
+    ):
+        container.run(command.split())
+    error = host.check(container, network, result).error(107)
+    assert "htb direct queue: expected 0 packets, found 1000" in error["details"]
+    Tool(host)("repair", "--state-dir", str(host.state_dir)).ok()
+    host.check(container, network, result).ok()
 
 
 def test_without_it_nothing_holds(host: Host, container: Namespace) -> None:
