@@ -236,7 +236,7 @@ class Namespace:
                 for route in (*tables[0], *tables6[0])
             ),
             "rules": [tables[1], tables6[1]],
-            "neighbours": [tables[2], tables6[2]],
+            "neighbours": [_settled(one) for one in (*tables[2], *tables6[2])],
             "qdiscs": [
                 _without(q, "refcnt", "options")
                 | {"options": _without(q["options"], "direct_packets_stat")}
@@ -692,6 +692,11 @@ def _without(item: dict[str, Any], *keys: str) -> dict[str, Any]:
 def _without_carrier(route: dict[str, Any]) -> dict[str, Any]:
     """Leave out a flag that a new link's routes have until its carrier is noticed."""
     return {**route, "flags": [flag for flag in route["flags"] if flag != "linkdown"]}
+
+
+def _settled(neighbour: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the state of one that is not permanent: it goes with traffic and time."""
+    return neighbour if neighbour["state"] == ["PERMANENT"] else _without(neighbour, "state")
 
 
 def _by(items: list[dict[str, Any]], name: str, *, drop: Iterable[str] = ()) -> dict[str, Any]:
