@@ -54,9 +54,9 @@ def _be_agent(hold_ending: "Callable[[int], None]") -> "NoReturn":
     from cni_faasm import agent
     from cni_faasm.netlink.transport import Netlink
 
-    def serve_caller(is_wanted: "Callable[[], bool]") -> int:
+    def serve_caller(tell: "Callable[[int, bytes], None]") -> None:
         try:
-            return serve(cni_variables(posix.environ), is_wanted=is_wanted)
+            serve(cni_variables(posix.environ), tell=tell)
         finally:
             Netlink.log = None
 
@@ -84,23 +84,29 @@ def serve(
     stdout: int = 1,
     stderr: int = 2,
     *,
-    is_wanted: "Callable[[], bool] | None" = None,
+    tell: "Callable[[int, bytes], None] | None" = None,
 ) -> int:
     """Serve one call over the given descriptors.
 
-    is_wanted: asked before a result is told; False undoes everything.
+    tell: gets the exit status and the document instead of stdout, and raises OSError when
+    nobody took them.
     Returns: the exit status.
     """
     undo = Undo()
+
+    def write(_: int, text: bytes) -> None:
+        _write(stdout, text)
+
+    tell = tell or write
     try:
-        return _answer(environ, undo, (stdin, stdout, stderr), is_wanted)
+        return _answer(environ, undo, stdin, stderr, tell)
     except BaseException as error:
         # The runtime never learnt of this attachment, so it must not exist.
         undo.roll_back(error)
         if isinstance(error, (KeyboardInterrupt, MemoryError)):  # after which stdout is empty
             document = protocol.error_document(_internal(error), protocol.LATEST_VERSION)
             try:
-                _write(stdout, jsonio.dumps(document) + b"\n")
+                tell(1, jsonio.dumps(document) + b"\n")
             except (OSError, MemoryError):
                 return 1  # nobody listens
         return 1
@@ -109,10 +115,10 @@ def serve(
 def _answer(
     environ: "dict[str, str]",
     undo: Undo,
-    standard: "tuple[int, int, int]",
-    is_wanted: "Callable[[], bool] | None",
+    stdin: int,
+    stderr: int,
+    tell: "Callable[[int, bytes], None]",
 ) -> int:
-    stdin, stdout, stderr = standard
     version = ""
     warnings: list[str] = []
     document: dict[str, object] | None
@@ -128,15 +134,12 @@ def _answer(
         known = error if isinstance(error, CniError) else _internal(error)
         document, status = protocol.error_document(known, version), 1
     _ignore_signals()
-    if is_wanted is not None and not is_wanted():
-        raise BrokenPipeError
     try:
         for warning in warnings:
             _write(stderr, f"cni-faasm: {warning}\n".encode("utf-8", "replace"))
     except OSError:
         pass  # nobody listens on stderr: not a reason to fail
-    if document is not None:
-        _write(stdout, jsonio.dumps(document) + b"\n")
+    tell(status, b"" if document is None else jsonio.dumps(document) + b"\n")
     undo.drop()
     if "CNI_FAASM_LOG" in environ:
         try:

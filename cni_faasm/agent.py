@@ -10,11 +10,13 @@ What is said, over a SOCK_SEQPACKET socket that only root may connect to:
 
     agent    "y": go on;  or "n": do it yourself
     caller   "faasm-agent 1", umask, environment, NUL after each; descriptors 0, 1, 2, folder
-    agent    "s" and the exit status, when all has been written;  or "n", when nothing was begun
+    agent    "d" and a part of what goes to stdout, as often as it takes;
+             "s" and the exit status;  or "n", when nothing was begun
+    caller   "k", when it is written
 
 Who it serves is root, of the same executable file and in the same user, network and mount
 namespaces: another's call would find other files, other links, or other rights than its own. A
-caller that goes away before its result is told has its attachment undone, as when its
+caller that goes away before it has told its result has its attachment undone, as when its
 result could not be written.
 """
 
@@ -39,6 +41,7 @@ NAME = "cni-faasm"
 SOCKET = RUN + "/" + NAME + "/agent"
 GREETING = b"faasm-agent 1"
 MAX_REQUEST = 128 << 10
+_PART = 32 << 10
 _BACKLOG = 1024
 # How many workers there may be, how many of them are kept when there is nothing to do, and
 # after how long. A caller that finds nobody for a second does its call itself.
@@ -71,18 +74,18 @@ SO_RCVTIMEO = 20
 SCM_RIGHTS = 1
 MSG_CMSG_CLOEXEC = 0x40000000
 MSG_DONTWAIT = 0x40
-MSG_PEEK = 0x02
 MSG_CTRUNC = 0x08
 MSG_TRUNC = 0x20
 MSG_NOSIGNAL = 0x4000
 
 
 def run(
-    serve: "Callable[[Callable[[], bool]], int]", hold_ending: "Callable[[int], None]"
+    serve: "Callable[[Callable[[int, bytes], None]], None]", hold_ending: "Callable[[int], None]"
 ) -> "NoReturn":
     """Keep workers that take calls, until somebody ends this process.
 
-    serve: does one call, whose surroundings this process has: is_wanted → exit status.
+    serve: does one call, whose surroundings this process has, and tells its exit status and
+        what goes to stdout by the function it is given, which raises OSError when nobody listens.
     hold_ending: holds SIGTERM and SIGINT back (1) or lets them come (0).
     Raises: CniError when there is an agent, or can be none; OSError.
     """
@@ -167,7 +170,7 @@ def _work(
     listener: "_socket.socket",
     workers: Workers,
     own: "tuple[tuple[int, int] | None, ...]",
-    serve: "Callable[[Callable[[], bool]], int]",
+    serve: "Callable[[Callable[[int, bytes], None]], None]",
     hold_ending: "Callable[[int], None]",
 ) -> "NoReturn":
     """Do calls one after the other, in this child, and end it after some hundreds.
@@ -289,16 +292,28 @@ def _say(caller: "_socket.socket", word: bytes) -> None:
 
 
 def _serve_one(
-    caller: "_socket.socket", serve: "Callable[[Callable[[], bool]], int]", null: int
+    caller: "_socket.socket", serve: "Callable[[Callable[[int, bytes], None]], None]", null: int
 ) -> None:
-    answer = b"n"
+    def tell(status: int, document: bytes) -> None:
+        _let_go(null)
+        for begin in range(0, len(document), _PART):
+            caller.send(b"d" + document[begin : begin + _PART], MSG_NOSIGNAL)
+        caller.send(b"s" + bytes((status,)), MSG_NOSIGNAL)
+        if caller.recv(1) != b"k":
+            raise BrokenPipeError
+
     if _take(caller):
-        answer = b"s" + bytes((serve(lambda: _is_there(caller)),))
-    # Who waits for the end of the output waits for everybody who could write.
+        serve(tell)
+    else:
+        _say(caller, b"n")
+    _let_go(null)
+    posix.chdir("/")
+
+
+def _let_go(null: int) -> None:
+    """Close the caller's descriptors: who waits for the end of its output waits for us, too."""
     for number in (0, 1, 2):
         posix.dup2(null, number)
-    _say(caller, answer)
-    posix.chdir("/")
 
 
 def _take(caller: "_socket.socket") -> bool:
@@ -331,13 +346,3 @@ def _take(caller: "_socket.socket") -> bool:
     except (OSError, ValueError):
         return False
     return True
-
-
-def _is_there(caller: "_socket.socket") -> bool:
-    """Say whether the caller still waits for its result. It says nothing more, but ends."""
-    try:
-        return bool(caller.recv(1, MSG_PEEK | MSG_DONTWAIT))
-    except ConnectionResetError:
-        return False
-    except OSError:
-        return True

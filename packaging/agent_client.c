@@ -24,6 +24,7 @@
 /* An agent that does not answer in this time is none. */
 #define READY_WITHIN_MS 1000
 #define MAX_REQUEST (128 * 1024)
+#define MAX_ANSWER (16 * 1024 * 1024)
 
 extern char **environ;
 
@@ -100,15 +101,65 @@ _send(int agent, char *text, size_t length, int folder)
     return sendmsg(agent, &message, MSG_NOSIGNAL) == (ssize_t)length ? 0 : -1;
 }
 
+/* Receives one message. Returns the length of what follows its first byte, which is its kind. */
 static ssize_t
-_receive(int agent, char *answer)
+_receive(int agent, char *kind, char *text, size_t size)
 {
+    struct iovec parts[2] = {{.iov_base = kind, .iov_len = 1}, {.iov_base = text, .iov_len = size}};
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
     ssize_t length;
 
     do {
-        length = recv(agent, answer, 2, 0);
+        length = recvmsg(agent, &message, 0);
     } while (length < 0 && errno == EINTR);
-    return length;
+    return length > 0 && !(message.msg_flags & MSG_TRUNC) ? length - 1 : -1;
+}
+
+/* Returns whether all could be written to stdout. */
+static int
+_tell(const char *text, size_t length)
+{
+    while (length > 0) {
+        ssize_t done = write(1, text, length);
+        if (done < 0 && errno != EINTR) {
+            return 0;
+        }
+        if (done > 0) {
+            text += done;
+            length -= (size_t)done;
+        }
+    }
+    return 1;
+}
+
+/*
+ * Waits for the end of the call and tells the runtime. Returns its exit status, -1 when nothing
+ * was begun.
+ */
+static int
+_end(int agent)
+{
+    static char answer[MAX_ANSWER];
+    size_t length = 0;
+    ssize_t received;
+    char kind;
+
+    while ((received = _receive(agent, &kind, answer + length, MAX_ANSWER - length)) > 0 && kind == 'd') {
+        length += (size_t)received;
+    }
+    if (received == 0 && kind == 'n') {
+        return -1;
+    }
+    if (received != 1 || kind != 's') {
+        _tell(LOST, sizeof(LOST) - 1);
+        return 1;
+    }
+    /* Unless the agent hears that it was told, it undoes what nobody knows of. */
+    if (!_tell(answer, length)) {
+        return 1;
+    }
+    send(agent, "k", 1, MSG_NOSIGNAL);
+    return answer[length];
 }
 
 /* Returns whether there is somebody who would take the call. */
@@ -116,9 +167,9 @@ static int
 _is_ready(int agent)
 {
     struct pollfd wanted = {.fd = agent, .events = POLLIN};
-    char answer[2];
+    char kind, more;
 
-    return poll(&wanted, 1, READY_WITHIN_MS) == 1 && _receive(agent, answer) == 1 && answer[0] == 'y';
+    return poll(&wanted, 1, READY_WITHIN_MS) == 1 && _receive(agent, &kind, &more, 1) == 0 && kind == 'y';
 }
 
 /*
@@ -129,13 +180,15 @@ faasm_ask_agent(int argc)
 {
     static char text[MAX_REQUEST];
     const char *verb = getenv("CNI_COMMAND");
-    char answer[2] = {'n', 1};
     sigset_t ending, before;
     size_t length;
-    ssize_t received = 1;
     int agent, folder, status = -1;
 
     if (argc != 1 || verb == NULL || *verb == 0) {
+        return -1;
+    }
+    /* What is opened here must not become a standard descriptor that the caller closed. */
+    if (fcntl(0, F_GETFD) < 0 || fcntl(1, F_GETFD) < 0 || fcntl(2, F_GETFD) < 0) {
         return -1;
     }
     agent = _connect();
@@ -151,15 +204,7 @@ faasm_ask_agent(int argc)
     length = _request(text);
     /* Descriptors in the queue of an agent that hangs would keep the runtime waiting. */
     if (folder >= 0 && length > 0 && _is_ready(agent) && _send(agent, text, length, folder) == 0) {
-        received = _receive(agent, answer);
-        if (received == 2 && answer[0] == 's') {
-            status = answer[1];
-        } else if (received != 1) {
-            status = 1;
-            if (write(1, LOST, sizeof(LOST) - 1) < 0) {
-                status = 2; /* nobody listens */
-            }
-        }
+        status = _end(agent);
     }
     if (folder >= 0) {
         close(folder);

@@ -49,6 +49,7 @@ class Log:
         self.env = {"CNI_FAASM_LOG": str(self.path)}
 
     def process(self) -> int:
+        wait_until(self.path.exists, "the log")  # which is written when all has been told
         return int(self.path.read_text(encoding="utf-8").splitlines()[-1].split()[1])
 
 
@@ -129,6 +130,23 @@ def test_each_verb_is_done_by_a_worker_as_without(host: Host, log: Log) -> None:
     call(host, log, "ADD", container, network).ok()
     assert log.process() != 0
     host.delete_attachment(container, network)
+
+
+def test_a_long_result_is_told_in_full(host: Host, log: Log) -> None:
+    container = host.add_container()
+    network = host.config(dns={"search": [f"{number}.example.org" for number in range(8000)]})
+    with agent(host) as running:
+        result = call(host, log, "ADD", container, network).ok()
+        assert log.process() in running.workers()
+        assert result["dns"] == network["dns"]
+        # A runtime that is gone when it comes: the attachment is undone.
+        host.delete_attachment(container, network)
+        before = host.snapshot()
+        closed = ["sh", "-c", f'exec "{PLUGIN}" >&-']
+        assert host.cni("ADD", container, network, plugin=closed).status == 1
+        broken = ["sh", "-c", f'"{PLUGIN}" | true; exit 3']
+        assert host.cni("ADD", container, network, plugin=broken).status == 3
+        host.assert_unchanged(before, ignore=AFTER_LAST_DEL)
 
 
 def test_a_call_finds_its_own_surroundings(host: Host, tmp_path: Path) -> None:
