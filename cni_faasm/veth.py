@@ -120,10 +120,19 @@ def create(host: Netlink, plan: "Plan", netns_fd: int) -> None:
     plan.ifindex = made.link
 
 
-def outer_messages(plan: "Plan") -> "list[Message]":
-    """Return what the host's end needs: up, alias, gateways, routes, queues."""
+def host_neigh(plan: "Plan", address: bytes) -> "Message":
+    """Return what tells the host a container's MAC, whose end has its index already.
+
+    Known, but not permanent: a later plugin in the chain may change it. The entry stays when the
+    table is full, whose size all namespaces share, so that any of them can fill it.
+    """
     from cni_faasm.netlink import neigh  # only ADD needs it
 
+    return neigh.new_neigh(plan.host_ifindex, address, plan.mac, NUD_STALE, neigh.NTF_EXT_LEARNED)
+
+
+def outer_messages(plan: "Plan") -> "list[Message]":
+    """Return what the host's end needs: up, alias, gateways, routes, queues."""
     ifindex = plan.host_ifindex
     messages = [
         # No link-local address of the kernel's making, which it would have to probe first.
@@ -137,11 +146,7 @@ def outer_messages(plan: "Plan") -> "list[Message]":
     )
     for item in plan.addresses:
         messages.append(route.new_route(item.address, item.prefix_len, ifindex))
-        # Known, but not permanent: a later plugin in the chain may change the MAC. It stays when
-        # the table is full, whose size all namespaces share, so that any of them can fill it.
-        messages.append(
-            neigh.new_neigh(ifindex, item.address, plan.mac, NUD_STALE, neigh.NTF_EXT_LEARNED)
-        )
+        messages.append(host_neigh(plan, item.address))
     messages.extend(shaping.messages(ifindex, plan.ingress))
     return messages
 

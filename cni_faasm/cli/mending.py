@@ -229,14 +229,7 @@ class _Mender:
         """Tell both ends the other's MAC, as ADD did: what goes with an address or an end."""
         promised = self.promised
         self.host.execute_tolerant(
-            neigh.new_neigh(
-                promised.host_ifindex,
-                item.address,
-                promised.mac,
-                veth.NUD_STALE,
-                neigh.NTF_EXT_LEARNED,
-            )
-            for item in promised.addresses
+            veth.host_neigh(promised, item.address) for item in promised.addresses
         )
         self.inner.execute_tolerant(
             neigh.new_neigh(promised.ifindex, gateway, promised.host_mac, veth.NUD_PERMANENT)

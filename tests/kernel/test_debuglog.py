@@ -20,18 +20,24 @@ def config(host: Host) -> dict[str, Any]:
     )
 
 
-@pytest.mark.parametrize("by", ["environment", "configuration"])
-def test_a_line_for_each_step(
-    host: Host, container: Namespace, config: dict[str, Any], tmp_path: Path, by: str
+def attach_and_detach(
+    host: Host, container: Namespace, config: dict[str, Any], path: Path, by: str, **options: Any
 ) -> None:
-    path = tmp_path / "faasm.log"
-    options: dict[str, Any] = {}
+    """Call ADD and DEL with a log wanted, in one of the ways to say so."""
     if by == "environment":
         options["env"] = {"CNI_FAASM_LOG": str(path)}
     else:
         config["logFile"] = str(path)
     host.add(container, config, **options)
     host.delete_attachment(container, config, **options)
+
+
+@pytest.mark.parametrize("by", ["environment", "configuration"])
+def test_a_line_for_each_step(
+    host: Host, container: Namespace, config: dict[str, Any], tmp_path: Path, by: str
+) -> None:
+    path = tmp_path / "faasm.log"
+    attach_and_detach(host, container, config, path, by)
     text = path.read_text(encoding="utf-8")
     lines = text.splitlines()
     for line in lines:
@@ -95,13 +101,7 @@ def test_what_is_planted_is_neither_waited_for_nor_written(  # noqa: PLR0917 -- 
             os.chown(path, 65534, 0)
         else:
             path.chmod(0o622)
-    options: dict[str, Any] = {"timeout": 10}
-    if by == "environment":
-        options["env"] = {"CNI_FAASM_LOG": str(path)}
-    else:
-        config["logFile"] = str(path)
-    host.add(container, config, **options)
-    host.delete_attachment(container, config, **options)
+    attach_and_detach(host, container, config, path, by, timeout=10)
     assert not path.is_file() or path.stat().st_size == 0
 
 
