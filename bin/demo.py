@@ -105,6 +105,10 @@ class Demo:
         rate: int = self.config["bandwidth"]["ingressRate" if download else "egressRate"]
         return rate
 
+    def share(self, rate: float, number: int, *, download: bool) -> float:
+        """Return how much a rate in bit/s is of what a container's limit leaves for payload."""
+        return rate / (self.limit(number, download=download) * PAYLOAD_SHARE)
+
     def call(self, verb: str, number: int, config: dict[str, Any]) -> tuple[Any, float]:
         """Call the plugin as a runtime does. Returns: the call, and its milliseconds."""
         start = time.monotonic()
@@ -182,6 +186,10 @@ class Demo:
     def measure_shaped(self) -> None:
         self.title("Measure all three at once against their limits")
         measured = self.measure(self.seconds)
+        shares = [self.share(rate, n, download=way) for (n, way), rate in measured.items()]
+        if min(shares) < 1 - TOLERANCE:
+            print("   less than the limits leave, as on a machine that is busy; once more:")
+            measured = self.measure(self.seconds)
         head = ("container", "direction", "limit", "payload", "measured", "of that", "unlimited")
         row = "   {:10} {:9} {:>10} {:>10} {:>10} {:>8} {:>11}"
         print("\n" + BOLD + row.format(*head) + PLAIN)
@@ -190,7 +198,7 @@ class Demo:
         for (number, download), rate in sorted(measured.items()):
             limit = self.limit(number, download=download)
             payload = limit * PAYLOAD_SHARE
-            share = rate / payload
+            share = self.share(rate, number, download=download)
             kept = kept and abs(share - 1) <= TOLERANCE
             print(
                 row.format(

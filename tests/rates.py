@@ -5,7 +5,7 @@ Used by the tests of runtimes and by the demo; standard library only.
 
 import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tests.host import Host, Namespace
@@ -14,6 +14,7 @@ FIRST_PORT = 5201
 # Of every full Ethernet frame (1514 bytes, which is what HTB counts) TCP with timestamps
 # carries 1448 bytes of payload.
 PAYLOAD_SHARE = 1448 / 1514
+ATTEMPTS = 3
 
 
 class Flow:
@@ -70,10 +71,43 @@ def measure(flows: Sequence[Flow], *, seconds: float = 4) -> None:
             process.wait()
 
 
-def assert_rate(measured: float, limit: float, *, tolerance: float = 0.05) -> None:
-    """Compare a TCP goodput with what a limit in bit/s leaves for payload."""
+def assert_near(
+    limit: float,
+    measure_once: Callable[[], Sequence[float]],
+    *,
+    low: float = 0.95,
+    high: float = 1.05,
+) -> None:
+    """Measure TCP's goodput in bit/s until it comes near what a limit leaves for payload.
+
+    A machine that withholds its processors for a moment takes from a goodput; nothing but a
+    fault adds to it. So no measurement may be above, and one of a few has to come near.
+    """
     expected = limit * PAYLOAD_SHARE
-    assert abs(measured / expected - 1) <= tolerance, (
-        f"{measured / 1e6:.2f} Mbit/s of payload arrived; "
-        f"{expected / 1e6:.2f} expected under a limit of {limit / 1e6:g} Mbit/s"
-    )
+    seen: list[list[float]] = []
+    for _ in range(ATTEMPTS):
+        seen.append([rate / expected for rate in measure_once()])
+        assert max(seen[-1]) <= high, f"a limit of {limit / 1e6:g} Mbit/s does not hold: {seen}"
+        if min(seen[-1]) >= low:
+            return
+    raise AssertionError(f"a limit of {limit / 1e6:g} Mbit/s is not reached: {seen}")
+
+
+def assert_flows(
+    flows: Sequence[Flow],
+    limit: float,
+    *,
+    seconds: float = 4,
+    low: float = 0.92,
+    high: float = 1.05,
+) -> None:
+    """Measure flows, all at the same time, until each comes near its limit; see assert_near.
+
+    A loss while TCP is still starting costs a flow of 4 s up to a twentieth.
+    """
+
+    def measure_once() -> list[float]:
+        measure(flows, seconds=seconds)
+        return [flow.bits_per_second for flow in flows]
+
+    assert_near(limit, measure_once, low=low, high=high)

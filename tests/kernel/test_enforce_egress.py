@@ -20,11 +20,9 @@ def config(host: Host, **keys: Any) -> dict[str, Any]:
     return host.config(cniVersion="1.0.0", ipMasq=True, bandwidth=limits)
 
 
-def upload(container: Namespace, seconds: float = 3) -> float:
-    """Return how much of the limit one flow gets."""
-    flow = rates.Flow(container, REMOTE)
-    rates.measure([flow], seconds=seconds)
-    return flow.bits_per_second / (RATE * rates.PAYLOAD_SHARE)
+def assert_upload(container: Namespace, *, low: float, high: float) -> None:
+    """Measure how much of the limit one flow gets."""
+    rates.assert_flows([rates.Flow(container, REMOTE)], RATE, seconds=3, low=low, high=high)
 
 
 def test_it_holds_when_the_inner_queue_is_gone(host: Host, container: Namespace) -> None:
@@ -33,11 +31,11 @@ def test_it_holds_when_the_inner_queue_is_gone(host: Host, container: Namespace)
     network = config(host)
     result = host.add(container, network)
     host.check(container, network, result).ok()
-    assert 0.9 < upload(container) < 1.03
+    assert_upload(container, low=0.9, high=1.03)
     container.run(["tc", "qdisc", "del", "dev", "eth0", "root"])
     container.run(["ip", "link", "set", "eth0", "gso_max_size", "65536"])
     # No less than half: who takes off his queue has losses in its place, and no promise of goodput.
-    assert 0.5 < upload(container) < 1.08
+    assert_upload(container, low=0.5, high=1.08)
     error = host.check(container, network, result).error(107)
     assert "container eth0: root qdisc" in error["msg"]
 
@@ -150,7 +148,9 @@ def test_without_it_nothing_holds(host: Host, container: Namespace) -> None:
     host.add(container, config(host, enforceEgress=""))
     assert host.links() == ["uplink", "faasm0"]
     container.run(["tc", "qdisc", "del", "dev", "eth0", "root"])
-    assert upload(container, seconds=1) > 10
+    flow = rates.Flow(container, REMOTE)
+    rates.measure([flow], seconds=1)
+    assert flow.bits_per_second > 10 * RATE
 
 
 def test_what_is_made_and_goes(host: Host, container: Namespace) -> None:

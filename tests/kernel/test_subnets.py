@@ -26,13 +26,6 @@ def remotes(host: Host) -> tuple[Namespace, Namespace]:
     return near, far
 
 
-def goodput(container: Namespace, address: str, *, download: bool) -> float:
-    """Return how much of the limit one flow gets."""
-    flow = rates.Flow(container, address, download=download)
-    rates.measure([flow], seconds=2)
-    return flow.bits_per_second / (RATE * rates.PAYLOAD_SHARE)
-
-
 @pytest.mark.parametrize("key", ["unshapedSubnets", "shapedSubnets"])
 def test_measured(
     host: Host, container: Namespace, remotes: tuple[Namespace, Namespace], key: str
@@ -44,8 +37,11 @@ def test_measured(
     if key == "unshapedSubnets":
         limited, free = free, limited
     for index, download in ((0, False), (1, True), (0, True), (1, False)):
-        assert goodput(container, free[index], download=download) > 10
-        assert 0.85 < goodput(container, limited[index], download=download) < 1.05
+        flow = rates.Flow(container, free[index], download=download)
+        rates.measure([flow], seconds=2)
+        assert flow.bits_per_second > 10 * RATE
+        flow = rates.Flow(container, limited[index], download=download)
+        rates.assert_flows([flow], RATE, seconds=2, low=0.85)
 
 
 def test_what_is_made(host: Host, container: Namespace) -> None:

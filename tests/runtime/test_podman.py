@@ -44,8 +44,7 @@ def test_a_published_port_under_the_limit(podman: Podman, conflist: dict[str, An
     rates.serve(podman.host, inside)
     for download, limit in ((False, INGRESS), (True, EGRESS)):
         flow = rates.Flow(podman.host.remotes[0], "198.51.100.2", port=8080, download=download)
-        rates.measure([flow], seconds=3)
-        assert 0.9 < flow.bits_per_second / (limit * rates.PAYLOAD_SHARE) < 1.05
+        rates.assert_flows([flow], limit, seconds=3, low=0.9)
 
 
 def test_restart_and_reload(podman: Podman) -> None:
