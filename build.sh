@@ -32,6 +32,7 @@ install_packages() {
     [ -x "$python" ] || missing="$missing python3"
     "$python" -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
     ls /usr/lib/*/libpython3.*.so.1.0 >/dev/null 2>&1 || missing="$missing libpython3.11"
+    ls /usr/lib/python3.*/config-3.*/libpython3.*.a >/dev/null 2>&1 || missing="$missing libpython3.11-dev"
     command -v objcopy >/dev/null || missing="$missing binutils"
     command -v gcc >/dev/null || missing="$missing gcc"
     [ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
@@ -62,7 +63,10 @@ prepare_venv() {
 
 # Compiles the bootloader into .venv/bootloader, where it stays for the next build.
 prepare_bootloader() {
-    wanted=$(cat packaging/bootloader.py packaging/agent_client.c requirements/build.txt | sha256sum)
+    wanted=$({
+        cat packaging/bootloader.py packaging/*.c requirements/build.txt
+        stat -L -c '%n %s %Y' /usr/lib/python3.*/config-3.*/libpython3.*.a
+    } | sha256sum)
     if [ "$(cat .venv/bootloader/stamp 2>/dev/null)" = "$wanted" ]; then
         return 0
     fi
@@ -81,6 +85,7 @@ inputs() {
         "$python" -VV
         # The interpreter and Debian's libraries that go into the bundle.
         stat -L -c '%n %s %Y' "$python" /usr/lib/*/libpython3.*.so.1.0 /usr/lib/*/libexpat.so.1 \
+            /usr/lib/python3.*/config-3.*/libpython3.*.a /usr/lib/*/libexpat.a /usr/lib/*/libz.a \
             /usr/lib/*/libffi.so.8 /lib/*/libz.so.1 /usr/lib/*/libssl.so.3 2>/dev/null || :
     } | sha256sum | cut -d' ' -f1
 }
