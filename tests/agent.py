@@ -38,9 +38,8 @@ class Agent:
         stopped: set[int] = set()
         while not stopped or not stopped >= {self.process.pid, *self.workers()}:
             for pid in {self.process.pid, *self.workers()} - stopped:
-                os.kill(pid, signal.SIGSTOP)
-                stat = Path(f"/proc/{pid}/stat")
-                wait_until(lambda stat=stat: ") T " in stat.read_text(), f"{pid} to stop")
+                if send(pid, signal.SIGSTOP):
+                    wait_until(lambda pid=pid: state_of(pid)[0] in ("T", ""), f"{pid} to stop")
                 stopped.add(pid)
         return sorted(stopped)
 
@@ -50,16 +49,32 @@ class Agent:
         return self.process.wait(timeout=10)
 
 
+def send(pid: int, number: signal.Signals) -> bool:
+    """Send a signal to a worker; an idle one may just have ended. Returns: whether it was there."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def state_of(pid: int) -> tuple[str, int]:
+    """Return a process's state, as ps shows it, and its parent; "" and 0 for none."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
+    except (FileNotFoundError, ProcessLookupError):
+        return "", 0
+    state, parent = text.rpartition(")")[2].split()[:2]
+    return state, int(parent)
+
+
 def children(pid: int) -> list[int]:
     """Return the processes that a process has begun and that have not ended."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, parent = path.read_text(encoding="ascii").rpartition(")")[2].split()[:2]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if parent == str(pid) and state != "Z":
-            found.append(int(path.parent.name))
+    for path in Path("/proc").glob("[0-9]*"):
+        state, parent = state_of(int(path.name))
+        if parent == pid and state != "Z":
+            found.append(int(path.name))
     return found
 
 

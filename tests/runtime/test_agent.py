@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.agent import SOCKET, Agent, agent, children, descriptors
+from tests.agent import SOCKET, Agent, agent, children, descriptors, send
 from tests.host import AFTER_LAST_DEL, BUNDLE, CniCall, Host, Namespace, built_plugin, wait_until
 
 PLUGIN = BUNDLE / "faasm"
@@ -287,7 +287,7 @@ def test_an_agent_that_hangs_is_not_waited_for(host: Host) -> None:
             assert 1 <= time.monotonic() - begin < 5
         finally:
             for pid in stopped:
-                os.kill(pid, signal.SIGCONT)
+                send(pid, signal.SIGCONT)
         # What it finds when it wakes up is nothing to do any more.
         host.add(container, host.config())
         assert len(host.records()) == 1
@@ -316,7 +316,7 @@ def test_a_worker_that_is_killed(host: Host) -> None:
         assert running.process.poll() is None
         # Idle ones, too: others come in their place.
         for pid in running.workers():
-            os.kill(pid, signal.SIGKILL)
+            send(pid, signal.SIGKILL)
         wait_until(running.workers, "another worker")
         begin = time.monotonic()
         host.add(container, network)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.agent import Agent, agent
+from tests.agent import Agent, agent, send
 from tests.host import AFTER_LAST_DEL, BUNDLE, Host, Namespace, built_plugin, wait_until
 
 CALLS = 500
@@ -107,8 +107,7 @@ def kill_workers(running: Agent, ended: threading.Event) -> int:
     while not ended.wait(chance.uniform(0, 0.1)):
         victim = chance.choice(running.workers() or [0])
         if victim:
-            os.kill(victim, signal.SIGKILL)
-            killed += 1
+            killed += send(victim, signal.SIGKILL)
     return killed
 
 
