@@ -6,8 +6,9 @@ end receives goes through an ifb, a device of the host's own, with the same HTB:
     container eth0 ═══ faasm3 ── clsact, u32, mirred ──▶ ifaasm3: HTB ──▶ routing
 
 The queue inside stays, for its back-pressure, and the ifb's rate is a little higher, so that
-an obedient container never waits twice. The ifb is known by its name, which is made from the
-host's end's, and by the network's interface group.
+an obedient container never waits twice. The ifb is found by its name, which is made from the
+host's end's, and believed only when its MAC, the same as that end's, or its alias says that it is
+this attachment's: a pair may go before its ifb does, and its name is given anew at once.
 """
 
 import errno
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 KIND = "ifb"
 _ABSENT = (errno.ENOENT, errno.EINVAL, errno.ENODEV)
+_ATTEMPTS = 8
 
 
 def device_name(host_interface: str) -> str:
@@ -43,12 +45,7 @@ def make(host: Netlink, plan: "Plan") -> None:
     shape = plan.host_egress
     if shape is None:
         return
-    name = device_name(plan.host_interface)
-    found = _find(host, plan)
-    if found is None:
-        made = link.new_link(KIND, name, group=policy.group(plan.network), mtu=plan.mtu)
-        found = link.parse_link(host.execute([made])[0][0])
-    ifindex = found.ifindex
+    ifindex = (_find(host, plan) or _create(host, plan)).ifindex
     host.execute([link.set_link(ifindex, alias=plan.alias), link.set_link(ifindex, up=True)])
     [root] = host.execute_tolerant([tc.get_qdisc(ifindex)])
     if isinstance(root, NetlinkError) or not _is_htb(root[0]):
@@ -60,6 +57,27 @@ def make(host: Netlink, plan: "Plan") -> None:
     host.execute([tc_mirred.new_redirect(plan.host_ifindex, ifindex)])
 
 
+def _create(host: Netlink, plan: "Plan") -> "Link":
+    """Make the ifb. One that is left of another pair of the name, which is gone, makes way."""
+    name = device_name(plan.host_interface)
+    made = link.new_link(
+        KIND, name, group=policy.group(plan.network), mtu=plan.mtu, address=plan.host_mac
+    )
+    for _ in range(_ATTEMPTS):
+        [answer] = host.execute_tolerant([made])
+        if not isinstance(answer, NetlinkError):
+            return link.parse_link(answer[0])
+        if answer.errno != errno.EEXIST:
+            raise answer
+        found = veth.find(host, name=name)
+        if found is None:
+            continue  # its DEL was quicker
+        if found.kind != KIND or found.group & policy.GROUP_MASK != policy.GROUP_BASE:
+            break
+        veth.delete(host, found.ifindex)
+    return link.parse_link(host.execute([made])[0][0])
+
+
 def _is_htb(body: bytes) -> bool:
     from cni_faasm.netlink import tc_parse
 
@@ -68,8 +86,9 @@ def _is_htb(body: bytes) -> bool:
 
 def _find(host: Netlink, plan: "Plan") -> "Link | None":
     found = veth.find(host, name=device_name(plan.host_interface))
-    is_own = found is not None and found.kind == KIND
-    return found if is_own and found and found.group == policy.group(plan.network) else None
+    if found is None or found.kind != KIND or found.group != policy.group(plan.network):
+        return None
+    return found if found.address == plan.host_mac or found.alias == plan.alias else None
 
 
 def remove(host: Netlink, plan: "Plan", *, detach: bool = False) -> None:
@@ -88,12 +107,24 @@ def undo(plan: "Plan") -> None:
         remove(host, plan)
 
 
-def strays(host: Netlink, network: str, keep: "set[str]") -> "list[Link]":
-    """Return the network's ifbs but for those of some outer ends. Raises: NetlinkError."""
-    group = policy.group(network)
-    names = {device_name(name) for name in keep}
+def devices(host: Netlink, network: str) -> "list[Link]":
+    """Return the network's ifbs. Raises: NetlinkError."""
     found = [link.parse_link(body) for body in host.dump(link.dump_links(kind=KIND))]
-    return [one for one in found if one.group == group and one.name not in names]
+    return [one for one in found if one.group == policy.group(network)]
+
+
+def strays(found: "list[Link]", keep: "list[Link]") -> "list[Link]":
+    """Return those ifbs that belong to none of some outer ends."""
+    owners = {device_name(one.name): one for one in keep}
+    return [one for one in found if not _belongs(one, owners.get(one.name))]
+
+
+def _belongs(one: "Link", outer: "Link | None") -> bool:
+    if outer is None:
+        return False
+    # Another plugin's pair has no alias to tell by, nor has the ifb that is made this moment.
+    is_told = bool(one.alias and outer.alias)
+    return one.address == outer.address or not is_told or one.alias == outer.alias
 
 
 def drifts(host: Netlink, plan: "Plan") -> "list[Drift]":

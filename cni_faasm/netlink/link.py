@@ -195,12 +195,12 @@ def _name(name: str) -> bytes:
     return encoded
 
 
-def new_link(kind: str, name: str, *, group: int, mtu: int) -> "Message":
+def new_link(kind: str, name: str, *, group: int, mtu: int, address: bytes) -> "Message":
     """Make a device of a kind that needs no more than its name; the reply is the new link.
 
-    Equivalent to: ip link add NAME mtu N group G type KIND
+    Equivalent to: ip link add NAME mtu N address MAC group G type KIND
     """
-    body = _NOBODY + b"".join(_end(name, mtu, None, group, None, 1, None, None))
+    body = _NOBODY + b"".join(_end(name, mtu, address, group, None, 1, None, None))
     body += nest(IFLA_LINKINFO, attr_text(IFLA_INFO_KIND, kind))
     flags = NLM_F_CREATE | NLM_F_EXCL | NLM_F_ECHO
     return RTM_NEWLINK, flags, body, f"ip link add {name} type {kind}"

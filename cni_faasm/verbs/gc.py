@@ -162,16 +162,18 @@ def _doomed_links(config: "NetworkConfig", choice: _Choice, host: Netlink) -> "l
         if promised is not None and not promised.shapes_only and choice.dooms(*identity):
             lost_macs.add(promised.host_mac)
     doomed = []
-    kept = set()
+    kept = []
+    # Before the pairs: what an ADD makes meanwhile has its pair, and the pair is first.
+    found_ifbs = egress.devices(host, config.name)
     for body in host.dump(link.dump_links(kind="veth")):
         found = link.parse_link(body)
         ours = found.alias.startswith(prefix) and dooms_alias(found.alias)
         if ours or found.address in lost_macs:
             doomed.append(found)
         else:
-            kept.add(found.name)
+            kept.append(found)
     # What went without its ifb, or is to go now.
-    return doomed + egress.strays(host, config.name, kept)
+    return doomed + egress.strays(found_ifbs, kept)
 
 
 def _release_strays(

@@ -227,6 +227,36 @@ def test_gc_finds_what_a_dead_namespace_leaves(host: Host) -> None:
     host.cni("STATUS", None, network).ok()
 
 
+@pytest.mark.parametrize("name", ["testnet", "another"])
+def test_what_another_pair_of_the_name_left(host: Host, name: str) -> None:
+    """A DEL's pair goes before its ifb; an ADD in between has the name, and is not harmed."""
+    host.add_remote()
+    first, second = host.add_container(), host.add_container()
+    network = config(host)
+    host.add(first, network)
+    host.run(["ip", "link", "del", "faasm0"])
+    ranges = {"subnet": "10.201.0.0/16"}
+    other = {**config(host, egressRate=2 * RATE), "name": name}
+    other["ipam"] = {**other["ipam"], **ranges}
+    result = host.add(second, other)
+    assert result["interfaces"][0]["name"] == "faasm0"
+    host.check(second, other, result).ok()
+    host.delete_attachment(first, network)
+    host.check(second, other, result).ok()
+    second.run(["busybox", "ping", "-c1", "-W2", REMOTE.removesuffix("1") + "2"])
+
+
+def test_gc_tells_an_ifb_from_that_of_the_name_before(host: Host) -> None:
+    first, second = host.add_container(), host.add_container()
+    network = {**config(host), "cniVersion": "1.1.0"}
+    host.add(first, network)
+    host.run(["ip", "link", "del", "faasm0"])
+    host.add(second, {**network, "bandwidth": {"egressRate": RATE}})
+    valid = [{"containerID": second.name, "ifname": "eth0"}]
+    host.cni("GC", None, {**network, "cni.dev/valid-attachments": valid}).ok()
+    assert host.links() == ["faasm0"]
+
+
 def test_somebody_elses_filters_stay(host: Host, container: Namespace) -> None:
     network = config(host)
     host.add(container, network)
