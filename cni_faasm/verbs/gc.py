@@ -15,7 +15,7 @@ from cni_faasm.verbs.delete import load_record, release
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from cni_faasm.config import NetworkConfig
     from cni_faasm.plan import Plan
@@ -82,27 +82,28 @@ def _collect(
 ) -> "list[str]":
     removed: list[str] = []
     failures: list[CniError] = []
-    doomed = _doomed_links(config, choice, host)
+    # Before the links: what is attached meanwhile has a link that is not looked for, and keeps
+    # its lease and its record, too.
+    promises = {
+        identity: load_record(config, config.name, *identity)
+        for identity in list(record.list_network(config.state_dir, config.name))
+        if choice.dooms(*identity)
+    }
+    doomed = _doomed_links(config, choice, host, promises.values())
     if not dry_run:
         # One message by group waits once for RCU; one message a link waits each time.
         veth.delete_all(host, doomed)
     removed.extend(f"link {found.name} ({found.alias})" for found in doomed)
-    kept = 0
-    for container_id, ifname in list(record.list_network(config.state_dir, config.name)):
-        if not choice.dooms(container_id, ifname):
-            kept += 1
-            continue
+    for (container_id, ifname), promised in promises.items():
         if dry_run:
             removed.append(f"attachment {container_id} {ifname}")
             continue
-        promised = load_record(config, config.name, container_id, ifname)
         try:
             if promised is not None and promised.shapes_only:
                 _unshape(host, promised)
+            # False for what is attached this moment: the next list has it.
             if release(request, config, config.name, (container_id, ifname), promised):
                 removed.append(f"attachment {container_id} {ifname}")
-            else:
-                kept += 1  # attached this moment: the next list has it
         except CniError as error:
             failures.append(error)
     try:
@@ -119,12 +120,9 @@ def _collect(
                 delegate.pass_on(request, config)
     except CniError as error:
         failures.append(error)
-    if not kept and not failures:
-        if nat.remove(config.name, dry_run=dry_run):
-            removed.append(f"nft table {nat.table_name(config.name)}")
-        if guard.remove(config.name, dry_run=dry_run):
-            removed.append(f"nft tables {guard_rules.table_name(config.name)}")
-    elif not dry_run:
+    if not failures:
+        _remove_rules(config, choice, removed, dry_run=dry_run)
+    if not dry_run:
         guard.sweep(config.name, host)
     if failures:
         raise CniError(
@@ -133,6 +131,26 @@ def _collect(
             "; ".join(error.msg for error in failures[1:]) or failures[0].details,
         )
     return removed
+
+
+def _remove_rules(
+    config: "NetworkConfig", choice: _Choice, removed: "list[str]", *, dry_run: bool
+) -> None:
+    """Take the network's tables away when it has no attachment left.
+
+    Under the lock, which an ADD holds while it writes its record: one that comes after finds no
+    table, and makes it.
+    """
+    with Store(
+        config.data_dir, config.name, config.lock_timeout_ms, create=False, lock=not dry_run
+    ):
+        identities = record.list_network(config.state_dir, config.name)
+        if any(not dry_run or not choice.dooms(*identity) for identity in identities):
+            return
+        if nat.remove(config.name, dry_run=dry_run):
+            removed.append(f"nft table {nat.table_name(config.name)}")
+        if guard.remove(config.name, dry_run=dry_run):
+            removed.append(f"nft tables {guard_rules.table_name(config.name)}")
 
 
 def _unshape(host: Netlink, promised: "Plan") -> None:
@@ -147,7 +165,9 @@ def _unshape(host: Netlink, promised: "Plan") -> None:
         raise kernel.refusal(error) from None
 
 
-def _doomed_links(config: "NetworkConfig", choice: _Choice, host: Netlink) -> "list[link.Link]":
+def _doomed_links(
+    config: "NetworkConfig", choice: _Choice, host: Netlink, promises: "Iterable[Plan | None]"
+) -> "list[link.Link]":
     """Return the outer ends of this network that no valid attachment owns.
 
     An outer end is known by its alias, or by the MAC in a record when its ADD was killed
@@ -155,12 +175,8 @@ def _doomed_links(config: "NetworkConfig", choice: _Choice, host: Netlink) -> "l
     """
     prefix = plan.alias(config.name, "", "").rstrip() + " "
     dooms_alias = choice.of_aliases(config.name)
-    lost_macs = set()
-    for identity in record.list_network(config.state_dir, config.name):
-        promised = load_record(config, config.name, *identity)
-        # A pair that another plugin made is that plugin's to remove.
-        if promised is not None and not promised.shapes_only and choice.dooms(*identity):
-            lost_macs.add(promised.host_mac)
+    # A pair that another plugin made is that plugin's to remove.
+    lost_macs = {one.host_mac for one in promises if one is not None and not one.shapes_only}
     doomed = []
     kept = []
     # Before the pairs: what an ADD makes meanwhile has its pair, and the pair is first.
@@ -193,8 +209,10 @@ def _release_strays(
         # What a kill leaves in the middle of a write.
         store.sweep_torn()
         record.sweep_temporary(config.state_dir, config.name)
+        # With a record it is no stray: it was attached meanwhile, or could not be removed.
+        recorded = set(record.list_network(config.state_dir, config.name))
         for address, container_id, ifname, _ in list(store.leases()):
-            if not choice.dooms(container_id, ifname):
+            if not choice.dooms(container_id, ifname) or (container_id, ifname) in recorded:
                 continue
             if store.release([address], container_id, ifname):
                 removed.append(f"lease of {container_id} {ifname}".rstrip())

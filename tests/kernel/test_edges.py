@@ -277,6 +277,28 @@ def test_gcs_of_several_networks_at_once(host: Host) -> None:
     assert_nothing(host)
 
 
+@pytest.mark.parametrize("moment", ["delay_exit=1500000:when=2", "delay_enter=1500000:when=3"])
+def test_an_add_while_gc_is_at_work(host: Host, container: Namespace, moment: str) -> None:
+    """After GC has looked at the links, or at the records too, it takes nothing of a new one."""
+    config = host.config(ipMasq=True)
+    first = host.add_container()
+    host.add(first, config)
+    host.delete_attachment(first, config)  # the network's tables stay
+    calls: list[CniCall] = []
+
+    def collect() -> None:
+        network = {**config, "cni.dev/valid-attachments": []}
+        calls.append(call(host, "GC", first, network, before=strace(f"sendto:{moment}")))
+
+    thread = threading.Thread(target=collect)
+    thread.start()
+    time.sleep(0.5)  # into the delay
+    result = host.add(container, config)
+    thread.join()
+    calls[0].ok()
+    host.check(container, config, result).ok()
+
+
 # ---- processes
 
 
