@@ -182,26 +182,35 @@ def _additions(plan: "Plan", keys: "Keys") -> "list[Message]":
     return [nft_set.new_elements(family, name, place, [key]) for family, place, key in keys]
 
 
-def forget(plan: "Plan") -> None:
-    """Let nobody send from an attachment's addresses any more. Raises: NetlinkError.
+def forget(*plans: "Plan") -> None:
+    """Let nobody send from these attachments' addresses any more. Raises: NetlinkError.
 
-    Only a container of several attachments has more than its routes to tell.
+    Only a container of several attachments has more than its routes to tell. Of those that are
+    not guarded themselves, too: their addresses are known where the others are.
     """
-    if plan.guard is None or not plan.guard.anti_spoof:
+    indexes = [_index(plan.host_ifindex) for plan in plans]
+    addresses = [item.address for plan in plans for item in plan.addresses]
+    if not addresses:
         return
-    inet, own_index = nft.NFPROTO_INET, _index(plan.host_ifindex)
-    addresses = [item.address for item in plan.addresses]
-    with Netlink(NETLINK_NETFILTER) as netfilter:
-        for body in netfilter.dump(nft.dump_tables(inet)):
-            name = nft.parse_table(body).name
-            if name.startswith(table_name("")):
-                stale = [
-                    (inet, place, key)
-                    for place in ALSO.values()
-                    for key in _dump(netfilter, inet, name, place)
-                    if key[:4] == own_index or key[4:] in addresses
-                ]
-                _take_out(netfilter, name, stale)
+    inet = nft.NFPROTO_INET
+    try:
+        with Netlink(NETLINK_NETFILTER) as netfilter:
+            for body in netfilter.dump(nft.dump_tables(inet)):
+                name = nft.parse_table(body).name
+                if name.startswith(table_name("")):
+                    stale = [
+                        (inet, place, key)
+                        for place in ALSO.values()
+                        for key in _dump(netfilter, inet, name, place)
+                        if key[:4] in indexes or key[4:] in addresses
+                    ]
+                    _take_out(netfilter, name, stale)
+    except NetlinkError as error:
+        from cni_faasm import kernel  # only a refusal needs it
+
+        # Who guards nothing needs no nf_tables.
+        if not kernel.is_lacking(error) or any(plan.guard is not None for plan in plans):
+            raise
 
 
 def remove_again(plan: "Plan", state_dir: str) -> None:

@@ -15,8 +15,8 @@ GATEWAY = {4: "10.200.0.1", 6: "fd00:200::1"}
 class Attached:
     """A container with what it has been given."""
 
-    def __init__(self, host: Host, config: dict[str, Any]) -> None:
-        self.inside = host.add_container()
+    def __init__(self, host: Host, config: dict[str, Any], inside: Namespace | None = None) -> None:
+        self.inside = inside or host.add_container()
         self.result = host.add(self.inside, config)
         outer, inner = self.result["interfaces"]
         self.outer: str = outer["name"]

@@ -98,15 +98,16 @@ def _detach(
 
 
 def _forgetting(promised: "Plan | None") -> "Callable[[], None] | None":
-    """Return what makes the network's guard forget an attachment; None for nothing."""
-    if promised is None or promised.guard is None or not promised.guard.anti_spoof:
+    """Return what makes guards forget an attachment; None for nothing."""
+    if promised is None:
         return None
     # Here and not in the child, which has closed the file that modules are loaded from.
     from cni_faasm import guard
 
     def forget() -> None:
         guard.forget(promised)
-        if promised.host_mac[5] % SWEEPS == 0:
+        is_bound = promised.guard is not None and promised.guard.anti_spoof
+        if is_bound and promised.host_mac[5] % SWEEPS == 0:
             with Netlink() as host:
                 guard.sweep(promised.network, host)
 

@@ -93,6 +93,8 @@ def _collect(
     if not dry_run:
         # One message by group waits once for RCU; one message a link waits each time.
         veth.delete_all(host, doomed)
+        # Without an index it is being attached, or has never been.
+        guard.forget(*(one for one in promises.values() if one is not None and one.host_ifindex))
     removed.extend(f"link {found.name} ({found.alias})" for found in doomed)
     for (container_id, ifname), promised in promises.items():
         if dry_run:

@@ -3,6 +3,7 @@
 import json
 import struct
 import time
+from typing import Any
 
 import pytest
 
@@ -62,6 +63,31 @@ def test_a_container_of_two_networks(host: Host) -> None:
     wait_until(lambda: not passes(host, one, 4, address), "the guard to forget the address")
     for name in ("guard_testnet", "guard_second"):
         assert address not in host.run(["nft", "list", "table", "inet", name]).stdout
+
+
+def second_network(host: Host, **keys: Any) -> dict[str, Any]:
+    second = {**config(host, **keys), "name": "second", "cniVersion": "1.1.0"}
+    second["ipam"] = {**second["ipam"], "ranges": [[{"subnet": "10.201.0.0/16"}]]}
+    return second
+
+
+@pytest.mark.parametrize("verb", ["DEL", "GC"])
+@pytest.mark.parametrize("guarded", [True, False])
+def test_an_address_of_an_attachment_that_went(host: Host, verb: str, guarded: bool) -> None:
+    """However it went, and whether its own network is guarded or not: it is another's now."""
+    add_remote(host)
+    inside = host.add_container()
+    second = second_network(host, antiSpoof=guarded)
+    result = host.add(inside, second, ifname="eth1")
+    (address,) = (ip["address"].partition("/")[0] for ip in result["ips"])
+    one = Attached(host, config(host), inside)
+    assert passes(host, one, 4, address)
+    if verb == "DEL":
+        host.delete_attachment(inside, second, ifname="eth1")
+    else:
+        host.cni("GC", None, {**second, "cni.dev/valid-attachments": []}).ok()
+    wait_until(lambda: not passes(host, one, 4, address), "the guard to forget the address")
+    assert passes(host, one, 4, one.address[4])
 
 
 @pytest.mark.parametrize("version", [4, 6])
