@@ -167,12 +167,42 @@ def _recorded(state_dir: "str | None", plan: "Plan") -> "Keys":
     keys = _keys(plan)
     if state_dir is None:
         return keys
+    several: dict[str, list[Plan]] = {}
     for container_id, ifname in record.list_network(state_dir, plan.network):
         other = plan_fields.load(state_dir, plan.network, container_id, ifname)
         # One without an index is not made yet, and adds itself.
         if other is not None and other.host_ifindex and not other.shapes_only:
             keys.extend(key for key in _keys(other) if key not in keys)
-    return keys
+            several.setdefault(container_id, []).append(other)
+    return keys + _shared(state_dir, plan.network, several)
+
+
+def _shared(state_dir: str, network: str, known: "dict[str, list[Plan]]") -> "Keys":
+    """Return what `let_several` has put in for containers of several attachments.
+
+    known: the network's attachments by container; the others' records tell of other networks.
+    """
+    every = {container_id: list(plans) for container_id, plans in known.items()}
+    for other_network in record.networks(state_dir):
+        if other_network == network:
+            continue
+        try:
+            identities = list(record.list_network(state_dir, other_network))
+        except CniError:  # somebody else's folder
+            continue
+        for container_id, ifname in identities:
+            if container_id in every:
+                other = plan_fields.load(state_dir, other_network, container_id, ifname)
+                if other is not None and other.host_ifindex and not other.shapes_only:
+                    every[container_id].append(other)
+    return [
+        (nft.NFPROTO_INET, ALSO[len(item.address)], _index(plan.host_ifindex) + item.address)
+        for container_id, plans in known.items()
+        for plan in plans
+        for other in every[container_id]
+        if other is not plan
+        for item in other.addresses
+    ]
 
 
 def _additions(plan: "Plan", keys: "Keys") -> "list[Message]":

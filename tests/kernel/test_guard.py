@@ -90,6 +90,23 @@ def test_an_address_of_an_attachment_that_went(host: Host, verb: str, guarded: b
     assert passes(host, one, 4, one.address[4])
 
 
+@pytest.mark.parametrize("how", ["repair", "another policy"])
+def test_tables_made_anew_know_containers_of_several_networks(host: Host, how: str) -> None:
+    add_remote(host)
+    one = Attached(host, config(host))
+    addresses = []
+    for network, ifname in ((second_network(host), "eth1"), (config(host), "eth2")):
+        result = host.add(one.inside, network, ifname=ifname)
+        addresses.append(result["ips"][0]["address"].partition("/")[0])
+    if how == "repair":
+        host.run(["nft", "flush", "chain", "inet", "guard_testnet", "from"])
+        Tool(host)("repair", "--state-dir", str(host.state_dir)).ok()
+    else:
+        Attached(host, config(host, isolated=True))
+    assert [passes(host, one, 4, address) for address in addresses] == [True, True]
+    assert not passes(host, one, 4, "10.201.0.77")
+
+
 @pytest.mark.parametrize("version", [4, 6])
 def test_addresses(host: Host, pair: tuple[Attached, Attached], version: int) -> None:
     one, other = pair
