@@ -255,10 +255,9 @@ def let_several(plan: "Plan", host: Netlink, inner: Netlink) -> None:
 
     Without source routing it answers by its first interface, whatever it was asked by. What
     addresses it has already it says itself, so the host's routes and aliases are asked, too.
+    Whether this network is guarded or not: another that is must know its addresses.
     Call it before the new end has addresses. Raises: NetlinkError.
     """
-    if plan.guard is None or not plan.guard.anti_spoof:
-        return
     from cni_faasm import veth
     from cni_faasm.netlink import addr, route
 
@@ -282,6 +281,8 @@ def let_several(plan: "Plan", host: Netlink, inner: Netlink) -> None:
         own, its = additions.setdefault(plan.network, []), additions.setdefault(words[1], [])
         own.append((plan.host_ifindex, found.address))
         its.extend((other.ifindex, item.address) for item in plan.addresses)
+    if plan.guard is None or not plan.guard.anti_spoof:
+        additions.pop(plan.network, None)
     if not additions:
         return
     inet = nft.NFPROTO_INET

@@ -90,6 +90,16 @@ def test_an_address_of_an_attachment_that_went(host: Host, verb: str, guarded: b
     assert passes(host, one, 4, one.address[4])
 
 
+def test_a_second_network_without_a_guard(host: Host) -> None:
+    """The first one's guard holds what the container sends from the second's address."""
+    add_remote(host)
+    one = Attached(host, config(host))
+    result = host.add(one.inside, second_network(host, antiSpoof=False), ifname="eth1")
+    (address,) = (ip["address"].partition("/")[0] for ip in result["ips"])
+    assert passes(host, one, 4, address)
+    assert not passes(host, one, 4, "10.201.0.77")
+
+
 @pytest.mark.parametrize("how", ["repair", "another policy"])
 def test_tables_made_anew_know_containers_of_several_networks(host: Host, how: str) -> None:
     add_remote(host)
