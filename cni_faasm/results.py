@@ -14,17 +14,29 @@ DNS_KEYS = ("nameservers", "domain", "search", "options")
 
 
 class Interface:
-    """An interface of a result. sandbox: path of its namespace, "" for the host's."""
+    """An interface of a result. sandbox: path of its namespace, "" for the host's.
 
-    __slots__ = ("mac", "mtu", "name", "sandbox")
+    socket_path, pci_id: what other plugins tell of devices that are theirs, from 1.1.0 on.
+    """
+
+    __slots__ = ("mac", "mtu", "name", "pci_id", "sandbox", "socket_path")
 
     def __init__(
-        self, *, name: str, mac: str = "", sandbox: str = "", mtu: "int | None" = None
+        self,
+        *,
+        name: str,
+        mac: str = "",
+        sandbox: str = "",
+        mtu: "int | None" = None,
+        socket_path: str = "",
+        pci_id: str = "",
     ) -> None:
         self.name = name
         self.mac = mac
         self.sandbox = sandbox
         self.mtu = mtu
+        self.socket_path = socket_path
+        self.pci_id = pci_id
 
 
 class IPConfig:
@@ -133,6 +145,10 @@ def _interface_document(one: Interface, latest: bool) -> "dict[str, object]":
         document["mtu"] = one.mtu
     if one.sandbox:
         document["sandbox"] = one.sandbox
+    if latest and one.socket_path:
+        document["socketPath"] = one.socket_path
+    if latest and one.pci_id:
+        document["pciID"] = one.pci_id
     return document
 
 
@@ -232,7 +248,7 @@ def _read_old_ip(value: object, key: str, length: int, result: Result) -> None:
 
 def _read_interface(folded: "dict[str, object]", path: str) -> Interface:
     texts = {}
-    for key in ("name", "mac", "sandbox"):
+    for key in ("name", "mac", "sandbox", "socketpath", "pciid"):
         value = folded.get(key)
         if value is None:
             value = ""
@@ -244,6 +260,8 @@ def _read_interface(folded: "dict[str, object]", path: str) -> Interface:
         mac=texts["mac"],
         sandbox=texts["sandbox"],
         mtu=_number(folded, "mtu", path) or None,
+        socket_path=texts["socketpath"],
+        pci_id=texts["pciid"],
     )
 
 

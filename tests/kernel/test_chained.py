@@ -87,6 +87,18 @@ def test_prev_result_passes_through(
     assert {"dns": {}, **result} == {"dns": {}, **first}
 
 
+def test_what_others_tell_of_their_devices_passes_through(
+    host: Host, container: Namespace, chain: dict[str, Any]
+) -> None:
+    """Keys of interfaces that came with 1.1.0: a vhost-user socket, a virtual function."""
+    first = host.chain("ADD", container, {**chain, "plugins": chain["plugins"][:1]})
+    device = {"name": "net1", "socketPath": "/run/vhost.sock", "pciID": "0000:00:1f.6"}
+    first |= {"cniVersion": "1.1.0", "interfaces": [*first["interfaces"], device]}
+    own = {**chain["plugins"][1], "name": "testnet", "cniVersion": "1.1.0"}
+    result = host.add(container, {**own, "prevResult": first})
+    assert result["interfaces"] == first["interfaces"]
+
+
 @pytest.mark.parametrize("where", ["outer", "inner"])
 def test_check_sees_a_removed_qdisc(
     host: Host, container: Namespace, chain: dict[str, Any], where: str
