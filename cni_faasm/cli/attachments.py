@@ -71,14 +71,17 @@ def load(state_dir: str, network: str, container_id: str, ifname: str) -> Attach
     return Attachment(state_dir, network, container_id, ifname, promised, fields or {})
 
 
-def matching(attachments: Iterator[Attachment], wanted: str) -> list[Attachment]:
+def matching(attachments: Iterator[Attachment], wanted: str | None) -> list[Attachment]:
     """Return those of a container: by its id, its beginning, or the host's interface.
 
-    wanted: "" for all. Raises: ToolError when there is none, or a beginning is of several.
+    wanted: None for all. Raises: ToolError when there is none, or a beginning is of several.
     """
     known = list(attachments)
-    if not wanted:
+    if wanted is None:
         return known
+    if not wanted:
+        # An unset variable of a script: every container begins so, and none was meant.
+        raise ToolError("CONTAINER is empty", "name a container; cni-faasm status lists them")
     exact = [one for one in known if one.container_id == wanted]
     by_link = [one for one in known if one.promised and one.promised.host_interface == wanted]
     begins = [one for one in known if one.container_id.startswith(wanted)]

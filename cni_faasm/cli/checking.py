@@ -12,7 +12,7 @@ from cni_faasm.netlink.transport import Netlink
 
 
 def check(
-    container: Container = "",
+    container: Container = None,
     watch: Annotated[
         bool, typer.Option("--watch", "-w", help="Go on, and report changes as they happen.")
     ] = False,

@@ -138,6 +138,11 @@ def change(one: Attachment, wanted: Wanted | None) -> Attachment:
             with Store(promised.data_dir, promised.network, create=False):
                 _reload(one)
                 _write(before)
+            if attachments.drifts_of(before, host, inner):
+                raise ToolError(
+                    f"{one.title}: it differs from what ADD promised, so its limits are not changed",
+                    f"cni-faasm repair {one.container_id} puts it right; then try again",
+                ) from None
             raise kernel.refusal(error) from None
     return after
 

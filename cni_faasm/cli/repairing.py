@@ -14,7 +14,7 @@ from cni_faasm.netlink.transport import Netlink
 
 
 def repair(
-    container: Container = "",
+    container: Container = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="Only say what would be put back.")
     ] = False,

@@ -29,7 +29,7 @@ def complete_containers(incomplete: str) -> list[str]:
 
 
 Container = Annotated[
-    str,
+    str | None,
     typer.Argument(
         metavar="[CONTAINER]",
         help="Id of a container, its beginning, or the name of its interface on the host.",
@@ -136,7 +136,7 @@ def _direction(
 
 
 def status(
-    container: Container = "",
+    container: Container = None,
     watch: Annotated[
         bool, typer.Option("--watch", "-w", help="Show it live, like top; q ends it.")
     ] = False,

@@ -212,3 +212,19 @@ def test_the_new_limit_is_what_tcp_gets(tool: Tool, container: Namespace) -> Non
     serve(tool.host, tool.host.remotes[0])
     tool("set-rate", container.name, "--egress", "40M").ok()
     assert_flows([Flow(container, "198.51.100.1")], 40_000_000, seconds=3)
+
+
+def test_no_name_is_not_every_container(tool: Tool, container: Namespace) -> None:
+    for words in (("set-rate", "", "--ingress", "5M"), ("repair", ""), ("status", "")):
+        assert "CONTAINER is empty" in tool(*words).expect(1).stderr
+    assert limits(tool, container) == (20_000_000, 10_000_000)
+
+
+def test_what_has_drifted_is_to_be_repaired_first(tool: Tool, container: Namespace) -> None:
+    promise = record(tool)
+    tool.host.run(["tc", "qdisc", "del", "dev", "faasm0", "root"])
+    done = tool("set-rate", "faasm0", "--ingress", "5M").expect(1)
+    assert f"cni-faasm repair {container.name} puts it right" in done.stderr
+    assert record(tool) == promise
+    tool("repair", container.name).ok()
+    tool("set-rate", "faasm0", "--ingress", "5M").ok()
