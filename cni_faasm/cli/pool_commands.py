@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from cni_faasm import inet
-from cni_faasm.cli import netfolder, networks, output, pool
+from cni_faasm.cli import attachments, netfolder, networks, output, pool
 from cni_faasm.cli.fault import ToolError
+from cni_faasm.netlink.transport import Netlink
 
 app = typer.Typer(
     help="Make and remove pools of function namespaces: faasmns1, faasmns2, ...\n\n"
@@ -128,7 +129,11 @@ def list_(
         cni-faasm pool list --json
     """
     names = pool.names_of(prefix, 1)
-    rows = [_row(names, member) for member in pool.members(names, _state_dirs(conf_dir, state_dir))]
+    with Netlink() as host:
+        rows = [
+            _row(names, member, host)
+            for member in pool.members(names, _state_dirs(conf_dir, state_dir))
+        ]
     if as_json:
         output.print_json({"members": rows})
         return
@@ -185,7 +190,7 @@ def _state_dirs(conf_dir: str, state_dir: str) -> list[str]:
     return networks.state_dirs(networks.installed(conf_dir), state_dir)
 
 
-def _row(names: pool.Names, member: pool.Member) -> dict[str, Any]:
+def _row(names: pool.Names, member: pool.Member, host: Netlink) -> dict[str, Any]:
     row: dict[str, Any] = {
         "number": member.number,
         "namespace": names.namespace(member.number),
@@ -205,6 +210,8 @@ def _row(names: pool.Names, member: pool.Member) -> dict[str, Any]:
     if one.promised is None:
         row["state"] = "record unreadable"
         return row
+    if member.namespace and attachments.look(one, host):
+        row["state"] = "drifted"
     row["outside"] = one.promised.host_interface
     row["addresses"] = [inet.unpack(item.address) for item in one.promised.addresses]
     for key, shape in (

@@ -254,3 +254,14 @@ def test_progress_is_shown_where_somebody_looks(tool: Tool) -> None:
         )
     assert "40/40" in done.stdout
     assert "40/40" not in tool("pool", "up", "40").ok().stderr
+
+
+def test_list_tells_what_has_drifted(tool: Tool) -> None:
+    tool("pool", "up", "3").ok()
+    tool.host.run(["ip", "link", "del", f"{tool.prefix}1"])
+    tool.host.run(["tc", "qdisc", "del", "dev", f"{tool.prefix}3", "root"])
+    members = tool("pool", "list", "--json").ok().document["members"]
+    assert [one["state"] for one in members] == ["drifted", "ok", "drifted"]
+    tool("pool", "up", "3").ok()
+    members = tool("pool", "list", "--json").ok().document["members"]
+    assert [one["state"] for one in members] == ["ok"] * 3
