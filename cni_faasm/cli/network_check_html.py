@@ -17,7 +17,7 @@ from cni_faasm import __version__
 from cni_faasm.cli.network_check_model import HOST, INGRESS, Flow, Limit, rate_text
 from cni_faasm.cli.network_check_run import Check
 from cni_faasm.cli.network_check_show import COLUMNS, UNITS, explanations, table_cells
-from cni_faasm.cli.network_check_targets import rules_statement
+from cni_faasm.cli.network_check_targets import rules_sentence
 
 TICKS = 5
 
@@ -108,7 +108,7 @@ def page(check: Check) -> str:
         key,
         _charts(check),
         "<h2>Rules on both ends</h2>",
-        f"<p>{escape(rules_statement(check.targets).capitalize())}.</p>",
+        f"<p>{escape(rules_sentence(check.targets))}</p>",
         _rules(check),
         f'<p class="soft">cni-faasm {__version__}</p>',
     )

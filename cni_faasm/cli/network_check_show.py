@@ -19,7 +19,7 @@ from cni_faasm.cli.network_check_model import (
     mbit,
 )
 from cni_faasm.cli.network_check_run import Check, InterruptedBySignalError
-from cni_faasm.cli.network_check_targets import rules_statement
+from cni_faasm.cli.network_check_targets import rules_sentence
 
 PLAIN_WIDTH = 120
 COLUMNS = (
@@ -123,9 +123,7 @@ def show_rules(out: Console, check: Check) -> None:
             )
     out.print(table)
     wrong = any(end.differences for target in check.targets for end in target.ends)
-    out.print(
-        rules_statement(check.targets).capitalize() + ".", style="bold red" if wrong else "green"
-    )
+    out.print(rules_sentence(check.targets), style="bold red" if wrong else "green")
 
 
 def show_findings(out: Console, findings: list[Finding]) -> None:

@@ -329,16 +329,20 @@ def rules_statement(targets: list[Target]) -> str:
         len({end.words for end in ends if end.direction == direction}) == 1
         for direction in (EGRESS, INGRESS)
     )
-    number = f"all {len(targets)} namespaces have" if len(targets) > 1 else "the namespace has"
-    if len(targets) == 1:
-        first = ""
-    else:
-        first = f"{number} the same rules" if same else "the namespaces have different rules"
+    first = f"all {len(targets)} namespaces have the same rules"
+    if not same:
+        first = "the namespaces have different rules"
     if wrong:
         second = f"{wrong} of {len(ends)} ends {'is' if wrong == 1 else 'are'} not as configured"
     else:
-        second = "both ends of each are as configured"
-    return f"{first}; {second}" if first else f"{targets[0].name}: {second}"
+        second = f"both ends {'of each ' if len(targets) > 1 else ''}are as configured"
+    return f"{first}; {second}" if len(targets) > 1 else f"{targets[0].name}: {second}"
+
+
+def rules_sentence(targets: list[Target]) -> str:
+    """Return the statement as a sentence; a namespace's name stays as it is spelt."""
+    text = rules_statement(targets)
+    return (text[0].upper() + text[1:] if len(targets) > 1 else text) + "."
 
 
 def addresses_text(target: Target) -> str:

@@ -1,6 +1,8 @@
 """What the network check makes of figures: verdicts, allowed payload, chosen names, texts."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import typer
@@ -23,7 +25,7 @@ from cni_faasm.cli.network_check_model import (
     rate_text,
     shared_line,
 )
-from cni_faasm.cli.network_check_targets import choose
+from cni_faasm.cli.network_check_targets import choose, rules_sentence
 
 LIMIT = Limit(rate_bps=10_000_000, burst_bytes=1600, mtu=1500, address_bytes=4)
 ALLOWED = 10_000_000 * 1448 / 1514
@@ -162,3 +164,17 @@ def test_a_missing_nameserver_is_told(
         assert "nameserver 9.9.9.9" in findings[0].remedy
     (tmp_path / "netns-faasmns1").write_text("nameserver 9.9.9.9\n", encoding="utf-8")
     assert all("faasmns1" not in one.text for one in names.nameserver_findings(["faasmns1"]))
+
+
+def test_a_namespace_is_named_as_it_is_spelt() -> None:
+    def target(name: str) -> Any:
+        ends = [
+            SimpleNamespace(direction=direction, words=("htb",), differences=[])
+            for direction in ("egress", "ingress")
+        ]
+        return SimpleNamespace(name=name, ends=ends)
+
+    assert rules_sentence([target("fnNS1")]) == "fnNS1: both ends are as configured."
+    assert rules_sentence([target("a"), target("b")]) == (
+        "All 2 namespaces have the same rules; both ends of each are as configured."
+    )
