@@ -84,7 +84,7 @@ def main() -> NoReturn:
         refused = kernel.refusal(error)
         _fail(refused.msg, refused.details)
     except PermissionError as error:
-        _fail(_os_error(error), "" if os.geteuid() == 0 else "run it as root, or with --destdir")
+        _fail(_os_error(error), "" if os.geteuid() == 0 else "run it as root")
     except BrokenPipeError:
         # Whoever read our output has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
