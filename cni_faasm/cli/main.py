@@ -214,7 +214,8 @@ def _say(step: installer.Step) -> None:
 
 
 def _os_error(error: OSError) -> str:
-    return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    words = error.strerror or str(error)
+    return f"{error.filename}: {words}" if error.filename else words
 
 
 def _fail(message: str, remedy: str = "") -> NoReturn:
