@@ -126,6 +126,14 @@ def find(name: str, conf: str, conf_dir: str) -> Network:
     for network in networks:
         if os.path.basename(network.path) == DELIVERED:
             return network
+    usual = os.path.join(conf_dir, DELIVERED)
+    try:
+        read(usual)
+    except FileNotFoundError:
+        pass
+    except CniError as error:
+        # Not another network in its place: the operator would get limits that are not theirs.
+        raise ToolError(f"{usual}: {error.msg}", error.details) from None
     if networks:
         return networks[0]
     delivered = read(_delivered())

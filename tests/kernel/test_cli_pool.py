@@ -265,3 +265,10 @@ def test_list_tells_what_has_drifted(tool: Tool) -> None:
     tool("pool", "up", "3").ok()
     members = tool("pool", "list", "--json").ok().document["members"]
     assert [one["state"] for one in members] == ["ok"] * 3
+
+
+def test_a_broken_file_is_not_replaced_by_another_network(tool: Tool) -> None:
+    (tool.conf_dir / "10-faasm.conflist").write_text('{"name": "faasm"', encoding="utf-8")
+    done = tool("pool", "up", "1").expect(1)
+    assert "10-faasm.conflist: broken JSON at line 1" in done.stderr
+    assert tool("pool", "list", "--json").ok().document["members"] == []
