@@ -18,11 +18,10 @@ from cni_faasm.policy import group
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from cni_faasm.netlink.wire import Message
     from cni_faasm.plan import Plan, PlannedAddress
-    from cni_faasm.results import Route
 
 LOOPBACK_IFINDEX = 1
 RTN_LOCAL = 2  # <linux/rtnetlink.h>
@@ -151,8 +150,11 @@ def outer_messages(plan: "Plan") -> "list[Message]":
     return messages
 
 
-def inner_messages(plan: "Plan") -> "list[Message]":
-    """Return what the container's end needs: lo and it up, addresses, routes, queues."""
+def inner_messages(plan: "Plan", routes: "Iterable[Message]") -> "list[Message]":
+    """Return what the container's end needs: lo and it up, addresses, routes, queues.
+
+    routes: what makes those beyond the ones to its gateways.
+    """
     from cni_faasm.netlink import neigh  # only ADD needs it
 
     ifindex = plan.ifindex
@@ -171,26 +173,9 @@ def inner_messages(plan: "Plan") -> "list[Message]":
         messages.append(route.new_route(gateway, len(gateway) * 8, ifindex, append=True))
         # The gateway's MAC never changes, and no request waits behind a full queue.
         messages.append(neigh.new_neigh(ifindex, gateway, plan.host_mac, NUD_PERMANENT))
-    messages.extend(inner_route(ifindex, one) for one in plan.inner_routes())
+    messages.extend(routes)
     messages.extend(shaping.messages(ifindex, plan.egress))
     return messages
-
-
-def inner_route(ifindex: int, one: "Route", *, replace: bool = False) -> "Message":
-    """Return what makes one of the container's routes."""
-    return route.new_route(
-        one.dst,
-        one.prefix_len,
-        ifindex,
-        gateway=one.gateway,
-        scope=one.scope,
-        mtu=one.mtu,
-        advmss=one.advmss,
-        priority=one.priority,
-        table=one.table,
-        replace=replace,
-        append=not replace,
-    )
 
 
 def _no_link_local(mtu: int) -> "int | None":
@@ -214,7 +199,10 @@ def configure(
     _configure_outer(host, plan)
     if between is not None:
         between()
-    inner.execute(inner_messages(plan))
+    from cni_faasm import inner_routes  # only ADD needs it
+
+    routes = inner_routes.messages(inner, plan.ifindex, plan.inner_routes())
+    inner.execute(inner_messages(plan, routes))
 
 
 def _configure_outer(host: Netlink, plan: "Plan") -> None:

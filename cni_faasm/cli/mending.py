@@ -8,7 +8,18 @@ A drift that no message can put right (the pair is gone) needs a new ADD.
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from cni_faasm import egress, forwarding, guard, inet, kernel, nat, shaping, shaping_scope, veth
+from cni_faasm import (
+    egress,
+    forwarding,
+    guard,
+    inet,
+    inner_routes,
+    kernel,
+    nat,
+    shaping,
+    shaping_scope,
+    veth,
+)
 from cni_faasm.cli import attachments
 from cni_faasm.cli.attachments import Attachment, Drift
 from cni_faasm.errors import CniError
@@ -203,7 +214,7 @@ class _Mender:
                 wanted.append(one)
         messages = []
         for one in wanted:
-            messages.append(veth.inner_route(ifindex, one))
+            messages += inner_routes.messages(self.inner, ifindex, [one])
             question = route.dump_routes(family=inet.family(one.dst), oif=ifindex)
             for body in self.inner.dump(question):
                 found = route.parse_route(body, ifindex)

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from tests.host import DUAL_STACK, REPO, SYSTEM_PATH, CniCall, Host, Namespace, wait_until
 from tests.property.test_serve import DOCUMENTS, judge
+from tests.tool import Tool
 
 PING = ["busybox", "ping", "-c1", "-W2"]
 
@@ -129,6 +130,11 @@ def test_a_route_that_is_there_anyway(host: Host, container: Namespace, dst: str
     container.run([*PING, "10.200.0.1"])
 
 
+def ipv6_defaults(container: Namespace) -> list[tuple[str, int]]:
+    output = container.run(["ip", "-6", "-j", "route", "show", "default"]).stdout
+    return [(one["dev"], one["metric"]) for one in json.loads(output)]
+
+
 def test_a_second_and_a_third_interface(host: Host, container: Namespace) -> None:
     """As `podman run --network one,two` and Multus attach them, each with a default route."""
     host.add_remote()
@@ -142,6 +148,15 @@ def test_a_second_and_a_third_interface(host: Host, container: Namespace) -> Non
         for ip in results[name]["ips"]:
             host.run([*PING, ip["address"].partition("/")[0]])
     assert container.routes(dst="default")[0]["dev"] == "eth0"  # the first stays the first
+    assert ipv6_defaults(container) == [("eth0", 1024), ("eth1", 1025), ("eth2", 1026)]
+    for number in range(20):  # a route of several hops would choose by source and destination
+        answer = container.run(["ip", "-6", "route", "get", f"2001:db8:100::{number:x}"]).stdout
+        assert " dev eth0 " in answer
+    container.run(["ip", "-6", "route", "del", "default", "dev", "eth1"])
+    drift = host.check(container, two, results["eth1"], ifname="eth1").error(107)
+    assert "route: expected ::/0" in drift["details"]
+    Tool(host)("repair", "--state-dir", str(host.state_dir)).ok()
+    assert ipv6_defaults(container) == [("eth0", 1024), ("eth1", 1025), ("eth2", 1026)]
     host.delete_attachment(container, one, ifname="eth0")
     host.check(container, two, results["eth1"], ifname="eth1").ok()
     container.run([*PING, "198.51.100.1"])

@@ -13,6 +13,7 @@ from cni_faasm import (
     guard,
     guard_rules,
     inet,
+    inner_routes,
     jsonio,
     kernel,
     nat,
@@ -103,7 +104,8 @@ def record(data: bytes) -> None:
         jsonio.load_object(jsonio.dumps(plan_fields.to_fields(plan)), "it")
     )
     veth.outer_messages(plan)
-    veth.inner_messages(plan)
+    routes = [inner_routes.message(plan.ifindex, one) for one in plan.inner_routes()]
+    veth.inner_messages(plan, routes)
     guard._additions(plan, guard._keys(plan))
     for shape in (plan.ingress, plan.egress, plan.host_egress):
         shaping.messages(plan.host_ifindex, shape)
@@ -129,7 +131,8 @@ def answer(data: bytes) -> None:
     plan.ipam_plugin, plan.ranges = "other", []
     delegate._fill(plan, result)
     veth.outer_messages(plan)
-    veth.inner_messages(plan)
+    routes = [inner_routes.message(plan.ifindex, one) for one in plan.inner_routes()]
+    veth.inner_messages(plan, routes)
     jsonio.dumps(results.result_document(result, "1.1.0"))
 
 
