@@ -172,6 +172,14 @@ _is_ready(int agent)
     return poll(&wanted, 1, READY_WITHIN_MS) == 1 && _receive(agent, &kind, &more, 1) == 0 && kind == 'y';
 }
 
+/* Returns whether a path means something else to another process. */
+static int
+_is_of_caller(const char *path)
+{
+    return path != NULL && (strncmp(path, "/proc/self/", 11) == 0 || strncmp(path, "/dev/fd/", 8) == 0 ||
+                            strncmp(path, "/proc/thread-self/", 18) == 0);
+}
+
 /*
  * Returns the exit status of the call that the agent has done, -1 when it is to be done here.
  */
@@ -184,7 +192,7 @@ faasm_ask_agent(int argc)
     size_t length;
     int agent, folder, status = -1;
 
-    if (argc != 1 || verb == NULL || *verb == 0) {
+    if (argc != 1 || verb == NULL || *verb == 0 || _is_of_caller(getenv("CNI_NETNS"))) {
         return -1;
     }
     /* What is opened here must not become a standard descriptor that the caller closed. */

@@ -295,6 +295,18 @@ def test_an_agent_that_hangs_is_not_waited_for(host: Host) -> None:
     assert host.leases() == {}
 
 
+def test_a_namespace_by_a_path_of_the_callers_own(host: Host) -> None:
+    """To the agent /proc/self is the agent."""
+    container = host.add_container()
+    network = host.config()
+    script = 'exec 9<"$1" && CNI_NETNS=/proc/self/fd/9 exec "$0"'
+    plugin = ["sh", "-c", script, str(PLUGIN), container.path]
+    with agent(host):
+        result = host.add(container, network, plugin=plugin)
+        assert container.addresses("eth0") == [result["ips"][0]["address"]]
+        host.delete_attachment(container, network)
+
+
 def test_a_worker_that_is_killed(host: Host) -> None:
     container = host.add_container()
     network = host.config()
