@@ -217,8 +217,16 @@ def test_thousands_of_cycles(host: Host, request: pytest.FixtureRequest) -> None
         tenth = len(times) // 10
         first, last = statistics.median(times[:tenth]), statistics.median(times[-tenth:])
         print(f"a cycle's median: {first * 1000:.1f} ms in the first tenth, {last * 1000:.1f} last")
-        assert last < first * 1.5, f"a cycle took {first * 1000:.1f} ms, then {last * 1000:.1f}"
+        # A tenth of the short form is over in the time that a busy machine may be away.
+        if cycles == CYCLES:
+            assert last < first * 1.5, f"a cycle took {first * 1000:.1f} ms, then {last * 1000:.1f}"
     assert host.leases() == {}
     assert host.records() == {}
     gone = host.state_dir / "testnet" / "gone"
     assert gone.stat().st_size < 65536
+
+
+def test_thousands_of_cycles_at_an_agent(host: Host, request: pytest.FixtureRequest) -> None:
+    with agent(host) as running:
+        test_thousands_of_cycles(host, request)
+        assert running.process.poll() is None
