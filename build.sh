@@ -61,11 +61,16 @@ prepare_venv() {
     printf '%s\n' "$wanted" >.venv/.build-requirements
 }
 
+# Tells which libraries are linked into the executables.
+static_libraries() {
+    stat -L -c '%n %s %Y' /usr/lib/python3.*/config-3.*/libpython3.*.a /usr/lib/*/libexpat.a /usr/lib/*/libz.a
+}
+
 # Compiles the bootloader into .venv/bootloader, where it stays for the next build.
 prepare_bootloader() {
     wanted=$({
         cat packaging/bootloader.py packaging/*.c requirements/build.txt
-        stat -L -c '%n %s %Y' /usr/lib/python3.*/config-3.*/libpython3.*.a
+        static_libraries
     } | sha256sum)
     if [ "$(cat .venv/bootloader/stamp 2>/dev/null)" = "$wanted" ]; then
         return 0
@@ -84,9 +89,8 @@ inputs() {
         sha256sum build.sh requirements/build.txt
         "$python" -VV
         # The interpreter and Debian's libraries that go into the bundle.
-        stat -L -c '%n %s %Y' "$python" /usr/lib/*/libpython3.*.so.1.0 /usr/lib/*/libexpat.so.1 \
-            /usr/lib/python3.*/config-3.*/libpython3.*.a /usr/lib/*/libexpat.a /usr/lib/*/libz.a \
-            /usr/lib/*/libffi.so.8 /lib/*/libz.so.1 /usr/lib/*/libssl.so.3 2>/dev/null || :
+        static_libraries 2>/dev/null || :
+        stat -L -c '%n %s %Y' "$python" /usr/lib/*/libffi.so.8 /usr/lib/*/libssl.so.3 2>/dev/null || :
     } | sha256sum | cut -d' ' -f1
 }
 

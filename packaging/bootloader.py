@@ -5,8 +5,8 @@
 The one in PyInstaller's wheel executes itself a second time, with LD_LIBRARY_PATH set, to
 find the bundled libraries: 1.1 ms of every call, a sixth of the start, and a variable that
 programs executed by us would inherit. Ours finds them by an rpath in the executable, which
-also goes before the caller's LD_LIBRARY_PATH, for the C library as well. And it never takes up the state of another
-bootloader from the environment.
+also goes before the caller's LD_LIBRARY_PATH, for the C library as well. And it never takes
+up the state of another bootloader from the environment.
 
 It holds Python itself, as /usr/bin/python3 does, at fixed addresses: no library to find and
 map, nothing to relocate, no detour at calls. That is 0.5 ms of every call.
