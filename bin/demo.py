@@ -105,9 +105,9 @@ class Demo:
         rate: int = self.config["bandwidth"]["ingressRate" if download else "egressRate"]
         return rate
 
-    def share(self, rate: float, number: int, *, download: bool) -> float:
-        """Return how much a rate in bit/s is of what a container's limit leaves for payload."""
-        return rate / (self.limit(number, download=download) * PAYLOAD_SHARE)
+    def payload(self, number: int, *, download: bool) -> float:
+        """Return the bit/s that a container's limit leaves for payload."""
+        return self.limit(number, download=download) * PAYLOAD_SHARE
 
     def call(self, verb: str, number: int, config: dict[str, Any]) -> tuple[Any, float]:
         """Call the plugin as a runtime does. Returns: the call, and its milliseconds."""
@@ -186,7 +186,7 @@ class Demo:
     def measure_shaped(self) -> None:
         self.title("Measure all three at once against their limits")
         measured = self.measure(self.seconds)
-        shares = [self.share(rate, n, download=way) for (n, way), rate in measured.items()]
+        shares = [rate / self.payload(n, download=way) for (n, way), rate in measured.items()]
         if min(shares) < 1 - TOLERANCE:
             print("   less than the limits leave, as on a machine that is busy; once more:")
             measured = self.measure(self.seconds)
@@ -197,8 +197,8 @@ class Demo:
         kept = True
         for (number, download), rate in sorted(measured.items()):
             limit = self.limit(number, download=download)
-            payload = limit * PAYLOAD_SHARE
-            share = self.share(rate, number, download=download)
+            payload = self.payload(number, download=download)
+            share = rate / payload
             kept = kept and abs(share - 1) <= TOLERANCE
             print(
                 row.format(

@@ -52,11 +52,17 @@ def check(tool: Tool, *more: str, server: str = REMOTE) -> Done:
     return tool(*words(tool, *more, server=server), timeout=90)
 
 
-def check_limits(tool: Tool, *more: str) -> Done:
-    """Check until nothing is too slow, as a busy machine makes it; see rates.assert_near."""
+def check_limits(tool: Tool, *more: str, low: float = 0.0) -> Done:
+    """Check until nothing is too slow, as a busy machine makes it; see rates.assert_near.
+
+    low: what share of what is allowed each must have, by the document; 0 for the verdicts alone.
+    """
     for _ in range(ATTEMPTS):
         done = check(tool, *more)
-        if "TOO SLOW" not in done.stdout or "TOO FAST" in done.stdout:
+        if "TOO FAST" in done.stdout:
+            break
+        shares = [row["measuredToAllowed"] for row in done.document["rows"]] if low else []
+        if "TOO SLOW" not in done.stdout and all(share is None or share >= low for share in shares):
             break
     return done
 
@@ -87,7 +93,7 @@ def test_three_namespaces_at_once_and_a_page_about_it(
     serve(tool.host, remote, 3)
     tool("pool", "up", "4").ok()
     page = tmp_path / "report.html"
-    document = check_limits(tool, "-t", "3", "--json", "--html", str(page)).ok().document
+    document = check_limits(tool, "-t", "3", "--json", "--html", str(page), low=0.95).ok().document
     names = [f"{tool.prefix}ns{number}" for number in (1, 2, 3)]  # of four the first three
 
     assert document["ok"]
@@ -112,7 +118,7 @@ def test_three_namespaces_at_once_and_a_page_about_it(
         limit = 10_000_000 if way == "egress" else 20_000_000
         assert row["configuredBps"] == limit
         assert row["allowedBps"] == pytest.approx(limit * 1448 / 1514)
-        assert 0.9 < row["measuredToAllowed"] < 1.05
+        assert row["measuredToAllowed"] == pytest.approx(1, abs=0.05)
         assert row["unshapedHostBps"] == found["host", way]["measuredBps"]
         assert row["rttSource"] == "ping"
         assert 0.5 < row["loadedRttMs"] < 60  # the queue is bounded to 25 ms

@@ -255,10 +255,13 @@ def test_build_sh_installs_and_uninstalls(tmp_path: Path) -> None:
 
 def test_nothing_changed_is_quick() -> None:
     run("./build.sh", cwd=REPO)
-    start = time.monotonic()
-    done = run("./build.sh", cwd=REPO)
-    assert "up to date" in done.stderr
-    assert time.monotonic() - start < 5  # a build takes ten times as long
+    took = []
+    for _ in range(3):  # a busy machine is not busy each time
+        start = time.monotonic()
+        done = run("./build.sh", cwd=REPO)
+        took.append(time.monotonic() - start)
+        assert "up to date" in done.stderr
+    assert min(took) < 1
 
 
 def test_the_archive(tmp_path: Path) -> None:
