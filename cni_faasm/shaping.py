@@ -9,10 +9,7 @@ from cni_faasm.netlink import tc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from cni_faasm.config import Limit
-    from cni_faasm.netlink import tc_parse
     from cni_faasm.netlink.transport import Message
     from cni_faasm.shaping_scope import Scope
 
@@ -47,6 +44,7 @@ MAX_GSO_BYTES = 65536
 GSO_PER_SECOND = 12_000
 LARGE_GSO_RATE_BPS = 2_000_000_000
 MODEST_GSO_BYTES = 32768
+FLOWS = 1024  # of fq_codel, the kernel's own
 
 
 class Shape:
@@ -248,68 +246,22 @@ def leaf_message(ifindex: int, one: Shape, *, replace: bool = False) -> "Message
             ifindex,
             CLASS_ID,
             LEAF_HANDLE,
-            limit=10240,
-            target_us=one.target_us,
-            interval_us=max(100_000, one.target_us * 20),
-            memory_limit=max(one.leaf_bytes, 64 * 1514),
-            quantum=1514,
+            **fq_codel(one),
+            # Said, so that replacing takes away what somebody else has set.
+            ce_threshold_us=tc.NO_CE_THRESHOLD_US,
+            flows=None if replace else FLOWS,
             replace=replace,
         )
     return tc.new_qdisc_bfifo(ifindex, CLASS_ID, LEAF_HANDLE, one.leaf_bytes, replace=replace)
 
 
-def drifts(
-    where: str,
-    one: "Shape | None",
-    *,
-    root: "tc_parse.Qdisc | None",
-    queue: "tc_parse.Qdisc | None",
-    one_class: "tc_parse.HtbClass | None",
-    filters: "Sequence[bytes]" = (),
-) -> "list[tuple[str, str, str]]":
-    """Compare one end with its shape. Returns: (what, expected, found) for each difference.
-
-    root, queue, one_class: what there is at the root, below class 1:1, and of that class.
-    filters: those of the root, as they were dumped.
-    A clsact or ingress qdisc that somebody else attached limits nothing of ours.
-    """
-    from cni_faasm.netlink import tc_parse  # only CHECK reads
-
-    found: list[tuple[str, str, str]] = []
-    if one is None:
-        if root is not None and root.kind == "htb":
-            found.append((f"{where}: root qdisc", "no limit", "htb"))
-        return found
-    if root is None or root.kind != "htb" or root.handle != ROOT_HANDLE:
-        text = "none" if root is None else f"{root.kind} {tc.handle_text(root.handle)}"
-        found.append((f"{where}: root qdisc", "htb 1:", text))
-        return found
-    if root.htb_defcls != one.default_class:
-        texts = (f"1:{one.default_class:x}", f"1:{root.htb_defcls or 0:x}")
-        found.append((f"{where}: htb default class", *texts))
-    if root.direct_qlen != one.direct_qlen:
-        texts = (f"{one.direct_qlen} packets", f"{root.direct_qlen} packets")
-        found.append((f"{where}: htb direct queue", *texts))
-    if one.scope is not None or filters:
-        from cni_faasm import shaping_scope
-
-        found.extend(shaping_scope.drifts(where, one.scope, filters))
-    if one_class is None:
-        found.append((f"{where}: class", "htb 1:1", "none"))
-        return found
-    ticks = tc.burst_ticks(one.rate_Bps, one.burst_bytes)
-    for what, rate in (("rate", one_class.rate_Bps), ("ceil", one_class.ceil_Bps)):
-        if rate != one.rate_Bps:
-            texts = (f"{one.rate_Bps * 8} bit/s", f"{rate * 8} bit/s")
-            found.append((f"{where}: class 1:1 {what}", *texts))
-    for what, actual in (("burst", one_class.burst_ticks), ("cburst", one_class.cburst_ticks)):
-        if actual != ticks:
-            bytes_found = tc_parse.burst_bytes(one_class.rate_Bps, actual)
-            texts = (f"{one.burst_bytes} bytes", f"{bytes_found} bytes")
-            found.append((f"{where}: class 1:1 {what}", *texts))
-    if queue is None or queue.kind != one.leaf:
-        text = "none" if queue is None else queue.kind
-        found.append((f"{where}: leaf qdisc", one.leaf, text))
-    elif one.leaf == "bfifo" and queue.limit != one.leaf_bytes:
-        found.append((f"{where}: bfifo limit", f"{one.leaf_bytes} bytes", f"{queue.limit} bytes"))
-    return found
+def fq_codel(one: Shape) -> "dict[str, int]":
+    """Return the numbers of an fq_codel leaf, as tc.new_qdisc_fq_codel calls them."""
+    return {
+        "limit": 10240,
+        "target_us": one.target_us,
+        "interval_us": max(100_000, one.target_us * 20),
+        "memory_limit": min(max(one.leaf_bytes, 64 * 1514), tc.FQ_CODEL_MAX_MEMORY),
+        "quantum": 1514,
+        "ecn": 1,
+    }

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import typer
 
-from cni_faasm import inet, netns, plan, record, shaping, veth
+from cni_faasm import inet, netns, plan, record, shaping, shaping_drifts, veth
 from cni_faasm.cli import attachments
 from cni_faasm.cli.fault import ToolError
 from cni_faasm.cli.network_check_model import EGRESS, INGRESS, Finding, Limit, rate_text, size_text
@@ -281,7 +281,7 @@ def _end(
         for one in map(tc_parse.parse_class, netlink.dump(tc.dump_classes(found.ifindex)))
         if one is not None and one.ifindex == found.ifindex
     ]
-    drifts = shaping.drifts(
+    drifts = shaping_drifts.drifts(
         device,
         shape,
         root=next((one for one in qdiscs if one.parent == tc.TC_H_ROOT), None),
@@ -316,7 +316,7 @@ def _words(qdiscs: list[tc_parse.Qdisc], classes: list[tc_parse.HtbClass]) -> tu
         if leaf.kind == "bfifo" and leaf.limit is not None:
             text += f" {size_text(leaf.limit)}"
         elif leaf.kind == "fq_codel" and leaf.target_us is not None:
-            text += f" target {leaf.target_us / 1000:g} ms"
+            text += f" target {leaf.target_us / 1000:.3g} ms"
         leaves.append(text)
     return root_text, ", ".join(shapes) or "none", ", ".join(leaves) or "none"
 

@@ -48,8 +48,15 @@ HTB_RATE2QUANTUM = 10
 TCA_FQ_CODEL_TARGET = 1
 TCA_FQ_CODEL_LIMIT = 2
 TCA_FQ_CODEL_INTERVAL = 3
+TCA_FQ_CODEL_ECN = 4
+TCA_FQ_CODEL_FLOWS = 5
 TCA_FQ_CODEL_QUANTUM = 6
+TCA_FQ_CODEL_CE_THRESHOLD = 7
 TCA_FQ_CODEL_MEMORY_LIMIT = 9
+# What CoDel takes for "none", CODEL_DISABLED_THRESHOLD of <net/codel.h>, in microseconds.
+NO_CE_THRESHOLD_US = 2_199_023_255
+# net/sched/sch_fq_codel.c: more is cut to this.
+FQ_CODEL_MAX_MEMORY = 1 << 31
 
 U32_MAX = 0xFFFFFFFF
 # PSCHED_SHIFT of <net/pkt_sched.h>, also to be read in /proc/net/psched.
@@ -82,6 +89,11 @@ def burst_ticks(rate_Bps: int, burst_bytes: int) -> int:
         return U32_MAX
     microseconds = -(-burst_bytes * 1_000_000 // rate_Bps)
     return min(-(-microseconds * 1000 // TICK_NS), U32_MAX)
+
+
+def codel_us(time_us: int) -> int:
+    """Return the microseconds that CoDel keeps and tells of a time: it counts in 1,024 ns."""
+    return ((time_us * 1000 >> 10) << 10) // 1000
 
 
 def tcmsg(ifindex: int, handle: int, parent: int) -> bytes:
@@ -187,11 +199,16 @@ def new_qdisc_fq_codel(
     interval_us: "int | None" = None,
     memory_limit: "int | None" = None,
     quantum: "int | None" = None,
+    ecn: "int | None" = None,
+    ce_threshold_us: "int | None" = None,
+    flows: "int | None" = None,
     replace: bool = False,
 ) -> "Message":
     """Put an fq_codel queue below a class; ENOENT when the kernel does not have it.
 
-    limit: packets. memory_limit, quantum: bytes. None takes the kernel's default.
+    limit: packets. memory_limit, quantum: bytes. ecn: 1 marks instead of dropping, where the
+    sender can. flows: of a new queue; EINVAL for one that is there. None takes the kernel's
+    default, with replace what the queue has.
     Equivalent to: tc qdisc add dev IF parent P handle H fq_codel limit N target T ...
     """
     options = b""
@@ -199,7 +216,10 @@ def new_qdisc_fq_codel(
         (TCA_FQ_CODEL_TARGET, target_us),
         (TCA_FQ_CODEL_LIMIT, limit),
         (TCA_FQ_CODEL_INTERVAL, interval_us),
+        (TCA_FQ_CODEL_ECN, ecn),
+        (TCA_FQ_CODEL_FLOWS, flows),
         (TCA_FQ_CODEL_QUANTUM, quantum),
+        (TCA_FQ_CODEL_CE_THRESHOLD, ce_threshold_us),
         (TCA_FQ_CODEL_MEMORY_LIMIT, memory_limit),
     ):
         if value is not None:

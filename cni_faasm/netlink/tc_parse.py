@@ -7,6 +7,9 @@ from cni_faasm.netlink.tc import (
     FIFO_QOPT,
     HTB_GLOB,
     HTB_OPT,
+    TCA_FQ_CODEL_CE_THRESHOLD,
+    TCA_FQ_CODEL_ECN,
+    TCA_FQ_CODEL_FLOWS,
     TCA_FQ_CODEL_INTERVAL,
     TCA_FQ_CODEL_LIMIT,
     TCA_FQ_CODEL_MEMORY_LIMIT,
@@ -68,11 +71,14 @@ class Qdisc:
     """One qdisc. What its kind does not have is None.
 
     htb_defcls: minor number of the default class. limit: bytes of a bfifo, packets of a
-    pfifo or an fq_codel.
+    pfifo or an fq_codel. ce_threshold_us: None as well where fq_codel has none.
     """
 
     __slots__ = (
+        "ce_threshold_us",
         "direct_qlen",
+        "ecn",
+        "flows",
         "handle",
         "htb_defcls",
         "ifindex",
@@ -99,18 +105,24 @@ class Qdisc:
         self.interval_us: int | None = None
         self.memory_limit: int | None = None
         self.quantum: int | None = None
+        self.ecn: int | None = None
+        self.flows: int | None = None
+        self.ce_threshold_us: int | None = None
 
 
 class HtbClass:
     """One HTB class. leaf: handle of the qdisc below it, 0 when it is the default fifo.
 
     burst_ticks, cburst_ticks: as the kernel has them, to be compared with burst_ticks().
+    rate_framing, ceil_framing: (link layer, overhead, mpu), by which a packet counts for more
+    bytes than it has; mpu is the least that it counts for.
     """
 
     __slots__ = (
         "burst_ticks",
         "cburst_ticks",
         "ceil_Bps",
+        "ceil_framing",
         "handle",
         "ifindex",
         "leaf",
@@ -119,6 +131,7 @@ class HtbClass:
         "prio",
         "quantum",
         "rate_Bps",
+        "rate_framing",
         "stats",
     )
 
@@ -136,6 +149,8 @@ class HtbClass:
         quantum: int,
         level: int,
         prio: int,
+        rate_framing: "tuple[int, int, int]",
+        ceil_framing: "tuple[int, int, int]",
         stats: Stats,
     ) -> None:
         self.ifindex = ifindex
@@ -149,6 +164,8 @@ class HtbClass:
         self.quantum = quantum
         self.level = level
         self.prio = prio
+        self.rate_framing = rate_framing
+        self.ceil_framing = ceil_framing
         self.stats = stats
 
     @property
@@ -189,6 +206,10 @@ def parse_qdisc(body: bytes) -> Qdisc:
         qdisc.interval_us = get_u32(options, TCA_FQ_CODEL_INTERVAL)
         qdisc.memory_limit = get_u32(options, TCA_FQ_CODEL_MEMORY_LIMIT)
         qdisc.quantum = get_u32(options, TCA_FQ_CODEL_QUANTUM)
+        qdisc.ecn = get_u32(options, TCA_FQ_CODEL_ECN)
+        qdisc.flows = get_u32(options, TCA_FQ_CODEL_FLOWS)
+        if TCA_FQ_CODEL_CE_THRESHOLD in options:
+            qdisc.ce_threshold_us = get_u32(options, TCA_FQ_CODEL_CE_THRESHOLD)
     return qdisc
 
 
@@ -217,5 +238,7 @@ def parse_class(body: bytes) -> "HtbClass | None":
         quantum=quantum,
         level=level,
         prio=prio,
+        rate_framing=(fields[1], fields[2], fields[4]),
+        ceil_framing=(fields[7], fields[8], fields[10]),
         stats=Stats(attrs),
     )

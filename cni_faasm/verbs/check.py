@@ -17,6 +17,7 @@ from cni_faasm import (
     plan_fields,
     policy,
     shaping,
+    shaping_drifts,
     veth,
 )
 from cni_faasm.errors import DRIFT, UNKNOWN_CONTAINER, CniError
@@ -280,7 +281,7 @@ def shape_drifts(
     if one is not None and root is not None:
         # Also where there must be none: one of somebody's can lead past the class.
         filters = netlink.dump(tc.dump_filters(ifindex, shaping.ROOT_HANDLE))
-    return shaping.drifts(
+    return shaping_drifts.drifts(
         where,
         one,
         root=None if root is None else tc_parse.parse_qdisc(root),

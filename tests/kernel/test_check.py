@@ -36,7 +36,8 @@ def test_no_drift(
 
 
 Change = Callable[[Host, Namespace], object]
-HTB = "htb rate 1mbit ceil 1mbit"
+SAME = "htb rate 2097152bps ceil 2097152bps burst 2097 cburst 2097"
+BARE = "expected linklayer ethernet overhead 0 mpu 0"
 
 
 def inside(command: str) -> Change:
@@ -125,9 +126,33 @@ DRIFTS: dict[str, tuple[Change, str]] = {
         ),
         "container eth0: class 1:1 burst",
     ),
+    "inner overhead": (
+        inside(f"tc class change dev eth0 parent 1: classid 1:1 {SAME} overhead 100"),
+        f"container eth0: class 1:1 framing of rate: {BARE}, found linklayer ethernet overhead 100",
+    ),
+    "inner mpu": (
+        inside(f"tc class change dev eth0 parent 1: classid 1:1 {SAME} mpu 2000"),
+        f"container eth0: class 1:1 framing of ceil: {BARE}, found linklayer ethernet overhead 0 mpu 2",
+    ),
+    "inner link layer": (
+        inside(f"tc class change dev eth0 parent 1: classid 1:1 {SAME} linklayer atm"),
+        "container eth0: class 1:1 framing of rate",
+    ),
+    "inner quantum": (
+        inside(f"tc class change dev eth0 parent 1: classid 1:1 {SAME} quantum 2000"),
+        "container eth0: class 1:1 quantum: expected 60000 bytes, found 2000 bytes",
+    ),
+    "inner prio": (
+        inside(f"tc class change dev eth0 parent 1: classid 1:1 {SAME} prio 3"),
+        "container eth0: class 1:1 prio: expected 0, found 3",
+    ),
     "inner leaf": (
         inside("tc qdisc replace dev eth0 parent 1:1 handle 20: pfifo limit 1000"),
-        "container eth0: leaf qdisc",
+        "container eth0: leaf qdisc: expected bfifo 10:, found pfifo 20:",
+    ),
+    "inner leaf's handle": (
+        inside("tc qdisc replace dev eth0 parent 1:1 handle 20: bfifo limit 52428"),
+        "container eth0: leaf qdisc: expected bfifo 10:, found bfifo 20:",
     ),
     "inner leaf limit": (
         inside("tc qdisc change dev eth0 parent 1:1 handle 10: bfifo limit 9000000"),

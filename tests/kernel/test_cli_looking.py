@@ -187,6 +187,11 @@ CHANGES: dict[str, Change] = {
     "inner qdisc": inside("tc qdisc del dev eth0 root"),
     "inner other qdisc": inside("tc qdisc replace dev eth0 root handle 9: pfifo"),
     "inner rate": inside("tc class change dev eth0 parent 1: classid 1:1 htb rate 1gbit burst 9k"),
+    "inner framing": inside(
+        "tc class change dev eth0 parent 1: classid 1:1 htb rate 10mbit burst 1600 cburst 1600 "
+        "overhead 90 mpu 900 linklayer atm prio 2 quantum 3000"
+    ),
+    "inner leaf's handle": inside("tc qdisc replace dev eth0 parent 1:1 handle 20: bfifo limit 9k"),
     "outer down": outside("ip link set faasm0 down"),
     "outer MTU": outside("ip link set faasm0 mtu 1300"),
     "outer MAC": outside("ip link set faasm0 address 02:00:00:00:00:98"),

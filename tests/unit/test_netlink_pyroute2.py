@@ -342,7 +342,17 @@ def test_leaves() -> None:
     decoded = read(tcmsg, tc.new_qdisc_bfifo(3, 0x10001, 0x100000, 31250))
     assert attrs(decoded) == {"TCA_KIND": "bfifo", "TCA_OPTIONS": "12:7a:00:00"}
     message = tc.new_qdisc_fq_codel(
-        3, 0x10001, 0x100000, limit=1, target_us=2, interval_us=3, memory_limit=4, quantum=5
+        3,
+        0x10001,
+        0x100000,
+        limit=1,
+        target_us=2,
+        interval_us=3,
+        memory_limit=4,
+        quantum=5,
+        ecn=6,
+        ce_threshold_us=7,
+        flows=8,
     )
     assert attrs(read(tcmsg, message))["TCA_OPTIONS"] == {
         "TCA_FQ_CODEL_LIMIT": 1,
@@ -350,6 +360,9 @@ def test_leaves() -> None:
         "TCA_FQ_CODEL_INTERVAL": 3,
         "TCA_FQ_CODEL_MEMORY_LIMIT": 4,
         "TCA_FQ_CODEL_QUANTUM": 5,
+        "TCA_FQ_CODEL_ECN": 6,
+        "TCA_FQ_CODEL_CE_THRESHOLD": 7,
+        "TCA_FQ_CODEL_FLOWS": 8,
     }
     for one in (tc.del_qdisc(3), tc.get_qdisc(3), tc.dump_qdiscs(3), tc.dump_classes(3)):
         assert read(tcmsg, one)["index"] == 3

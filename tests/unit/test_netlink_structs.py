@@ -358,21 +358,23 @@ def test_bfifo(limit: int) -> None:
     assert (found.kind, found.limit, found.parent) == ("bfifo", min(limit, 2**32 - 1), 0x10001)
 
 
-@given(st.tuples(u32, u32, u32, u32, u32))
-def test_fq_codel(values: tuple[int, ...]) -> None:
-    message = tc.new_qdisc_fq_codel(
-        3,
-        0x10001,
-        0x100000,
-        limit=values[0],
-        target_us=values[1],
-        interval_us=values[2],
-        memory_limit=values[3],
-        quantum=values[4],
-    )
+FQ_CODEL = (
+    "limit",
+    "target_us",
+    "interval_us",
+    "memory_limit",
+    "quantum",
+    "ecn",
+    "ce_threshold_us",
+    "flows",
+)
+
+
+@given(st.fixed_dictionaries(dict.fromkeys(FQ_CODEL, u32)))
+def test_fq_codel(values: dict[str, int]) -> None:
+    message = tc.new_qdisc_fq_codel(3, 0x10001, 0x100000, replace=True, **values)
     found = tc_parse.parse_qdisc(message[2])
-    numbers = (found.limit, found.target_us, found.interval_us, found.memory_limit, found.quantum)
-    assert numbers == values
+    assert {name: getattr(found, name) for name in FQ_CODEL} == values
 
 
 @given(st.integers(0, 0xFFFF))

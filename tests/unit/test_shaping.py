@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni_faasm import shaping
+from cni_faasm import shaping, shaping_drifts
 from cni_faasm.config import Limit
 from cni_faasm.netlink import tc, tc_parse
 
@@ -90,11 +90,11 @@ def test_what_is_no_shape(key: str) -> None:
 
 def test_no_shape_where_none_is_promised() -> None:
     htb = tc_parse.parse_qdisc(tc.new_qdisc_htb(7, 0x10000, 1, 1000)[2])
-    found = shaping.drifts("here", None, root=htb, queue=None, one_class=None)
+    found = shaping_drifts.drifts("here", None, root=htb, queue=None, one_class=None)
     assert found == [("here: root qdisc", "no limit", "htb")]
-    assert shaping.drifts("here", None, root=None, queue=None, one_class=None) == []
+    assert shaping_drifts.drifts("here", None, root=None, queue=None, one_class=None) == []
 
 
 def test_a_missing_root_is_the_one_drift_told() -> None:
-    found = shaping.drifts("here", make(10**6), root=None, queue=None, one_class=None)
+    found = shaping_drifts.drifts("here", make(10**6), root=None, queue=None, one_class=None)
     assert found == [("here: root qdisc", "htb 1:", "none")]
