@@ -14,8 +14,9 @@ The comment is how ADD knows by one question what the table masquerades. A table
 made anew in one transaction, and nothing is executed.
 
 An accept of ours cannot overrule the drop of another chain at the same hook. So where
-iptables' own FORWARD chain has the policy drop, as Docker sets it, two rules go there, in
-the form that iptables writes. Chains of other owners are their own business.
+iptables' own FORWARD chain has the policy drop, as Docker and ufw set it, two rules go there,
+in the form that iptables writes, behind those that ask the operator's own (`DOCKER-USER`,
+`ufw route deny`). Chains of other owners are their own business.
 """
 
 import errno
@@ -41,6 +42,10 @@ _MULTICAST = {4: (b"\xe0\0\0\0", 4), 16: (b"\xff" + bytes(15), 8)}
 _ATTEMPTS = 8
 _RACES = (errno.EEXIST, errno.ENOENT, errno.EINTR)
 _IPTABLES = {4: nft.NFPROTO_IPV4, 16: nft.NFPROTO_IPV6}
+_IPTABLES_NAMES = {4: "iptables", 16: "ip6tables"}
+# Chains in which the operator says what is forwarded, jumped to from FORWARD; what they refuse
+# we must not accept before. Of Docker, ufw and containernetworking's "firewall".
+_OPERATORS = ("DOCKER-USER", "ufw-before-forward", "ufw6-before-forward", "CNI-ADMIN")
 
 
 def table_name(network: str) -> str:
@@ -66,9 +71,16 @@ def ensure(plan: "Plan", *, renew: bool = False) -> None:
                 "call again",
             )
         for length in sorted({len(item.address) for item in plan.addresses}):
-            missing = _missing_accepts(netfilter, plan, length)
-            if missing:
-                netfilter.nft_batch(missing)
+            for _ in range(_ATTEMPTS):
+                if _ensure_accepts(netfilter, plan, length):
+                    break
+            else:
+                raise CniError(
+                    TRY_AGAIN,
+                    f"chain FORWARD of {_IPTABLES_NAMES[length]} was changed by others at each "
+                    "attempt",
+                    "call again",
+                )
 
 
 def _ensure_table(netfilter: Netlink, plan: "Plan", *, renew: bool) -> bool:
@@ -181,16 +193,65 @@ def _messages(name: str, ranges: "list[Network]") -> "list[Message]":
     ]
 
 
-def _missing_accepts(netfilter: Netlink, plan: "Plan", length: int) -> "list[Message]":
-    """Return the rules that iptables' FORWARD chain lacks, none when its policy accepts.
+def _ensure_accepts(netfilter: Netlink, plan: "Plan", length: int) -> bool:
+    """Return whether iptables' FORWARD chain lets the network pass, or has been made to."""
+    lacking, misplaced = _lacking_accepts(netfilter, plan, length)
+    try:
+        netfilter.nft_batch(misplaced + lacking)
+    except NetlinkError as error:
+        if error.errno not in _RACES:
+            raise
+        return False  # a rule that we would have come after has just gone
+    return True
+
+
+def _lacking_accepts(
+    netfilter: Netlink, plan: "Plan", length: int
+) -> "tuple[list[Message], list[Message]]":
+    """Return what makes the rules that FORWARD lacks, and what takes those away that it has.
 
     From the network everything is accepted; to it, what belongs to a connection that it
-    began or that a published port let in. So the policy still keeps strangers out.
+    began or that a published port let in. So the policy still keeps strangers out. Nothing is
+    lacking where the policy accepts. A rule that stands before the operator's is made anew.
     """
     family = _IPTABLES[length]
     chain = _forward_chain(netfilter, family)
     if chain is None or chain.policy != nft.NF_DROP:
-        return []
+        return [], []
+    from cni_faasm.netlink import nft_expr
+
+    present: dict[str, int] = {}
+    before: dict[str, int] = {}  # of the operator's
+    behind: int | None = None
+    for body in netfilter.dump(nft.dump_rules(family, "filter", "FORWARD")):
+        rule = nft.parse_rule(body)
+        if nft_expr.jump_target(rule.expressions) in _OPERATORS:
+            behind = rule.handle
+            before |= present
+            present.clear()
+        present[rule.comment] = rule.handle
+    lacking, misplaced = [], []
+    for comment, expressions in _accepts(plan, length):
+        if comment in present:
+            continue
+        if comment in before:
+            misplaced.append(nft.del_rule(family, "filter", "FORWARD", before[comment]))
+        lacking.append(
+            nft.new_rule(
+                family,
+                "filter",
+                "FORWARD",
+                expressions,
+                comment=comment,
+                insert=behind is None,
+                position=behind,
+            )
+        )
+    return lacking, misplaced
+
+
+def _accepts(plan: "Plan", length: int) -> "list[tuple[str, bytes]]":
+    """Return (comment, expressions) of what a network needs in iptables' FORWARD chain."""
     from cni_faasm.netlink import nft_expr
 
     published = (
@@ -198,33 +259,17 @@ def _missing_accepts(netfilter: Netlink, plan: "Plan", length: int) -> "list[Mes
         | nft_expr.XT_CONNTRACK_STATE_RELATED
         | nft_expr.XT_CONNTRACK_STATE_DNAT
     )
-    present = {
-        rule.comment
-        for rule in map(nft.parse_rule, netfilter.dump(nft.dump_rules(family, "filter", "FORWARD")))
-    }
-    messages = []
-    for net, prefix_len in plan.ranges:
-        if len(net) != length:
-            continue
-        text = inet.cidr(net, prefix_len)
-        for comment, expressions in (
-            (f"{_COMMENT} {plan.network} from {text}", {"saddr": (net, prefix_len)}),
-            (f"{_COMMENT} {plan.network} to {text}", {"daddr": (net, prefix_len)}),
-        ):
-            if comment[: nft.COMMENT_MAX - 1] in present:
-                continue
-            states = published if "daddr" in expressions else 0
-            messages.append(
-                nft.new_rule(
-                    family,
-                    "filter",
-                    "FORWARD",
-                    nft_expr.iptables_accept(**expressions, states=states),
-                    comment=comment[: nft.COMMENT_MAX - 1],
-                    insert=True,
-                )
-            )
-    return messages
+    found = []
+    for one in plan.ranges:
+        if len(one[0]) == length:
+            text = inet.cidr(*one)
+            for words, expressions in (
+                ("from", nft_expr.iptables_accept(saddr=one)),
+                ("to", nft_expr.iptables_accept(daddr=one, states=published)),
+            ):
+                comment = f"{_COMMENT} {plan.network} {words} {text}"
+                found.append((comment[: nft.COMMENT_MAX - 1], expressions))
+    return found
 
 
 def remove(network: str, *, dry_run: bool = False) -> bool:
@@ -272,10 +317,9 @@ def drifts(plan: "Plan") -> "list[tuple[str, str, str]]":
                     found.append((f"{what}: ranges", ", ".join(lacking), table.comment or "none"))
                 found.extend(_rule_drifts(netfilter, chain, what, ranges))
         for length in sorted({len(item.address) for item in plan.addresses}):
-            found.extend(
-                (f"forwarding: {message[3]}", "present", "none")
-                for message in _missing_accepts(netfilter, plan, length)
-            )
+            messages, misplaced = _lacking_accepts(netfilter, plan, length)
+            texts = ("after the operator's own", "before") if misplaced else ("present", "none")
+            found.extend((f"forwarding: {message[3]}", *texts) for message in messages)
     return found
 
 

@@ -1,5 +1,6 @@
 """A container with what it has been given, and what it can try."""
 
+import contextlib
 import socket
 import threading
 import time
@@ -85,7 +86,7 @@ def answers(
     def serve() -> None:
         try:
             connection, _ = listener.accept()
-        except TimeoutError:
+        except OSError:
             return
         with connection:
             connection.sendall(b"hello")
@@ -100,5 +101,7 @@ def answers(
     except OSError:
         return False
     finally:
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)  # who still waits need not wait longer
         thread.join()
         listener.close()

@@ -27,6 +27,7 @@ needed=(
     "chromium chromium"
     "containerd containerd"
     "ctr containerd"
+    "dbus-daemon dbus-daemon"
     "gcc gcc"
     "go golang-go"
     "ip iproute2"
@@ -42,6 +43,8 @@ needed=(
     "tcpdump tcpdump"
     "tmux tmux"
     "/usr/include/stdlib.h libc6-dev"
+    "/usr/lib/python3/dist-packages/dbus python3-dbus"
+    "/usr/lib/python3/dist-packages/gi python3-gi"
     "/usr/lib/cni/ptp containernetworking-plugins"
     "/usr/lib/python3.11/ensurepip python3-venv"
     "/usr/share/gocode/src/github.com/containernetworking/cni/libcni golang-github-appc-cni-dev"
@@ -61,6 +64,9 @@ if [ "${#missing[@]}" -gt 0 ]; then
     # --no-remove: rather fail than take away somebody's other container runtime
     apt-get install -q -y --no-install-recommends --no-remove "${missing[@]}"
 fi
+
+say "firewalls"
+tests/fetch_firewalls.sh
 
 say "Python packages"
 if [ ! -x .venv/bin/python ]; then /usr/bin/python3 -m venv .venv; fi

@@ -44,6 +44,7 @@ NFT_REG_1 = 1
 NFTA_DATA_VALUE = 1
 NFTA_DATA_VERDICT = 2
 NFTA_VERDICT_CODE = 1
+NFTA_VERDICT_CHAIN = 2
 NFTA_IMMEDIATE_DREG = 1
 NFTA_IMMEDIATE_DATA = 2
 NFTA_BITWISE_SREG = 1
@@ -341,6 +342,22 @@ def comment(expressions: bytes) -> str:
             data = parse_attrs(attrs.get(NFTA_EXPR_DATA, b""))
             if get_text(data, NFTA_MATCH_NAME) == "comment":
                 return get_text(data, NFTA_MATCH_INFO)
+    return ""
+
+
+def jump_target(expressions: bytes) -> str:
+    """Return the chain that a rule jumps or goes to, or "".
+
+    Raises: NetlinkError when the expressions are malformed.
+    """
+    for element in parse_list(expressions):
+        attrs = parse_attrs(element)
+        if get_text(attrs, NFTA_EXPR_NAME) == "immediate":
+            data = parse_attrs(attrs.get(NFTA_EXPR_DATA, b""))
+            value = parse_attrs(data.get(NFTA_IMMEDIATE_DATA, b""))
+            verdict_attrs = parse_attrs(value.get(NFTA_DATA_VERDICT, b""))
+            if NFTA_VERDICT_CHAIN in verdict_attrs:
+                return get_text(verdict_attrs, NFTA_VERDICT_CHAIN)
     return ""
 
 

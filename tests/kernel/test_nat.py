@@ -126,13 +126,91 @@ def test_parallel_first_adds_make_one_table(host: Host) -> None:
     assert len(rules(host)) == 6
 
 
+# What `iptables-save` shows of FORWARD and its chains on a host with Docker and one bridge.
+DOCKER = {
+    "20": """\
+:FORWARD DROP
+:DOCKER -
+:DOCKER-ISOLATION-STAGE-1 -
+:DOCKER-ISOLATION-STAGE-2 -
+:DOCKER-USER -
+-A FORWARD -j DOCKER-USER
+-A FORWARD -j DOCKER-ISOLATION-STAGE-1
+-A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A FORWARD -o docker0 -j DOCKER
+-A FORWARD -i docker0 ! -o docker0 -j ACCEPT
+-A FORWARD -i docker0 -o docker0 -j ACCEPT
+-A DOCKER-ISOLATION-STAGE-1 -i docker0 ! -o docker0 -j DOCKER-ISOLATION-STAGE-2
+-A DOCKER-ISOLATION-STAGE-1 -j RETURN
+-A DOCKER-ISOLATION-STAGE-2 -o docker0 -j DROP
+-A DOCKER-ISOLATION-STAGE-2 -j RETURN
+-A DOCKER-USER -j RETURN
+""",
+    "28": """\
+:FORWARD DROP
+:DOCKER -
+:DOCKER-BRIDGE -
+:DOCKER-CT -
+:DOCKER-FORWARD -
+:DOCKER-ISOLATION-STAGE-1 -
+:DOCKER-ISOLATION-STAGE-2 -
+:DOCKER-USER -
+-A FORWARD -j DOCKER-USER
+-A FORWARD -j DOCKER-FORWARD
+-A DOCKER ! -i docker0 -o docker0 -j DROP
+-A DOCKER-BRIDGE -o docker0 -j DOCKER
+-A DOCKER-CT -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A DOCKER-FORWARD -j DOCKER-CT
+-A DOCKER-FORWARD -j DOCKER-ISOLATION-STAGE-1
+-A DOCKER-FORWARD -j DOCKER-BRIDGE
+-A DOCKER-FORWARD -i docker0 -j ACCEPT
+-A DOCKER-ISOLATION-STAGE-1 -i docker0 ! -o docker0 -j DOCKER-ISOLATION-STAGE-2
+-A DOCKER-ISOLATION-STAGE-2 -o docker0 -j DROP
+""",
+}
+
+
+def start_docker(host: Host, version: str) -> None:
+    for tool in ("iptables-restore", "ip6tables-restore"):
+        host.run([tool, "--noflush"], stdin=f"*filter\n{DOCKER[version]}COMMIT\n")
+
+
 @pytest.fixture
 def docker_host(host: Host) -> Host:
     """A host whose FORWARD policy is drop, as Docker leaves it."""
-    for tool in ("iptables", "ip6tables"):
-        host.run([tool, "-P", "FORWARD", "DROP"])
-        host.run([tool, "-A", "FORWARD", "-i", "docker0", "-j", "RETURN"])
+    start_docker(host, "28")
     return host
+
+
+@pytest.mark.parametrize("version", list(DOCKER))
+def test_the_operators_own_chain_is_asked_first(host: Host, version: str) -> None:
+    start_docker(host, version)
+    remote = host.add_remote()
+    container = host.add_container()
+    host.add(container, masqueraded(host))
+    assert peer_seen(container, remote, REMOTE[4]) == "198.51.100.2"
+    for tool in ("iptables", "ip6tables"):
+        host.run([tool, "-I", "DOCKER-USER", "-o", "uplink", "-p", "tcp", "-j", "DROP"])
+    for address in REMOTE.values():
+        with pytest.raises(OSError, match="timed out"):
+            peer_seen(container, remote, address)
+
+
+@pytest.mark.parametrize("version", list(DOCKER))
+def test_docker_that_comes_later(host: Host, version: str) -> None:
+    remote = host.add_remote()
+    config = masqueraded(host)
+    one, two = host.add_container(), host.add_container()
+    result = host.add(one, config)
+    start_docker(host, version)
+    with pytest.raises(OSError, match="timed out"):
+        peer_seen(one, remote, REMOTE[4])
+    details = host.check(one, config, result).error(107)["details"]
+    assert "forwarding: nft add rule ip filter FORWARD" in details
+    host.add(two, config)
+    host.check(one, config, result).ok()
+    assert peer_seen(one, remote, REMOTE[4]) == "198.51.100.2"
+    assert peer_seen(one, remote, REMOTE[6]) == "2001:db8:100::2"
 
 
 def test_forwarding_where_the_policy_is_drop(docker_host: Host) -> None:

@@ -1,0 +1,29 @@
+#!/bin/bash
+# Keep the firewalls that the tests run in a folder: unpacked, for their packages would start
+# them on this machine.
+#
+#   tests/fetch_firewalls.sh      prints the folder
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+folder=.cache/firewalls
+packages=(firewalld python3-firewall python3-nftables ufw)
+
+if [ ! -e "$folder/usr/sbin/ufw" ]; then
+    rm -rf "$folder"
+    mkdir -p .cache
+    new=$(mktemp -d .cache/firewalls.XXXXXX)
+    # apt's own user may not write there, which it remarks on
+    (cd "$new" && apt-get -q download "${packages[@]}") >"$new/log" 2>&1 || {
+        cat "$new/log" >&2
+        exit 1
+    }
+    for package in "$new"/*.deb; do
+        dpkg-deb --extract "$package" "$new"
+        rm "$package"
+    done
+    cp -a "$new/lib/." "$new/usr/lib/" # as on any Debian since 12
+    rm -r "${new:?}/lib"
+    mv "$new" "$folder"
+fi
+echo "$PWD/$folder"
