@@ -90,7 +90,8 @@ inputs() {
         "$python" -VV
         # The interpreter and Debian's libraries that go into the bundle.
         static_libraries 2>/dev/null || :
-        stat -L -c '%n %s %Y' "$python" /usr/lib/*/libffi.so.8 /usr/lib/*/libssl.so.3 2>/dev/null || :
+        stat -L -c '%n %s %Y' "$python" /usr/lib/*/libc.so.6 /usr/lib/*/libgcc_s.so.1 \
+            /usr/lib/*/libffi.so.8 /usr/lib/*/libssl.so.3 2>/dev/null || :
     } | sha256sum | cut -d' ' -f1
 }
 

@@ -5,8 +5,10 @@
 The one in PyInstaller's wheel executes itself a second time, with LD_LIBRARY_PATH set, to
 find the bundled libraries: 1.1 ms of every call, a sixth of the start, and a variable that
 programs executed by us would inherit. Ours finds them by an rpath in the executable, which
-also goes before the caller's LD_LIBRARY_PATH, for the C library as well. And it never takes
-up the state of another bootloader from the environment.
+also goes before the caller's LD_LIBRARY_PATH. And it never takes up the state of another
+bootloader from the environment.
+
+The C library is one of those, and so the host's does not matter: start.c.
 
 It holds Python itself, as /usr/bin/python3 does, at fixed addresses: no library to find and
 map, nothing to relocate, no detour at calls. That is 0.5 ms of every call.
@@ -14,6 +16,7 @@ map, nothing to relocate, no detour at calls. That is 0.5 ms of every call.
 The source is PyInstaller's own, at the version and hash in requirements/build.txt.
 """
 
+import glob
 import os
 import re
 import shutil
@@ -27,8 +30,26 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # Of our own, compiled along.
 ADDED = ("agent_client.c", "map_data.c")
 
-# Where Debian's relatives and others have the C library, which is not in the bundle.
-SYSTEM = f"/lib/{sysconfig.get_config_var('MULTIARCH')}:/lib64:/usr/lib64"
+# Where Debian has its C library.
+FOLDER = f"/lib/{sysconfig.get_config_var('MULTIARCH')}"
+
+# The first two are what we need. The rest is for what the host's name services bring along
+# (nsswitch.conf, in the tool alone): of libraries that know each other's inside all must be
+# of one kind. What ends a thread loads the last.
+LIBRARIES = (
+    *("libc.so.6", "libm.so.6"),
+    *("libdl.so.2", "libnss_compat.so.2", "libpthread.so.0", "libresolv.so.2", "librt.so.1"),
+    *("libutil.so.1", "libgcc_s.so.1"),
+)
+
+# Where Debian's relatives and others have what is not in the bundle: modules of name services.
+SYSTEM = f"{FOLDER}:/lib64:/usr/lib64"
+
+# For start.c: nothing that takes a C library for granted.
+ALONE = (
+    *("-O2", "-Wall", "-Wextra", "-Werror", "-fno-pie", "-ffreestanding", "-fno-stack-protector"),
+    "-fno-tree-loop-distribute-patterns",
+)
 
 # Below bootloader/src; each must be found exactly once.
 CHANGES = (
@@ -71,11 +92,12 @@ CHANGES = (
         "dlopen(dll_fullpath, dlopen_flags)",
         "dlopen(NULL /* this executable */, dlopen_flags)",
     ),
-    # The plugin prints nothing for a person's locale: no data of one to find and map.
+    # Nothing is printed for a person's locale: no data of one to find and map, and none of a
+    # host's that was made for another C library.
     (
         "pyi_pyconfig.c",
         "    config.configure_locale = 1;\n",
-        "    config.configure_locale = runtime_options->num_xflags != 2;\n",
+        "    config.configure_locale = 0;\n",
     ),
     # The plugin needs neither Python's text streams nor its path-based imports nor its signal
     # handlers. Without them the interpreter is up 1.4 ms sooner. Instead of handlers: a verb
@@ -282,6 +304,32 @@ def python_flags() -> str:
     return f"-no-pie -Wl,-E {hidden} -Wl,--whole-archive {library} -Wl,--no-whole-archive {needs}"
 
 
+def loader() -> str:
+    """Return the file name of the dynamic loader, as ld-linux-x86-64.so.2."""
+    (path,) = glob.glob(f"{FOLDER}/ld-linux-*.so.*")
+    return os.path.basename(path)
+
+
+def c_library() -> list[tuple[str, str]]:
+    """Return (name, path) of each file of the C library that goes into the bundle.
+
+    Debian's own, of the machine that builds: an executable linked against one C library runs
+    with that one or a later one. With its own it runs on hosts that have an older one, too.
+    """
+    return [(name, os.path.join(FOLDER, name)) for name in (loader(), *LIBRARIES)]
+
+
+def compile_start(folder: str) -> str:
+    """Compile what the kernel starts. Returns: the path of the object."""
+    source, target = os.path.join(ROOT, "packaging", "start.c"), os.path.join(folder, "start.o")
+    name = f'-DLOADER="{loader()}"'
+    subprocess.run(["gcc", *ALONE, name, "-c", "-o", target, source], check=True)
+    missing = subprocess.run(["nm", "-u", target], capture_output=True, check=True, text=True)
+    if missing.stdout.split() != ["U", "_start"]:
+        raise SystemExit(f"start.c calls what is not there yet: {missing.stdout}")
+    return target
+
+
 def main() -> None:
     folder = os.path.abspath(sys.argv[1])
     archive = download(folder)
@@ -293,6 +341,7 @@ def main() -> None:
         shutil.copy(os.path.join(ROOT, "packaging", name), os.path.join(source, "src"))
     # DT_RPATH, not DT_RUNPATH: only that holds for what bundled libraries need in turn.
     flags = f"-Wl,--disable-new-dtags,-rpath,$ORIGIN/_internal:{SYSTEM} {python_flags()}"
+    flags += f" {compile_start(folder)} -Wl,--no-dynamic-linker,-e,faasm_start"
     environment = {"PATH": os.environ["PATH"], "LDFLAGS": flags, "LC_ALL": "C.UTF-8"}
     done = subprocess.run(
         [sys.executable, "./waf", "configure", "--static-zlib", "build_release"],
