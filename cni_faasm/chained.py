@@ -150,10 +150,21 @@ def _has_root(netlink: Netlink, ifindex: int) -> bool:
     """Say whether somebody has put a qdisc there; the kernel's own default has no handle."""
     from cni_faasm.netlink import tc_parse
 
-    [answer] = netlink.execute_tolerant([tc.get_qdisc(ifindex)])
-    return not isinstance(answer, NetlinkError) and bool(
-        answer and tc_parse.parse_qdisc(answer[0]).handle
-    )
+    [answer] = netlink.get_tolerant([tc.get_qdisc(ifindex)])
+    if isinstance(answer, NetlinkError):
+        return False
+    return bool(tc_parse.parse_qdisc(answer).handle)
+
+
+def _has_ours(netlink: Netlink, ifindex: int) -> bool:
+    """Say whether the root qdisc is one that we would make; others' are left to them."""
+    from cni_faasm.netlink import tc_parse
+
+    [answer] = netlink.get_tolerant([tc.get_qdisc(ifindex)])
+    if isinstance(answer, NetlinkError):
+        return False
+    root = tc_parse.parse_qdisc(answer)
+    return root.kind == "htb" and root.handle == shaping.ROOT_HANDLE
 
 
 def remove(host: Netlink, promised: "Plan", path: str = "") -> None:
@@ -218,7 +229,7 @@ def remove_unrecorded(request: "Request", network: str, host: Netlink, outside: 
 def _unshape(netlink: Netlink, ifindex: int, *, has_queue: bool) -> None:
     size = shaping.MAX_GSO_BYTES
     messages = [link.set_link(ifindex, gso_max_size=size, gro_max_size=size)]
-    if has_queue:
+    if has_queue and _has_ours(netlink, ifindex):
         messages.append(tc.del_qdisc(ifindex))
     for answer in netlink.execute_tolerant(messages):
         if isinstance(answer, NetlinkError) and answer.errno not in _ABSENT:
@@ -247,7 +258,7 @@ def rehearse(config: "NetworkConfig", sockets: "tuple[Netlink, Netlink]", inner_
     """Shape a pair between two empty namespaces, for STATUS. Raises: NetlinkError."""
     host, inner = sockets
     made = link.new_veth("faasm0", "eth0", inner_fd)
-    outside = link.parse_link(host.execute([made])[0][0])
+    outside = veth.new_pair(host, inner, made, "eth0")
     scope = kernel.scope(config, "", None)
     ingress, egress = plan.both_shapes(config, plan.DEFAULT_MTU, kernel.BFIFO, scope)
     host.execute(_messages(outside.ifindex, ingress, egress))

@@ -15,13 +15,14 @@ import errno
 
 from cni_faasm import plan as planning
 from cni_faasm import policy, shaping, veth
-from cni_faasm.netlink import link, tc, tc_mirred
+from cni_faasm.netlink import dumps, link, tc, tc_mirred
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni_faasm.netlink.link import Link
+    from cni_faasm.netlink.wire import Message
     from cni_faasm.plan import Plan
 
     Drift = tuple[str, str, str]
@@ -47,8 +48,8 @@ def make(host: Netlink, plan: "Plan") -> None:
         return
     ifindex = (_find(host, plan) or _create(host, plan)).ifindex
     host.execute([link.set_link(ifindex, alias=plan.alias), link.set_link(ifindex, up=True)])
-    [root] = host.execute_tolerant([tc.get_qdisc(ifindex)])
-    if isinstance(root, NetlinkError) or not _is_htb(root[0]):
+    [root] = host.get_tolerant([tc.get_qdisc(ifindex)])
+    if isinstance(root, NetlinkError) or not _is_htb(root):
         host.execute(shaping.messages(ifindex, shape))
     [shared] = host.execute_tolerant([tc_mirred.new_clsact(plan.host_ifindex)])
     if isinstance(shared, NetlinkError) and shared.errno != errno.EEXIST:
@@ -66,7 +67,7 @@ def _create(host: Netlink, plan: "Plan") -> "Link":
     for _ in range(_ATTEMPTS):
         [answer] = host.execute_tolerant([made])
         if not isinstance(answer, NetlinkError):
-            return link.parse_link(answer[0])
+            return _made(host, plan, made)
         if answer.errno != errno.EEXIST:
             raise answer
         found = veth.find(host, name=name)
@@ -74,8 +75,19 @@ def _create(host: Netlink, plan: "Plan") -> "Link":
             continue  # its DEL was quicker
         if found.kind != KIND or found.group & policy.GROUP_MASK != policy.GROUP_BASE:
             break
-        veth.delete(host, found.ifindex)
-    return link.parse_link(host.execute([made])[0][0])
+        from cni_faasm import removal
+
+        removal.delete(host, found.ifindex)
+    host.execute([made])
+    return _made(host, plan, made)
+
+
+def _made(host: Netlink, plan: "Plan", made: "Message") -> "Link":
+    """Return what was just made: before Linux 6.2 the kernel does not tell of it by itself."""
+    found = _find(host, plan)
+    if found is None:
+        raise NetlinkError(errno.ENODATA, made[3], "the kernel made it, and it is not there")
+    return found
 
 
 def _is_htb(body: bytes) -> bool:
@@ -97,7 +109,9 @@ def remove(host: Netlink, plan: "Plan", *, detach: bool = False) -> None:
         return
     found = _find(host, plan)
     if found is not None:
-        (veth.delete_detached if detach else veth.delete)(host, found.ifindex)
+        from cni_faasm import removal
+
+        (removal.delete_detached if detach else removal.delete)(host, found.ifindex)
 
 
 def undo(plan: "Plan") -> None:
@@ -109,8 +123,17 @@ def undo(plan: "Plan") -> None:
 
 def devices(host: Netlink, network: str) -> "list[Link]":
     """Return the network's ifbs. Raises: NetlinkError."""
-    found = [link.parse_link(body) for body in host.dump(link.dump_links(kind=KIND))]
-    return [one for one in found if one.group == policy.group(network)]
+    return [one for one in dumps.links(host, KIND) if is_of(one, network)]
+
+
+def is_of(found: "Link", network: str) -> bool:
+    """Say whether a link is an ifb of a network's.
+
+    It is made in the network's group and gets its alias a moment later.
+    """
+    if found.kind != KIND or found.group != policy.group(network):
+        return False
+    return not found.alias or found.alias.startswith(planning.alias_head(network))
 
 
 def strays(found: "list[Link]", keep: "list[Link]") -> "list[Link]":
@@ -141,7 +164,7 @@ def drifts(host: Netlink, plan: "Plan") -> "list[Drift]":
     found: list[Drift] = []
     if not one.is_up:
         found.append((f"{where}: egress", "up", "down"))
-    bodies = host.dump(tc.dump_filters(plan.host_ifindex, tc_mirred.CLSACT_INGRESS))
+    bodies = dumps.filters(host, plan.host_ifindex, tc_mirred.CLSACT_INGRESS)
     targets = [tc_mirred.parse_redirect(body) for body in bodies]
     if one.ifindex not in targets:
         found.append((f"{where}: egress", f"all of {plan.host_interface} redirected", "not so"))

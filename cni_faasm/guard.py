@@ -57,7 +57,7 @@ from cni_faasm.guard_rules import (
     table_name,
 )
 from cni_faasm.guard_rules import tables as tables_of
-from cni_faasm.netlink import nft, nft_set
+from cni_faasm.netlink import dumps, nft, nft_set
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
 from cni_faasm.netlink.wire import NetlinkError
 
@@ -225,8 +225,8 @@ def forget(*plans: "Plan") -> None:
     inet = nft.NFPROTO_INET
     try:
         with Netlink(NETLINK_NETFILTER) as netfilter:
-            for body in netfilter.dump(nft.dump_tables(inet)):
-                name = nft.parse_table(body).name
+            for table in dumps.tables(netfilter, inet):
+                name = table.name
                 if name.startswith(table_name("")):
                     stale = [
                         (inet, place, key)
@@ -259,17 +259,16 @@ def let_several(plan: "Plan", host: Netlink, inner: Netlink) -> None:
     Call it before the new end has addresses. Raises: NetlinkError.
     """
     from cni_faasm import veth
-    from cni_faasm.netlink import addr, route
+    from cni_faasm.netlink import route
 
     additions: dict[str, list[tuple[int, bytes]]] = {}
-    for body in inner.dump(addr.dump_addrs()):
-        found = addr.parse_addr(body)
+    for found in dumps.addrs(inner):
         if found.ifindex == veth.LOOPBACK_IFINDEX or found.scope:
             continue
-        [answer] = host.execute_tolerant([route.get_route(found.address)])
+        [answer] = host.get_tolerant([route.get_route(found.address)])
         if isinstance(answer, NetlinkError):
             continue
-        taken = route.parse_route(answer[0])
+        taken = route.parse_route(answer)
         other = veth.find(host, ifindex=taken.oif) if taken.oif else None
         words = other.alias.split() if other is not None else []
         if (
@@ -334,12 +333,11 @@ def sweep(network: str, host: Netlink) -> None:
 
 def _dump(netfilter: Netlink, family: int, name: str, place: str) -> "list[bytes]":
     try:
-        bodies = netfilter.dump(nft_set.dump_elements(family, name, place))
+        return dumps.elements(netfilter, family, name, place)
     except NetlinkError as error:
         if error.errno == errno.ENOENT:
             return []
         raise
-    return [key for body in bodies for key in nft_set.parse_elements(body)]
 
 
 def remove(network: str, *, dry_run: bool = False) -> bool:
@@ -391,8 +389,8 @@ def _rule_drifts(netfilter: Netlink, plan: "Plan", guard: "Guard") -> "list[Drif
     name = table_name(plan.network)
     found = []
     for family, chain, listed in rules_of(plan.network, guard):
-        bodies = netfilter.dump(nft.dump_rules(family, name, chain))
-        actual = [nft_expr.describe(nft.parse_rule(body).expressions) for body in bodies]
+        found_rules = dumps.rules(netfilter, family, name, chain)
+        actual = [nft_expr.describe(one.expressions) for one in found_rules]
         expected = [nft_expr.describe(rule) for rule in listed]
         if actual != expected:
             texts = (f"{len(expected)} rules", f"{len(actual)} rules, not the same")

@@ -27,11 +27,11 @@ def messages(inner: Netlink, ifindex: int, routes: "Iterable[Route]") -> "list[M
     wanted = list(routes)
     taken: set[tuple[object, ...]] = set()
     if any(_would_share(one) for one in wanted):
-        bodies = inner.dump(route.dump_routes(family=AF_INET6))
-        others = (route.parse_route(body, ifindex) for body in bodies)
+        from cni_faasm.netlink import dumps  # only IPv6 needs it
+
         taken = {
             (one.dst, one.prefix_len, one.table, one.priority)
-            for one in others
+            for one in dumps.routes(inner, AF_INET6, hop=ifindex)
             if one.oif != ifindex
         }
     return [message(ifindex, one, _metric(one, taken)) for one in wanted]

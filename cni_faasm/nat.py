@@ -23,7 +23,7 @@ import errno
 
 from cni_faasm import inet
 from cni_faasm.errors import TRY_AGAIN, CniError
-from cni_faasm.netlink import nft
+from cni_faasm.netlink import dumps, nft
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
 from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.plan import digest
@@ -223,8 +223,7 @@ def _lacking_accepts(
     present: dict[str, int] = {}
     before: dict[str, int] = {}  # of the operator's
     behind: int | None = None
-    for body in netfilter.dump(nft.dump_rules(family, "filter", "FORWARD")):
-        rule = nft.parse_rule(body)
+    for rule in dumps.rules(netfilter, family, "filter", "FORWARD"):
         if nft_expr.jump_target(rule.expressions) in _OPERATORS:
             behind = rule.handle
             before |= present
@@ -287,8 +286,7 @@ def remove(network: str, *, dry_run: bool = False) -> bool:
         for family in _IPTABLES.values():
             if _forward_chain(netfilter, family) is None:
                 continue
-            for body in netfilter.dump(nft.dump_rules(family, "filter", "FORWARD")):
-                rule = nft.parse_rule(body)
+            for rule in dumps.rules(netfilter, family, "filter", "FORWARD"):
                 if rule.comment.startswith(f"{_COMMENT} {network} "):
                     if not dry_run:
                         message = nft.del_rule(family, "filter", "FORWARD", rule.handle)
@@ -334,8 +332,8 @@ def _rule_drifts(
         return []
     from cni_faasm.netlink import nft_expr
 
-    bodies = netfilter.dump(nft.dump_rules(nft.NFPROTO_INET, chain.table, CHAIN))
-    actual = [nft_expr.describe(nft.parse_rule(body).expressions) for body in bodies]
+    found = dumps.rules(netfilter, nft.NFPROTO_INET, chain.table, CHAIN)
+    actual = [nft_expr.describe(one.expressions) for one in found]
     expected = [nft_expr.describe(rule) for rule in _rules(ranges)]
     if actual == expected:
         return []

@@ -245,6 +245,11 @@ def alias(network: str, container_id: str, ifname: str) -> str:
     return text.encode()[: IFALIASZ - 20].decode("utf-8", "ignore") + f" ~{digest(text)}"
 
 
+def alias_head(network: str) -> str:
+    """Return what the aliases of all of a network's links begin with, also where they are cut."""
+    return f"cni-faasm {network} ".encode()[: IFALIASZ - 20].decode("utf-8", "ignore")
+
+
 def digest(text: str) -> str:
     """Return FNV-1a, 64 bit, as hex: not for secrecy, only to tell long texts apart."""
     value = 0xCBF29CE484222325

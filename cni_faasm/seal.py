@@ -9,7 +9,7 @@ import binascii
 import errno
 import sys
 
-from cni_faasm.netlink import nft
+from cni_faasm.netlink import dumps, nft
 from cni_faasm.netlink.wire import NetlinkError
 
 TYPE_CHECKING = False
@@ -47,7 +47,7 @@ def name(netfilter: "Netlink", table: str, places: "Places") -> str:
     """Return the name of the chain that seals the rules of today."""
     value = 0
     for family, chain in places:
-        for body in netfilter.dump(nft.dump_rules(family, table, chain)):
+        for _, body in dumps.rules_with_bodies(netfilter, family, table, chain):
             head, *rest = body[_HEADER_BYTES:].split(_COUNTER)
             value = binascii.crc32(head, value)
             for part in rest:  # each begins with the numbers, as one attribute

@@ -1,4 +1,4 @@
-"""Make, find and remove the pair, its addresses, routes and queues.
+"""Make and find the pair, its addresses, routes and queues.
 
 Both ends are driven by batches on two sockets, one per namespace; nothing of ours runs
 inside the container. The link is routed and point to point: no bridge, no broadcast
@@ -9,7 +9,7 @@ import errno
 import posix
 
 from cni_faasm import forwarding, inet, shaping
-from cni_faasm.errors import ADDRESS_UNAVAILABLE, KERNEL_REFUSED, CniError
+from cni_faasm.errors import ADDRESS_UNAVAILABLE, CniError
 from cni_faasm.netlink import addr, link, route
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
@@ -27,11 +27,6 @@ LOOPBACK_IFINDEX = 1
 RTN_LOCAL = 2  # <linux/rtnetlink.h>
 NUD_STALE = 0x04  # <linux/neighbour.h>
 NUD_PERMANENT = 0x80
-GC_GROUP = 0xFAA5  # an interface group that links are in only while they are deleted
-DELETE_TIMEOUT_S = 10.0
-_POLL_S = 0.0002
-# Ours are few and low. Where close_range(2) is refused, closing a million one by one takes long.
-_MAX_DESCRIPTOR = 1 << 10
 _IPV6 = "/proc/sys/net/ipv6"
 
 # Public addresses that no host routes specially: what answers for them is the default
@@ -46,12 +41,14 @@ def find(netlink: Netlink, *, name: str = "", ifindex: int = 0) -> "link.Link | 
     """
     message = link.get_link(name=name) if name else link.get_link(ifindex=ifindex)
     try:
-        replies = netlink.execute([message])
+        found = link.parse_link(netlink.get(message))
     except NetlinkError as error:
         if is_absent(error):
             return None
         raise
-    return link.parse_link(replies[0][0])
+    if ifindex and not name and found.ifindex != ifindex:
+        raise NetlinkError(errno.ENODATA, message[3], f"the kernel told of if{found.ifindex}")
+    return found
 
 
 def find_peer(netlink: Netlink, end: "link.Link") -> "link.Link | None":
@@ -72,10 +69,9 @@ def is_absent(error: NetlinkError) -> bool:
 
 def _uplink(host: Netlink, length: int) -> "link.Link | None":
     try:
-        replies = host.execute([route.get_route(inet.pack(_PROBES[length]))])
+        found = route.parse_route(host.get(route.get_route(inet.pack(_PROBES[length]))))
     except NetlinkError:
         return None  # no default route of that family
-    found = route.parse_route(replies[0][0])
     return find(host, ifindex=found.oif) if found.oif else None
 
 
@@ -94,9 +90,10 @@ def uplink_name(host: Netlink, length: int) -> str:
     return "" if uplink is None else uplink.name
 
 
-def create(host: Netlink, plan: "Plan", netns_fd: int) -> None:
+def create(host: Netlink, inner: Netlink, plan: "Plan", netns_fd: int) -> None:
     """Create the pair, its inner end inside the namespace; both down.
 
+    inner: a socket in that namespace.
     Fills in the plan's host_interface and both indexes, which only the kernel knows.
     Raises: NetlinkError.
     """
@@ -113,10 +110,29 @@ def create(host: Netlink, plan: "Plan", netns_fd: int) -> None:
         peer_gso_max_size=plan.inner_gso_bytes,
         peer_gro_max_size=plan.outer_gso_bytes,
     )
-    made = link.parse_link(host.execute([message])[0][0])
+    made = new_pair(host, inner, message, plan.ifname)
     plan.host_interface = made.name
     plan.host_ifindex = made.ifindex
     plan.ifindex = made.link
+
+
+def new_pair(host: Netlink, inner: Netlink, message: "Message", ifname: str) -> "link.Link":
+    """Have a pair made, and return its outer end.
+
+    message: of link.new_veth. inner: a socket where the inner end is made. ifname: its name.
+    Since Linux 6.2 the kernel tells what it has made. Before, the inner end's name is the one
+    thing known, and that end tells the index of the other.
+    Raises: NetlinkError.
+    """
+    [replies] = host.execute([message])
+    if replies:
+        return link.parse_link(replies[0])
+    inside = find(inner, name=ifname)
+    outside = find_peer(host, inside) if inside is not None else None
+    if outside is None:
+        text = "the kernel made it and tells nothing of it"
+        raise NetlinkError(errno.ENODATA, message[3], text)
+    return outside
 
 
 def host_neigh(plan: "Plan", address: bytes) -> "Message":
@@ -207,6 +223,7 @@ def configure(
 
 def _configure_outer(host: Netlink, plan: "Plan") -> None:
     questions = [route.get_route(item.address) for item in plan.addresses]
+    # In one exchange: the questions are answered after all is made.
     answers = host.execute_tolerant([*outer_messages(plan), *questions])
     is_taken = False
     for answer in answers[: -len(questions)]:
@@ -216,7 +233,9 @@ def _configure_outer(host: Netlink, plan: "Plan") -> None:
             raise answer
         is_taken = True  # an address's route; which one's, the answers below tell
     for item, answer in zip(plan.addresses, answers[-len(questions) :], strict=True):
-        taken = None if isinstance(answer, NetlinkError) else route.parse_route(answer[0])
+        taken = None
+        if not isinstance(answer, NetlinkError) and answer:
+            taken = route.parse_route(answer[0])
         # Another interface alone proves nothing: rules may route by more than the address.
         if (taken is not None and taken.type == RTN_LOCAL) or (
             is_taken and (taken is None or taken.oif != plan.host_ifindex)
@@ -282,93 +301,6 @@ def distrusted(ifname: str) -> "tuple[str, ...]":
     )
 
 
-def delete(host: Netlink, ifindex: int) -> None:
-    """Delete a pair by one end's index and wait for it; absent is success.
-
-    Raises: NetlinkError.
-    """
-    try:
-        host.execute([link.del_link(ifindex=ifindex)])
-    except NetlinkError as error:
-        if not is_absent(error):
-            raise
-
-
-def delete_all(host: Netlink, doomed: "list[link.Link]") -> None:
-    """Delete many pairs by their outer ends, and wait for the kernel once instead of for each.
-
-    One message by interface group waits once for RCU. Absent is success.
-    Raises: NetlinkError.
-    """
-    if not doomed:
-        return
-    for answer in host.execute_tolerant(
-        [link.set_link(one.ifindex, group=GC_GROUP) for one in doomed]
-    ):
-        if isinstance(answer, NetlinkError) and not is_absent(answer):
-            raise answer
-    try:
-        host.execute([link.del_link(group=GC_GROUP)])
-    except NetlinkError as error:
-        if not is_absent(error):
-            raise
-
-
-def delete_detached(host: Netlink, ifindex: int, after: "Callable[[], None] | None" = None) -> None:
-    """Delete a pair and return as soon as nothing of it can be seen any more.
-
-    The kernel keeps the deleting process for 16 to 24 ms after that, in rcu_barrier; so a
-    child waits there instead, without the runtime's pipes, whose end the runtime awaits.
-    after: what the child does then, for it may take as long.
-    Raises: NetlinkError; CniError when the link stays.
-    """
-    try:
-        child = posix.fork()
-    except OSError:  # no process to be had: then it takes longer
-        delete(host, ifindex)
-        if after is not None:
-            after()
-        return
-    if child == 0:
-        _delete_and_exit(ifindex, after)
-    import time  # it reads the time zone's file, which CHECK need not
-
-    deadline = time.monotonic() + DELETE_TIMEOUT_S
-    ended = False
-    while find(host, ifindex=ifindex) is not None:
-        if ended:
-            delete(host, ifindex)  # the child failed: do it here, where the error is told
-            return
-        if time.monotonic() > deadline:
-            raise CniError(
-                KERNEL_REFUSED,
-                f"interface {ifindex} is still there {DELETE_TIMEOUT_S:.0f} s after its deletion",
-                "look at the kernel log; DEL may be called again",
-            )
-        try:
-            ended = posix.waitpid(child, posix.WNOHANG)[0] == child
-        except ChildProcessError:  # who ignores SIGCHLD, as a runtime may, has none to wait for
-            ended = True
-        time.sleep(_POLL_S)
-
-
-def _delete_and_exit(ifindex: int, after: "Callable[[], None] | None") -> None:
-    """Be the child: leave the session and every descriptor, delete, end."""
-    status = 1
-    try:
-        posix.setsid()
-        null = posix.open("/dev/null", posix.O_RDWR)
-        for fd in (0, 1, 2):
-            posix.dup2(null, fd)
-        posix.closerange(3, _MAX_DESCRIPTOR)
-        delete(Netlink(), ifindex)
-        if after is not None:
-            after()
-        status = 0
-    finally:
-        posix._exit(status)
-
-
 def owned(found: "link.Link | None", alias: str, mac: bytes) -> bool:
     """Say whether a link is an attachment's outer end: numbers and names are used again.
 
@@ -394,8 +326,9 @@ def find_outer(host: Netlink, plan: "Plan") -> "link.Link | None":
     if plan.host_ifindex:
         found = find(host, ifindex=plan.host_ifindex)
         return found if owned(found, plan.alias, plan.host_mac) else None
-    for body in host.dump(link.dump_links(kind="veth")):
-        found = link.parse_link(body)
+    from cni_faasm.netlink import dumps
+
+    for found in dumps.links(host, "veth"):
         if owned(found, plan.alias, plan.host_mac):
             return found
     return None

@@ -20,6 +20,7 @@ from tests.host import (
     built_plugin,
     in_private_host,
     processes,
+    reluctant_plugin,
     source_plugin,
 )
 
@@ -31,9 +32,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Let the caller choose which form of the plugin the kernel tests call."""
     parser.addoption(
         "--plugin",
-        choices=("source", "built", "both"),
+        choices=("source", "built", "both", "reluctant"),
         default="source",
-        help="what tests with the `host` fixture call: `python -m cni_faasm`, dist/faasm/faasm, or each in turn",
+        help="what tests with the `host` fixture call: `python -m cni_faasm`, dist/faasm/faasm, each in turn, "
+        "or the first on a kernel that tells less and filters nothing (tests/reluctant.py)",
     )
     parser.addoption(
         "--soak",
@@ -46,9 +48,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give each test that calls the plugin the chosen forms of it."""
     if "plugin_form" in metafunc.fixturenames:
         chosen = metafunc.config.getoption("plugin")
-        metafunc.parametrize(
-            "plugin_form", ["source", "built"] if chosen == "both" else [chosen], scope="session"
-        )
+        forms = ["source", "built"] if chosen == "both" else [chosen]
+        if metafunc.definition.get_closest_marker("also_reluctant") and "reluctant" not in forms:
+            forms.append("reluctant")
+        metafunc.parametrize("plugin_form", forms, scope="session")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -121,7 +124,7 @@ def plugin_command(plugin_form: str) -> list[str]:
     if plugin_form == "built":
         assert (BUNDLE / "faasm").exists(), "no dist/faasm/faasm: run ./build.sh first"
         return built_plugin()
-    return source_plugin()
+    return reluctant_plugin() if plugin_form == "reluctant" else source_plugin()
 
 
 @pytest.fixture

@@ -592,6 +592,11 @@ def source_plugin() -> list[str]:
     return [sys.executable, "-m", "cni_faasm"]
 
 
+def reluctant_plugin() -> list[str]:
+    """Return the command of the plugin on a kernel that tells less than it is asked for."""
+    return [sys.executable, "-m", "tests.reluctant"]
+
+
 def built_plugin() -> list[str]:
     """Return the command of the plugin that build.sh made."""
     return [str(BUNDLE / "faasm")]

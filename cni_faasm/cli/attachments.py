@@ -173,8 +173,7 @@ def counters(netlink: Netlink, ifindex: int, shape: shaping.Shape | None) -> Cou
     """
     try:
         if shape is not None:
-            [[body]] = netlink.execute([tc.get_class(ifindex, shaping.CLASS_ID)])
-            found = tc_parse.parse_class(body)
+            found = tc_parse.parse_class(netlink.get(tc.get_class(ifindex, shaping.CLASS_ID)))
             if found is not None:
                 stats = found.stats
                 return Counters(
@@ -191,7 +190,7 @@ def counters(netlink: Netlink, ifindex: int, shape: shaping.Shape | None) -> Cou
     try:
         from cni_faasm.netlink import link
 
-        [[body]] = netlink.execute([link.get_link(ifindex=ifindex, stats=True)])
+        body = netlink.get(link.get_link(ifindex=ifindex, stats=True))
     except NetlinkError:
         return None
     found_link = link.parse_link(body)
@@ -200,8 +199,8 @@ def counters(netlink: Netlink, ifindex: int, shape: shaping.Shape | None) -> Cou
 
 def _leaf_drops(netlink: Netlink, ifindex: int) -> int:
     """Return what fq_codel dropped from its queue's head, which HTB does not count."""
-    [answer] = netlink.execute_tolerant([tc.get_qdisc(ifindex, parent=shaping.CLASS_ID)])
+    [answer] = netlink.get_tolerant([tc.get_qdisc(ifindex, parent=shaping.CLASS_ID)])
     if isinstance(answer, NetlinkError):
         return 0
-    leaf = tc_parse.parse_qdisc(answer[0])
+    leaf = tc_parse.parse_qdisc(answer)
     return leaf.stats.drops if leaf.kind == "fq_codel" else 0

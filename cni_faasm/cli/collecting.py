@@ -19,7 +19,7 @@ from cni_faasm.cli.fault import ToolError
 from cni_faasm.cli.liveness import Living
 from cni_faasm.errors import CniError
 from cni_faasm.ipam.store import Store
-from cni_faasm.netlink import link, nft
+from cni_faasm.netlink import dumps, nft
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
 from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.verbs.gc import gc as collect
@@ -107,15 +107,13 @@ def _places(
 def _traces(host: Netlink) -> set[str]:
     """Return the networks that links and tables are named after."""
     found = set()
-    for body in host.dump(link.dump_links(kind="veth")):
-        words = link.parse_link(body).alias.split()
+    for one in dumps.links(host, "veth"):
+        words = one.alias.split()
         if len(words) >= 3 and words[0] == ALIAS:
             found.add(words[1])
     try:
         with Netlink(NETLINK_NETFILTER) as netfilter:
-            tables = [
-                nft.parse_table(body) for body in netfilter.dump(nft.dump_tables(nft.NFPROTO_INET))
-            ]
+            tables = dumps.tables(netfilter, nft.NFPROTO_INET)
     except (NetlinkError, OSError):
         return found  # a kernel without nf_tables has no tables
     found |= {
@@ -135,8 +133,7 @@ def _collect(place: Place, living: Living, host: Netlink, dry_run: bool) -> Outc
     kept: list[str] = []
     prefix = f"{ALIAS} {place.network} "
     recorded = {one.promised.host_ifindex for one in known if one.promised}
-    for body in host.dump(link.dump_links(kind="veth")):
-        found = link.parse_link(body)
+    for found in dumps.links(host, "veth"):
         if not found.alias.startswith(prefix) or found.ifindex in recorded:
             continue
         words = found.alias.removeprefix(prefix).split()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from cni_faasm import netns
 from cni_faasm.errors import CniError
-from cni_faasm.netlink import addr, link
+from cni_faasm.netlink import dumps
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
 
@@ -44,16 +44,12 @@ class Living:
             return
         with inner:
             try:
-                links = [link.parse_link(body) for body in inner.dump(link.dump_links("veth"))]
-                bodies = inner.dump(addr.dump_addrs())
+                links = dumps.links(inner, "veth")
+                addresses = dumps.addrs(inner)
             except NetlinkError:
                 return
         self.namespaces += 1
-        for body in bodies:
-            try:
-                self.addresses.add(addr.parse_addr(body).address)
-            except NetlinkError:
-                continue  # of another family
+        self.addresses.update(one.address for one in addresses)
         if not is_own:
             self.peers.update(one.link for one in links if one.link_netnsid is not None)
 

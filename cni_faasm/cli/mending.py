@@ -24,7 +24,7 @@ from cni_faasm.cli import attachments
 from cni_faasm.cli.attachments import Attachment, Drift
 from cni_faasm.errors import CniError
 from cni_faasm.ipam.store import Allocation, Store
-from cni_faasm.netlink import addr, link, neigh, route, tc, tc_filter, tc_parse
+from cni_faasm.netlink import addr, dumps, link, neigh, route, tc, tc_filter, tc_parse
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.plan import RT_TABLE_MAIN, Plan
@@ -179,7 +179,7 @@ class _Mender:
         address, prefix_len = inet.parse_cidr(drift[1])
         wrong = [
             one
-            for one in map(addr.parse_addr, netlink.dump(addr.dump_addrs(ifindex)))
+            for one in dumps.addrs(netlink, ifindex)
             if one.address == address and one.prefix_len != prefix_len
         ]
         removals = [addr.del_addr(ifindex, one.address, one.prefix_len) for one in wrong]
@@ -215,12 +215,9 @@ class _Mender:
         messages = []
         for one in wanted:
             messages += inner_routes.messages(self.inner, ifindex, [one])
-            question = route.dump_routes(family=inet.family(one.dst), oif=ifindex)
-            for body in self.inner.dump(question):
-                found = route.parse_route(body, ifindex)
+            for found in dumps.routes(self.inner, inet.family(one.dst), oif=ifindex):
                 if (
-                    found.oif == ifindex
-                    and found.dst == inet.network(one.dst, one.prefix_len)
+                    found.dst == inet.network(one.dst, one.prefix_len)
                     and found.prefix_len == one.prefix_len
                     and found.table == (one.table or RT_TABLE_MAIN)
                     and found.gateway != one.gateway
@@ -274,7 +271,7 @@ def reshape(
 
 def _removal(netlink: Netlink, ifindex: int, parent: int) -> "list[Message]":
     """Return what takes away the qdisc at a place, nothing where only the default is."""
-    [answer] = netlink.execute_tolerant([tc.get_qdisc(ifindex, parent=parent)])
-    if isinstance(answer, NetlinkError) or not tc_parse.parse_qdisc(answer[0]).handle:
+    [answer] = netlink.get_tolerant([tc.get_qdisc(ifindex, parent=parent)])
+    if isinstance(answer, NetlinkError) or not tc_parse.parse_qdisc(answer).handle:
         return []
     return [tc.del_qdisc(ifindex, parent)]

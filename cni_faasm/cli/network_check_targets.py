@@ -7,6 +7,7 @@ read through one socket per namespace. Nothing is changed here.
 import contextlib
 import os
 import re
+import socket
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from cni_faasm.cli import attachments
 from cni_faasm.cli.fault import ToolError
 from cni_faasm.cli.network_check_model import EGRESS, INGRESS, Finding, Limit, rate_text, size_text
 from cni_faasm.errors import CniError
-from cni_faasm.netlink import link, route, tc, tc_parse
+from cni_faasm.netlink import dumps, link, route, tc, tc_parse
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
 
@@ -196,7 +197,7 @@ def _with_default_route(fd: int, own_fd: int, found: list[plan.Plan]) -> plan.Pl
     with netns.Inside(fd, own_fd):
         inner = Netlink()
     with inner:
-        routes = [route.parse_route(body) for body in inner.dump(route.dump_routes())]
+        routes = dumps.routes(inner, socket.AF_INET)
     oifs = [one.oif for one in routes if one.prefix_len == 0]
     return next((one for one in found if one.ifindex in oifs), found[0])
 
@@ -227,7 +228,7 @@ def read_rules(targets: Iterable[Target]) -> list[Finding]:
     host = Netlink()
     try:
         # Once for all: it lists those of every interface of the host.
-        host_qdiscs = _qdiscs(host)
+        host_qdiscs = dumps.qdiscs(host)
         for target in targets:
             with netns.Inside(target.fd, own_fd):
                 inner = Netlink()
@@ -245,7 +246,9 @@ def read_rules(targets: Iterable[Target]) -> list[Finding]:
                         promised.ingress,
                         INGRESS,
                     ),
-                    _end(inner, inside, _qdiscs(inner), promised.ifname, promised.egress, EGRESS),
+                    _end(
+                        inner, inside, dumps.qdiscs(inner), promised.ifname, promised.egress, EGRESS
+                    ),
                 ]
             findings += [
                 Finding(
@@ -261,10 +264,6 @@ def read_rules(targets: Iterable[Target]) -> list[Finding]:
     return findings
 
 
-def _qdiscs(netlink: Netlink) -> list[tc_parse.Qdisc]:
-    return [tc_parse.parse_qdisc(body) for body in netlink.dump(tc.dump_qdiscs())]
-
-
 def _end(
     netlink: Netlink,
     found: link.Link | None,
@@ -276,11 +275,7 @@ def _end(
     if found is None:
         return End(device, direction, "-", "-", "-", [f"{device}: the interface is gone"])
     qdiscs = [one for one in all_qdiscs if one.ifindex == found.ifindex]
-    classes = [
-        one
-        for one in map(tc_parse.parse_class, netlink.dump(tc.dump_classes(found.ifindex)))
-        if one is not None and one.ifindex == found.ifindex
-    ]
+    classes = dumps.classes(netlink, found.ifindex)
     drifts = shaping_drifts.drifts(
         device,
         shape,

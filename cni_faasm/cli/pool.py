@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from cni_faasm import config as configuration
-from cni_faasm import inet, kernel, netns, plan, protocol, veth
+from cni_faasm import inet, kernel, netns, plan, protocol, removal, veth
 from cni_faasm.cli import attachments, mending, netfolder, networks, resolvers
 from cni_faasm.cli.attachments import Attachment
 from cni_faasm.cli.fault import ToolError
@@ -209,13 +209,15 @@ def down(names: Names, doomed: Sequence[Member], step: Callable[[], None]) -> li
     failed: dict[int, str] = {}
     with Netlink() as host:
         links = []
+        macs = set()
         for member in doomed:
             for one in member.attachments:
                 found = veth.find_outer(host, one.promised) if one.promised else None
                 if found is not None:
                     links.append(found)
+                    macs.add(found.address)
         try:
-            veth.delete_all(host, links)
+            removal.delete_all(host, links, lambda one: one.kind == "veth" and one.address in macs)
         except NetlinkError as error:
             raise ToolError(kernel.refusal(error).msg) from None
     outcomes = []

@@ -319,7 +319,7 @@ def _drain(netlink: Netlink, ifindex: int, most_bytes: int) -> None:
     """Wait until no more than so much is queued; a sender that never pauses is not waited for."""
     deadline = time.monotonic() + DRAIN_S
     while time.monotonic() < deadline:
-        [[body]] = netlink.execute([tc.get_class(ifindex, shaping.CLASS_ID)])
+        body = netlink.get(tc.get_class(ifindex, shaping.CLASS_ID))
         found = tc_parse.parse_class(body)
         if found is None or found.stats.backlog_bytes <= most_bytes:
             return

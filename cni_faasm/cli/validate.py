@@ -14,7 +14,7 @@ from cni_faasm.cli.jsonlines import Lines
 from cni_faasm.config import NetworkConfig
 from cni_faasm.config_rates import Limit
 from cni_faasm.errors import CniError
-from cni_faasm.netlink import route
+from cni_faasm.netlink import dumps
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
 
@@ -233,9 +233,7 @@ def _beside_the_host(config: NetworkConfig, where: str) -> Iterator[tuple[str, s
             )
         try:
             routes = [
-                route.parse_route(body)
-                for family in (2, 10)
-                for body in host.dump(route.dump_routes(family=family, table=MAIN_TABLE))
+                one for family in (2, 10) for one in dumps.routes(host, family, table=MAIN_TABLE)
             ]
         except NetlinkError as error:
             raise ToolError(str(error)) from None

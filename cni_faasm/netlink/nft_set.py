@@ -12,6 +12,8 @@ from cni_faasm.netlink.wire import (
     attr,
     attr_be32,
     attr_text,
+    get_text,
+    malformed,
     nest,
     parse_attrs,
     parse_list,
@@ -144,3 +146,12 @@ def parse_elements(body: bytes) -> "list[bytes]":
         key = parse_attrs(parse_attrs(element).get(NFTA_SET_ELEM_KEY, b""))
         keys.append(key.get(NFTA_DATA_VALUE, b""))
     return keys
+
+
+def parse_place(body: bytes) -> "tuple[int, str, str]":
+    """Decode NFT_MSG_NEWSETELEM: (family, table, set). Raises: NetlinkError."""
+    if len(body) < _NFGENMSG_BYTES:
+        raise malformed("nfgenmsg")
+    attrs = parse_attrs(body, _NFGENMSG_BYTES)
+    table = get_text(attrs, NFTA_SET_ELEM_LIST_TABLE)
+    return body[0], table, get_text(attrs, NFTA_SET_ELEM_LIST_SET)

@@ -34,6 +34,7 @@ __all__ = ["Netlink", "NetlinkError"]
 # <asm-generic/errno.h>, <asm-generic/errno-base.h>
 ENOENT = 2
 EAGAIN = 11
+ENODATA = 61
 ENOBUFS = 105
 ETIMEDOUT = 110
 
@@ -161,15 +162,39 @@ class Netlink:
             results += self._run_batch(batch)
         return results
 
-    def ask(self, questions: "Iterable[Message]") -> "list[bytes | None]":
+    def get(self, question: "Message") -> bytes:
+        """Return the body of the one object that a request asks for, or makes and tells of.
+
+        Raises: NetlinkError; ENODATA when the kernel did as asked and told nothing.
+        """
+        [answer] = self.get_tolerant([question])
+        if isinstance(answer, NetlinkError):
+            raise answer
+        return answer
+
+    def get_tolerant(self, questions: "Sequence[Message]") -> "list[NetlinkError | bytes]":
+        """Do as get does for several, but return each failure in its place."""
+        found: list[NetlinkError | bytes] = []
+        answers = self.execute_tolerant(questions)
+        for (_, _, _, label), answer in zip(questions, answers, strict=True):
+            if isinstance(answer, NetlinkError):
+                found.append(answer)
+            elif answer:
+                found.append(answer[0])
+            else:
+                text = "the kernel acknowledged it and told nothing"
+                found.append(NetlinkError(ENODATA, label, text))
+        return found
+
+    def ask(self, questions: "Sequence[Message]") -> "list[bytes | None]":
         """Ask for several objects at once. Returns: the body of each, None for an absent one.
 
         Raises: NetlinkError for anything but ENOENT.
         """
         bodies: list[bytes | None] = []
-        for answer in self.execute_tolerant(questions):
+        for answer in self.get_tolerant(questions):
             if not isinstance(answer, NetlinkError):
-                bodies.append(answer[0])
+                bodies.append(answer)
             elif answer.errno == ENOENT:
                 bodies.append(None)
             else:

@@ -155,7 +155,7 @@ def _make(
     netns_fd, own_fd = namespaces
     lengths = {len(item.address) for item in promised.addresses}
     undo.push("delete the pair", _delete_link, promised)
-    veth.create(host, promised, netns_fd)
+    veth.create(host, inner, promised, netns_fd)
     _complete_record(config, promised)
     if promised.host_egress is not None:
         from cni_faasm import egress
@@ -219,7 +219,9 @@ def _delete_link(promised: "Plan") -> None:
     with Netlink() as host:
         outer = veth.find_outer(host, promised)
         if outer is not None:
-            veth.delete(host, outer.ifindex)
+            from cni_faasm import removal  # only a failure needs it
+
+            removal.delete(host, outer.ifindex)
 
 
 def _release(config: "NetworkConfig", promised: "Plan") -> None:

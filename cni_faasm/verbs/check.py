@@ -22,7 +22,7 @@ from cni_faasm import (
 )
 from cni_faasm.errors import DRIFT, UNKNOWN_CONTAINER, CniError
 from cni_faasm.ipam.store import Store
-from cni_faasm.netlink import addr, route, tc, tc_parse
+from cni_faasm.netlink import dumps, route, tc, tc_parse
 from cni_faasm.netlink.link import IFF_UP
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
@@ -30,6 +30,7 @@ from cni_faasm.results import ROUTE_NUMBERS, Route
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from cni_faasm.netlink import addr
     from cni_faasm.netlink.link import Link
     from cni_faasm.plan import Plan
     from cni_faasm.protocol import Request
@@ -192,9 +193,7 @@ def _check_inner(
         _check_address(where, item.address, addresses, found)
     routes: list[route.RouteInfo] = []
     for family in sorted({inet.family(item.address) for item in promised.addresses}):
-        bodies = inner.dump(route.dump_routes(family=family, oif=one.ifindex))
-        routes += [route.parse_route(body, one.ifindex) for body in bodies]
-    routes = [item for item in routes if item.oif == one.ifindex]
+        routes += dumps.routes(inner, family, oif=one.ifindex)
     for gateway in promised.gateways:
         _check_route(where, Route(dst=gateway, prefix_len=len(gateway) * 8), routes, found)
     for wanted in promised.inner_routes():
@@ -240,7 +239,7 @@ def _check_trust(where: str, promised: "Plan", one: "Link", found: "list[Drift]"
 
 
 def _addresses(netlink: Netlink, ifindex: int) -> "list[addr.Addr]":
-    return [addr.parse_addr(body) for body in netlink.dump(addr.dump_addrs(ifindex))]
+    return dumps.addrs(netlink, ifindex)
 
 
 def _check_host_route(
@@ -249,11 +248,10 @@ def _check_host_route(
     """Ask which route the host takes to the container: a dump costs more with each container."""
     what, expected = f"{where}: route", inet.cidr(item.address, item.prefix_len)
     try:
-        body = host.execute([route.get_route(item.address)])[0][0]
+        taken = route.parse_route(host.get(route.get_route(item.address)))
     except NetlinkError:
         found.append((what, expected, "none"))
         return
-    taken = route.parse_route(body)
     if taken.prefix_len != item.prefix_len:
         found.append((what, expected, f"only {inet.cidr(taken.dst, taken.prefix_len)}"))
     elif taken.oif != ifindex:
@@ -270,17 +268,17 @@ def shape_drifts(
         tc.get_class(ifindex, shaping.CLASS_ID),
     ]
     # No dumps: those of qdiscs cost more with every interface of the host.
-    answers = netlink.execute_tolerant(questions if one is not None else questions[:1])
+    answers = netlink.get_tolerant(questions if one is not None else questions[:1])
     for answer in answers:
         if isinstance(answer, NetlinkError) and answer.errno not in _ABSENT:
             raise answer
-    bodies = [None if isinstance(answer, NetlinkError) else answer[0] for answer in answers]
+    bodies = [None if isinstance(answer, NetlinkError) else answer for answer in answers]
     bodies += [None] * (len(questions) - len(bodies))
     root, leaf, one_class = bodies
     filters = []
     if one is not None and root is not None:
         # Also where there must be none: one of somebody's can lead past the class.
-        filters = netlink.dump(tc.dump_filters(ifindex, shaping.ROOT_HANDLE))
+        filters = dumps.filters(netlink, ifindex, shaping.ROOT_HANDLE)
     return shaping_drifts.drifts(
         where,
         one,

@@ -6,7 +6,7 @@ network's), then the link goes, and the address is released last.
 """
 
 from cni_faasm import config as configuration
-from cni_faasm import netns, plan, plan_fields, record, veth
+from cni_faasm import netns, plan, plan_fields, policy, record, removal, veth
 from cni_faasm.errors import TRY_AGAIN, CniError
 from cni_faasm.ipam.store import Store
 from cni_faasm.netlink.transport import Netlink
@@ -62,24 +62,23 @@ def _detach(
             record.remove(config.state_dir, name, request.container_id, request.ifname)
             return
         outer = _find_outer(request, config, name, promised, host)
-        if promised is None and config.shapes_only:
-            alias = plan.alias(name, request.container_id, request.ifname)
-            if outer is None or outer.alias != alias:
-                # The pair and its lease are an earlier plugin's, but a record that cannot be
-                # read, or is half written, tells that there was an ADD.
-                identity = (request.container_id, request.ifname)
-                if outer is not None and record.exists(config.state_dir, name, *identity):
-                    from cni_faasm import chained
+        if promised is None and config.shapes_only and outer is None:
+            # The pair and its lease are an earlier plugin's, but a record that cannot be
+            # read, or is half written, tells that there was an ADD.
+            identity = (request.container_id, request.ifname)
+            other = _through_namespace(request, host)
+            if other is not None and record.exists(config.state_dir, name, *identity):
+                from cni_faasm import chained
 
-                    chained.remove_unrecorded(request, name, host, outer)
-                record.remove(config.state_dir, name, *identity)
-                return
+                chained.remove_unrecorded(request, name, host, other)
+            record.remove(config.state_dir, name, *identity)
+            return
         forget = _forgetting(promised)
         if outer is not None and detach:
-            veth.delete_detached(host, outer.ifindex, forget)
+            removal.delete_detached(host, outer.ifindex, forget)
         else:
             if outer is not None:
-                veth.delete(host, outer.ifindex)
+                removal.delete(host, outer.ifindex)
             if forget is not None:
                 forget()
         if promised is not None and promised.host_egress is not None:
@@ -141,7 +140,7 @@ def _find_outer(
         if found is not None:
             return found
     found = _through_namespace(request, host)
-    if found is not None and (not found.alias or found.alias == alias):
+    if found is not None and _is_marked(found, name, alias):
         return found
     if config.prev_result is not None:
         for interface in config.prev_result.interfaces:
@@ -151,6 +150,19 @@ def _find_outer(
             if veth.owned(found, alias, b""):
                 return found
     return None
+
+
+def _is_marked(found: "Link", name: str, alias: str) -> bool:
+    """Say whether a pair in the container is ours, though no record tells.
+
+    An ADD that was killed before it set the alias has made the pair in its network's group; a
+    pair with neither is another plugin's.
+    """
+    if found.alias:
+        return found.alias == alias
+    if not name:
+        return found.group & policy.GROUP_MASK == policy.GROUP_BASE
+    return found.group == policy.group(name)
 
 
 def _through_namespace(request: "Request", host: Netlink) -> "Link | None":

@@ -5,10 +5,10 @@ failure and goes on, so that one stuck attachment does not keep the others.
 """
 
 from cni_faasm import config as configuration
-from cni_faasm import egress, guard, guard_rules, nat, plan, record, veth
+from cni_faasm import egress, guard, guard_rules, nat, plan, record, removal
 from cni_faasm.errors import INVALID_CONFIG, CniError
 from cni_faasm.ipam.store import Store
-from cni_faasm.netlink import link
+from cni_faasm.netlink import dumps
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.verbs.delete import load_record, release
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from cni_faasm.config import NetworkConfig
+    from cni_faasm.netlink import link
     from cni_faasm.plan import Plan
     from cni_faasm.protocol import Request
 
@@ -89,10 +90,10 @@ def _collect(
         for identity in list(record.list_network(config.state_dir, config.name))
         if choice.dooms(*identity)
     }
-    doomed = _doomed_links(config, choice, host, promises.values())
+    marks = _Marks(config.name, choice, promises.values())
+    doomed = _doomed_links(config, marks, host)
     if not dry_run:
-        # One message by group waits once for RCU; one message a link waits each time.
-        veth.delete_all(host, doomed)
+        doomed = removal.delete_all(host, doomed, marks.doom)
         # Without an index it is being attached, or has never been.
         guard.forget(*(one for one in promises.values() if one is not None and one.host_ifindex))
     removed.extend(f"link {found.name} ({found.alias})" for found in doomed)
@@ -167,29 +168,43 @@ def _unshape(host: Netlink, promised: "Plan") -> None:
         raise kernel.refusal(error) from None
 
 
-def _doomed_links(
-    config: "NetworkConfig", choice: _Choice, host: Netlink, promises: "Iterable[Plan | None]"
-) -> "list[link.Link]":
-    """Return the outer ends of this network that no valid attachment owns.
+class _Marks:
+    """By what a link is known to be one of the network's, and to go.
 
     An outer end is known by its alias, or by the MAC in a record when its ADD was killed
-    before the alias was set, or when the network's name is too long for an alias.
+    before the alias was set, or when the network's name is too long for an alias; an ifb by
+    its network's group.
     """
-    prefix = plan.alias(config.name, "", "").rstrip() + " "
-    dooms_alias = choice.of_aliases(config.name)
-    # A pair that another plugin made is that plugin's to remove.
-    lost_macs = {one.host_mac for one in promises if one is not None and not one.shapes_only}
-    doomed = []
-    kept = []
+
+    __slots__ = ("_dooms_alias", "_lost_macs", "_network", "_prefix")
+
+    def __init__(self, network: str, choice: _Choice, promises: "Iterable[Plan | None]") -> None:
+        self._network = network
+        self._prefix = plan.alias_head(network)
+        self._dooms_alias = choice.of_aliases(network)
+        # A pair that another plugin made is that plugin's to remove.
+        self._lost_macs = {
+            one.host_mac for one in promises if one is not None and not one.shapes_only
+        }
+
+    def doom(self, found: "link.Link") -> bool:
+        """Say whether a pair is to go, by its outer end; or whether a stray ifb is ours."""
+        if found.kind == egress.KIND:
+            return egress.is_of(found, self._network)
+        if found.kind != "veth":
+            return False
+        is_named = found.alias.startswith(self._prefix) and self._dooms_alias(found.alias)
+        return is_named or found.address in self._lost_macs
+
+
+def _doomed_links(config: "NetworkConfig", marks: _Marks, host: Netlink) -> "list[link.Link]":
+    """Return the outer ends of this network that no valid attachment owns, and stray ifbs."""
+    doomed: list[link.Link] = []
+    kept: list[link.Link] = []
     # Before the pairs: what an ADD makes meanwhile has its pair, and the pair is first.
     found_ifbs = egress.devices(host, config.name)
-    for body in host.dump(link.dump_links(kind="veth")):
-        found = link.parse_link(body)
-        ours = found.alias.startswith(prefix) and dooms_alias(found.alias)
-        if ours or found.address in lost_macs:
-            doomed.append(found)
-        else:
-            kept.append(found)
+    for found in dumps.links(host, "veth"):
+        (doomed if marks.doom(found) else kept).append(found)
     # What went without its ifb, or is to go now.
     return doomed + egress.strays(found_ifbs, kept)
 

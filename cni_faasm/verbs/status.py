@@ -114,7 +114,7 @@ def _rehearse(
         scope=kernel.scope(config, "", None),
     )
     promised.ifname = "eth0"
-    veth.create(host, promised, inner_fd)
+    veth.create(host, inner, promised, inner_fd)
     egress.make(host, promised)
     veth.configure(host, inner, promised)
     nat.ensure(promised)

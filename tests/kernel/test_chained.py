@@ -52,6 +52,7 @@ def _rates(namespace: Namespace, device: str) -> list[int]:
     return [one["rate"] for one in namespace.classes(device)]
 
 
+@pytest.mark.also_reluctant
 def test_add_check_del(host: Host, container: Namespace, chain: dict[str, Any]) -> None:
     before = container.links()
     alone = {**chain, "plugins": chain["plugins"][:1]}
@@ -165,6 +166,7 @@ def test_a_limit_of_somebody_elses_stays(host: Host, container: Namespace) -> No
     assert host.records() == {}
 
 
+@pytest.mark.also_reluctant
 def test_gc_leaves_the_pair(host: Host, container: Namespace, chain: dict[str, Any]) -> None:
     """And takes the limits off, so that the pair can be attached anew."""
     chain["plugins"][1]["bandwidth"] = {"egressRate": RATE // 2, "enforceEgress": "host"}
@@ -184,6 +186,7 @@ def test_gc_leaves_the_pair(host: Host, container: Namespace, chain: dict[str, A
     host.add(container, {**again, "prevResult": result})
 
 
+@pytest.mark.also_reluctant
 @pytest.mark.parametrize("content", [b"", b"{", bytes(900), None])
 def test_del_without_a_readable_record(
     host: Host, container: Namespace, chain: dict[str, Any], content: bytes | None

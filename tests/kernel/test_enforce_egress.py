@@ -153,6 +153,7 @@ def test_without_it_nothing_holds(host: Host, container: Namespace) -> None:
     assert flow.bits_per_second > 10 * RATE
 
 
+@pytest.mark.also_reluctant
 def test_what_is_made_and_goes(host: Host, container: Namespace) -> None:
     host.add_remote()
     before = host.snapshot()
@@ -216,6 +217,7 @@ def test_set_rate(host: Host, container: Namespace) -> None:
     host.check(container, network, result).ok()
 
 
+@pytest.mark.also_reluctant
 def test_gc_finds_what_a_dead_namespace_leaves(host: Host) -> None:
     container = host.add_container()
     network = {**config(host), "cniVersion": "1.1.0"}
@@ -246,6 +248,7 @@ def test_what_another_pair_of_the_name_left(host: Host, name: str) -> None:
     second.run(["busybox", "ping", "-c1", "-W2", REMOTE.removesuffix("1") + "2"])
 
 
+@pytest.mark.also_reluctant
 def test_gc_tells_an_ifb_from_that_of_the_name_before(host: Host) -> None:
     first, second = host.add_container(), host.add_container()
     network = {**config(host), "cniVersion": "1.1.0"}
@@ -271,6 +274,7 @@ def test_what_else_is_refused(host: Host, container: Namespace) -> None:
     assert "enforceEgress" in error["msg"]
 
 
+@pytest.mark.also_reluctant
 def test_after_bridge(host: Host, container: Namespace) -> None:
     own = {
         "type": "faasm",

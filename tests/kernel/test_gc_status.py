@@ -7,6 +7,8 @@ import pytest
 
 from tests.host import Host
 
+pytestmark = pytest.mark.also_reluctant
+
 TABLES = ["arp guard_testnet", "inet faasm_testnet", "inet guard_testnet"]
 
 

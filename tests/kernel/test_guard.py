@@ -48,6 +48,7 @@ def test_a_mac_that_a_later_plugin_has_changed(host: Host, version: int) -> None
     assert passes(host, again, version, again.address[version])
 
 
+@pytest.mark.also_reluctant
 def test_a_container_of_two_networks(host: Host) -> None:
     """It answers by its first interface; both addresses are its own on both."""
     add_remote(host)
@@ -71,6 +72,7 @@ def second_network(host: Host, **keys: Any) -> dict[str, Any]:
     return second
 
 
+@pytest.mark.also_reluctant
 @pytest.mark.parametrize("verb", ["DEL", "GC"])
 @pytest.mark.parametrize("guarded", [True, False])
 def test_an_address_of_an_attachment_that_went(host: Host, verb: str, guarded: bool) -> None:
@@ -332,6 +334,7 @@ def test_drifts_are_found_and_repaired(host: Host, case: str) -> None:
         host.check(two.inside, network, two.result).ok()
 
 
+@pytest.mark.also_reluctant
 def test_what_a_killed_del_leaves_is_swept(host: Host) -> None:
     one, two = Attached(host, config(host)), Attached(host, config(host))
     for each in (one, two):

@@ -1,0 +1,106 @@
+"""Read dumps, and believe no filter: a kernel may send more than it was asked for.
+
+A filter is a wish. Links of one kind are not filtered while no module of that kind is loaded,
+and before strict checking (Linux 4.20) most filters are passed over. So every object is looked
+at once more here, and nothing else of ours reads a dump.
+"""
+
+from cni_faasm.netlink import addr, link, nft, nft_set, route, tc, tc_parse
+from cni_faasm.netlink.wire import fixed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni_faasm.netlink.transport import Netlink
+
+_FAMILIES = (2, 10)  # AF_INET, AF_INET6
+
+
+def links(netlink: "Netlink", kind: str, *, stats: bool = False) -> "list[link.Link]":
+    """Return all interfaces of a kind. Raises: NetlinkError."""
+    bodies = netlink.dump(link.dump_links(kind, stats=stats))
+    return [one for one in map(link.parse_link, bodies) if one.kind == kind]
+
+
+def group_members(netlink: "Netlink", group: int) -> "list[link.Link]":
+    """Return all interfaces of a group, of whatever kind. Raises: NetlinkError."""
+    bodies = netlink.dump(link.dump_links())
+    return [one for one in map(link.parse_link, bodies) if one.group == group]
+
+
+def addrs(netlink: "Netlink", ifindex: int = 0) -> "list[addr.Addr]":
+    """Return the IPv4 and IPv6 addresses of an interface (0: of all). Raises: NetlinkError."""
+    bodies = netlink.dump(addr.dump_addrs(ifindex))
+    found = [addr.parse_addr(body) for body in bodies if body[:1] and body[0] in _FAMILIES]
+    return [one for one in found if ifindex in (0, one.ifindex)]
+
+
+def routes(
+    netlink: "Netlink",
+    family: int,
+    *,
+    oif: "int | None" = None,
+    table: "int | None" = None,
+    hop: "int | None" = None,
+) -> "list[route.RouteInfo]":
+    """Return the routes of a family by an interface, in a table (None: all).
+
+    hop: of a multipath route tell the hop by this interface; else the one by oif.
+    Raises: NetlinkError.
+    """
+    bodies = netlink.dump(route.dump_routes(family=family, oif=oif, table=table))
+    hop = hop if oif is None else oif
+    found = [route.parse_route(body, hop) for body in bodies if body[:1] == bytes([family])]
+    return [one for one in found if oif in (None, one.oif) and table in (None, one.table)]
+
+
+def qdiscs(netlink: "Netlink") -> "list[tc_parse.Qdisc]":
+    """Return the qdiscs of all interfaces. Raises: NetlinkError."""
+    return [tc_parse.parse_qdisc(body) for body in netlink.dump(tc.dump_qdiscs())]
+
+
+def classes(netlink: "Netlink", ifindex: int) -> "list[tc_parse.HtbClass]":
+    """Return an interface's HTB classes. Raises: NetlinkError."""
+    found = map(tc_parse.parse_class, netlink.dump(tc.dump_classes(ifindex)))
+    return [one for one in found if one is not None and one.ifindex == ifindex]
+
+
+def filters(netlink: "Netlink", ifindex: int, parent: int) -> "list[bytes]":
+    """Return the filters of one qdisc as they came. Raises: NetlinkError."""
+    found = []
+    for body in netlink.dump(tc.dump_filters(ifindex, parent)):
+        _, _, _, its_ifindex, _, its_parent, _ = fixed(tc.TCMSG, body, "tcmsg")
+        if its_ifindex == ifindex and its_parent == parent:
+            found.append(body)
+    return found
+
+
+def tables(netfilter: "Netlink", family: int) -> "list[nft.Table]":
+    """Return the nftables tables of a family. Raises: NetlinkError."""
+    found = map(nft.parse_table, netfilter.dump(nft.dump_tables(family)))
+    return [one for one in found if one.family == family]
+
+
+def rules(netfilter: "Netlink", family: int, table: str, chain: str) -> "list[nft.Rule]":
+    """Return the rules of one chain, in order. Raises: NetlinkError."""
+    return [one for one, _ in rules_with_bodies(netfilter, family, table, chain)]
+
+
+def rules_with_bodies(
+    netfilter: "Netlink", family: int, table: str, chain: str
+) -> "list[tuple[nft.Rule, bytes]]":
+    """Return the rules of one chain, each with its message's body. Raises: NetlinkError."""
+    bodies = netfilter.dump(nft.dump_rules(family, table, chain))
+    return [
+        (one, body)
+        for one, body in zip(map(nft.parse_rule, bodies), bodies, strict=True)
+        if (one.family, one.table, one.chain) == (family, table, chain)
+    ]
+
+
+def elements(netfilter: "Netlink", family: int, table: str, name: str) -> "list[bytes]":
+    """Return the keys of a set. Raises: NetlinkError; ENOENT when the set is not there."""
+    found = []
+    for body in netfilter.dump(nft_set.dump_elements(family, table, name)):
+        if nft_set.parse_place(body) == (family, table, name):
+            found.extend(nft_set.parse_elements(body))
+    return found
