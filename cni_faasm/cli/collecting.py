@@ -12,7 +12,7 @@ from typing import Annotated, NamedTuple
 import typer
 
 from cni_faasm import config as configuration
-from cni_faasm import guard_rules, kernel, nat, record, veth
+from cni_faasm import guard_rules, kernel, nat, plan, record, veth
 from cni_faasm.cli import attachments, networks, output
 from cni_faasm.cli.attachments import Attachment
 from cni_faasm.cli.fault import ToolError
@@ -129,12 +129,21 @@ def _collect(place: Place, living: Living, host: Netlink, dry_run: bool) -> Outc
     """Remove what is dead of one network. Raises: ToolError, CniError."""
     known = list(attachments.every([place.state_dir], place.network))
     alive = {(one.container_id, one.ifname) for one in known if is_alive(one, living, host)}
+    torn = {(one.container_id, one.ifname) for one in known if one.promised is None}
+    doubtful = torn & _traces_of_life(place, torn, living, host)
+    kept = [
+        f"attachment {container_id} {ifname}: its record in {place.state_dir} cannot be read, "
+        "but it is alive"
+        for container_id, ifname in sorted(doubtful)
+    ]
+    alive |= doubtful
     dead = {(one.container_id, one.ifname) for one in known} - alive
-    kept: list[str] = []
     prefix = f"{ALIAS} {place.network} "
     recorded = {one.promised.host_ifindex for one in known if one.promised}
     for found in dumps.links(host, "veth"):
         if not found.alias.startswith(prefix) or found.ifindex in recorded:
+            continue
+        if tuple(found.alias.removeprefix(prefix).split()) in doubtful:
             continue
         words = found.alias.removeprefix(prefix).split()
         if found.ifindex in living.peers:
@@ -158,6 +167,28 @@ def _collect(place: Place, living: Living, host: Netlink, dry_run: bool) -> Outc
     except CniError as error:
         raise ToolError(f"{place.network}: {error.msg}", error.details) from None
     return Outcome(place.network, removed, kept)
+
+
+def _traces_of_life(
+    place: Place, wanted: set[tuple[str, str]], living: Living, host: Netlink
+) -> set[tuple[str, str]]:
+    """Return which attachments have a pair into a living namespace, or an address in one.
+
+    For those whose record cannot be read: a kill or a full disk may have emptied it, and the
+    container runs on.
+    """
+    if not wanted:
+        return set()
+    alive = set()
+    aliases = {plan.alias(place.network, *identity): identity for identity in wanted}
+    for found in dumps.links(host, "veth"):
+        if found.alias in aliases and found.ifindex in living.peers:
+            alive.add(aliases[found.alias])
+    with Store(place.data_dir, place.network, create=False, lock=False) as store:
+        for address, container_id, ifname, _ in store.leases():
+            if address in living.addresses:
+                alive |= {one for one in wanted if one == (container_id, ifname or one[1])}
+    return alive
 
 
 def is_alive(one: Attachment, living: Living, host: Netlink) -> bool:

@@ -96,6 +96,40 @@ def test_a_link_without_a_record(tool: Tool) -> None:
     assert host.leases() == {}
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"null", b'{"boot', b"\0" * 400])
+@pytest.mark.parametrize("members", [1, 2])
+def test_a_torn_record_of_what_is_alive(tool: Tool, content: bytes, members: int) -> None:
+    """What a power cut or a full disk leaves: the container runs on, so all of it stays."""
+    host = tool.host
+    containers = [add(tool) for _ in range(members)]
+    name = next(name for name in host.records() if containers[0].name in name)
+    (host.state_dir / name).write_bytes(content)
+    for lease in host.data_dir.glob("testnet/10.*"):
+        os.utime(lease, (time.time() - 3600,) * 2)
+    leases, links = host.leases(), host.links()
+    told = outcome(tool)
+    assert told["removed"] == []
+    [kept] = told["kept"]
+    assert containers[0].name in kept
+    assert "cannot be read" in kept
+    assert (host.leases(), host.links()) == (leases, links)
+    assert sorted(host.nft_tables()) == TABLES
+    containers[0].delete()
+    wait_until(lambda: host.link("faasm0") is None, "the pair to go")
+    assert f"attachment {containers[0].name} eth0" in outcome(tool)["removed"]
+    assert len(host.leases()) == members - 1
+
+
+def test_a_torn_record_and_no_alias(tool: Tool) -> None:
+    """Its address in a living namespace is a trace of life, too."""
+    add(tool)
+    [name] = tool.host.records()
+    (tool.host.state_dir / name).write_bytes(b"")
+    tool.host.run(["ip", "link", "set", "faasm0", "alias", ""])
+    assert outcome(tool)["removed"] == []
+    assert tool.host.links() == ["faasm0"]
+
+
 def test_leases_without_a_record(tool: Tool) -> None:
     """host-local's: dead are those whose address is on no interface of the host."""
     host = tool.host
