@@ -77,11 +77,15 @@ def reclaim_earlier_boot(
     swept_now = Reclaimed()
     current: set[tuple[str, str]] = set()
     dead: set[tuple[str, str]] = set()
+    torn: set[tuple[str, str]] = set()
     for container_id, ifname in list(record.list_network(state_dir, network)):
         document = record.read(state_dir, network, container_id, ifname)
-        is_current = document is not None and document["bootID"] == boot_id
+        if document is None:
+            torn.add((container_id, ifname))
+            continue
+        is_current = document["bootID"] == boot_id
         (current if is_current else dead).add((container_id, ifname))
-        if document is not None and not is_current and document.get("ipamPlugin"):
+        if not is_current and document.get("ipamPlugin"):
             swept_now.delegated.append((container_id, ifname))
     # The age of a lease tells those that host-local made in this boot from older ones.
     # Where the clock is set only after boot (no RTC, NTP steps it forward), the moment below
@@ -91,6 +95,9 @@ def reclaim_earlier_boot(
     # record is of an earlier boot go whatever the clock says, and before the record.
     record.sweep_temporary(state_dir, network)
     swept_now.addresses = store.sweep_before(boot_time(), current, dead)
+    if torn:
+        # Its lease's age tells the boot of a record that cannot be read: it may be alive.
+        dead |= torn - {(container_id, ifname) for _, container_id, ifname, _ in store.leases()}
     for container_id, ifname in sorted(dead.difference(swept_now.delegated)):
         try:
             if record.remove(state_dir, network, container_id, ifname):

@@ -77,6 +77,17 @@ def test_what_an_earlier_boot_left_is_swept(host: Host) -> None:
     assert sorted(os.listdir(host.records)) == ["alive@eth0", "boot", "gone"]
 
 
+def test_a_torn_record_of_this_boot_is_in_doubt(host: Host) -> None:
+    """What a full disk leaves in a running container's place, the marker included."""
+    host.attach("running", "10.1.0.2", old=False)
+    host.attach("gone", "10.1.0.3", old=True)
+    for name in ("running", "gone"):
+        (host.records / f"{name}@eth0").write_bytes(b"")
+    assert host.reclaim() == (["10.1.0.3"], ["gone"])
+    assert host.addresses() == ["10.1.0.2"]
+    assert (host.records / "running@eth0").exists()
+
+
 def test_ours_are_kept_though_the_clock_was_stepped(host: Host) -> None:
     """Without an RTC a lease of this boot may look older than the boot; its record counts."""
     host.attach("alive", "10.1.0.3", old=False)
