@@ -53,6 +53,12 @@ def routes(
     return [one for one in found if oif in (None, one.oif) and table in (None, one.table)]
 
 
+def next_hops(netlink: "Netlink", family: int) -> "set[bytes]":
+    """Return the gateways of all routes of a family. Raises: NetlinkError."""
+    bodies = netlink.dump(route.dump_routes(family=family))
+    return {hop for body in bodies if body[:1] == bytes([family]) for hop in route.next_hops(body)}
+
+
 def qdiscs(netlink: "Netlink") -> "list[tc_parse.Qdisc]":
     """Return the qdiscs of all interfaces. Raises: NetlinkError."""
     return [tc_parse.parse_qdisc(body) for body in netlink.dump(tc.dump_qdiscs())]

@@ -27,7 +27,12 @@ RTM_GETNEIGH = 30
 NDA_DST = 1
 NDA_LLADDR = 2
 NDA_IFINDEX = 8
+NUD_INCOMPLETE = 0x01
+NUD_REACHABLE = 0x02
+NUD_DELAY = 0x08
+NUD_PROBE = 0x10
 NUD_PERMANENT = 0x80
+NTF_USE = 0x01
 NTF_EXT_LEARNED = 0x10
 
 _NDMSG = Struct("=BBHiHBB")  # family, pad, pad, index, state, flags, type
@@ -65,6 +70,24 @@ def new_neigh(
     )
     label = f"ip neigh replace {unpack(dst)} lladdr {lladdr.hex(':')} dev if{ifindex}"
     return RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, body, label
+
+
+def use_neigh(ifindex: int, dst: bytes) -> "Message":
+    """Have the kernel ask who has an address, as if there were a packet for it.
+
+    Equivalent to: ip neigh add DST dev IF nud none use
+    """
+    body = _NDMSG.pack(family(dst), 0, 0, ifindex, 0, NTF_USE, 0) + attr(NDA_DST, dst)
+    return RTM_NEWNEIGH, NLM_F_CREATE, body, f"ip neigh add {unpack(dst)} dev if{ifindex} use"
+
+
+def get_neigh(ifindex: int, dst: bytes) -> "Message":
+    """Ask for one neighbour; ENOENT when it is not known.
+
+    Equivalent to: ip neigh get DST dev IF
+    """
+    body = _NDMSG.pack(family(dst), 0, 0, ifindex, 0, 0, 0) + attr(NDA_DST, dst)
+    return RTM_GETNEIGH, 0, body, f"ip neigh get {unpack(dst)} dev if{ifindex}"
 
 
 def del_neigh(ifindex: int, dst: bytes) -> "Message":

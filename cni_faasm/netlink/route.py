@@ -29,6 +29,7 @@ RTM_DELROUTE = 25
 RTM_GETROUTE = 26
 RTN_UNSPEC = 0
 RTN_UNICAST = 1
+RTN_LOCAL = 2
 RTPROT_UNSPEC = 0
 RTPROT_BOOT = 3
 RT_SCOPE_UNIVERSE = 0
@@ -312,6 +313,24 @@ def parse_route(body: bytes, oif: "int | None" = None) -> RouteInfo:
         mtu=get_u32(metrics, RTAX_MTU) if RTAX_MTU in metrics else None,
         advmss=get_u32(metrics, RTAX_ADVMSS) if RTAX_ADVMSS in metrics else None,
     )
+
+
+def next_hops(body: bytes) -> "list[bytes]":
+    """Decode RTM_NEWROUTE: the gateways of all its hops.
+
+    Raises: NetlinkError when it is malformed.
+    """
+    attrs = parse_attrs(body, _RTMSG.size)
+    found = [attrs.get(RTA_GATEWAY)]
+    multipath, start = attrs.get(RTA_MULTIPATH, b""), 0
+    while start < len(multipath):
+        length, _, _, _ = fixed(_RTNEXTHOP, multipath[start:], "rtnexthop")
+        end = start + length
+        if length < _RTNEXTHOP.size or end > len(multipath):
+            raise malformed("rtnexthop")
+        found.append(parse_attrs(multipath, start + _RTNEXTHOP.size, end).get(RTA_GATEWAY))
+        start = end + -end % 4
+    return [one for one in found if one is not None]
 
 
 def _hop(multipath: bytes, oif: "int | None") -> "tuple[int, dict[int, bytes]]":

@@ -5,6 +5,7 @@ import time
 
 from cni_faasm import (
     accepted,
+    claims,
     forwarding,
     guard,
     inet,
@@ -154,6 +155,7 @@ def _make(
     host, inner = sockets
     netns_fd, own_fd = namespaces
     lengths = {len(item.address) for item in promised.addresses}
+    claims.demand_free(host, promised)
     undo.push("delete the pair", _delete_link, promised)
     veth.create(host, inner, promised, netns_fd)
     _complete_record(config, promised)
@@ -179,7 +181,7 @@ def _make(
     nat.ensure(promised)
     missing = {length for length in lengths if not forwarding.is_on(length)}
     if missing:
-        forwarding.switch_on(missing, veth.uplink_name(host, 16) if 16 in missing else "")
+        forwarding.switch_on(missing)
 
 
 def _write_record(config: "NetworkConfig", promised: "Plan") -> None:

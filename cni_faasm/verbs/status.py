@@ -6,8 +6,21 @@ attachment's kernel objects in an empty namespace that vanishes with the process
 
 import posix
 
+from cni_faasm import (
+    claims,
+    egress,
+    files,
+    forwarding,
+    guard,
+    inet,
+    kernel,
+    nat,
+    netns,
+    plan,
+    record,
+    veth,
+)
 from cni_faasm import config as configuration
-from cni_faasm import egress, files, forwarding, guard, inet, kernel, nat, netns, plan, record, veth
 from cni_faasm.errors import INVALID_CONFIG, PLUGIN_NOT_AVAILABLE, CniError
 from cni_faasm.ipam import reclaim
 from cni_faasm.ipam.store import Allocation, Store
@@ -39,6 +52,9 @@ def status(request: "Request") -> None:
         _try_records(config)
         for length in {len(item.address) for item in allocations}:
             forwarding.demand(length)
+        gateways = [one.gateway for range_set in config.range_sets for one in range_set]
+        with Netlink() as host:
+            claims.demand(host, gateways, [])
         _try_kernel(
             lambda sockets, inner_fd: _rehearse(config, request, allocations, sockets, inner_fd)
         )
