@@ -6,7 +6,7 @@ from cni_faasm.errors import IO_FAILURE, CniError
 
 _IPV4 = "/proc/sys/net/ipv4/ip_forward"
 _IPV6 = "/proc/sys/net/ipv6/conf/all/forwarding"
-_IPV6_ACCEPT_RA = "/proc/sys/net/ipv6/conf/{}/accept_ra"
+_IPV6_CONF = "/proc/sys/net/ipv6/conf"
 _BY_LENGTH = {4: _IPV4, 16: _IPV6}
 
 
@@ -73,19 +73,30 @@ def demand(length: int) -> None:
         )
 
 
-def switch_on(lengths: "set[int]", uplink: str) -> None:
+def switch_on(lengths: "set[int]") -> None:
     """Switch forwarding on for the families used, where it is off.
 
-    uplink: the interface of the default IPv6 route, "" when there is none. A host that
-    forwards IPv6 ignores router advertisements, and would lose the default route it
-    learnt from one; accept_ra=2 keeps it (ip-sysctl, accept_ra).
     Raises: CniError 5.
     """
     for length in sorted(lengths):
-        if is_on(length):
-            continue
-        if length == 16 and uplink:
-            accept_ra = _IPV6_ACCEPT_RA.format(uplink)
-            if read(accept_ra) == "1":
-                write(accept_ra, "2")
-        write(_path(length), "1")
+        if not is_on(length):
+            if length == 16:
+                _keep_listening()
+            write(_path(length), "1")
+
+
+def _keep_listening() -> None:
+    """Let the host believe its routers as before: who forwards is deaf to them by default.
+
+    accept_ra=1 listens only while forwarding is off; 2 also then (ip-sysctl, accept_ra). All
+    interfaces that listen go on, for any of them may have addresses or routes of a router, and
+    so do those that come later. Outer ends of ours listen to nobody.
+    """
+    try:
+        names = posix.listdir(_IPV6_CONF)
+    except FileNotFoundError:
+        return
+    for name in names:
+        accept_ra = f"{_IPV6_CONF}/{name}/accept_ra"
+        if read(accept_ra) == "1":
+            write(accept_ra, "2")

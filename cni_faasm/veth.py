@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from cni_faasm.plan import Plan, PlannedAddress
 
 LOOPBACK_IFINDEX = 1
-RTN_LOCAL = 2  # <linux/rtnetlink.h>
 NUD_STALE = 0x04  # <linux/neighbour.h>
 NUD_PERMANENT = 0x80
 _IPV6 = "/proc/sys/net/ipv6"
@@ -82,12 +81,6 @@ def uplink_mtu(host: Netlink) -> int:
         if uplink is not None and uplink.ifindex != LOOPBACK_IFINDEX:
             return uplink.mtu
     return 0
-
-
-def uplink_name(host: Netlink, length: int) -> str:
-    """Return the name of the default route's interface of a family (4 or 16), or ""."""
-    uplink = _uplink(host, length)
-    return "" if uplink is None else uplink.name
 
 
 def create(host: Netlink, inner: Netlink, plan: "Plan", netns_fd: int) -> None:
@@ -237,7 +230,7 @@ def _configure_outer(host: Netlink, plan: "Plan") -> None:
         if not isinstance(answer, NetlinkError) and answer:
             taken = route.parse_route(answer[0])
         # Another interface alone proves nothing: rules may route by more than the address.
-        if (taken is not None and taken.type == RTN_LOCAL) or (
+        if (taken is not None and taken.type == route.RTN_LOCAL) or (
             is_taken and (taken is None or taken.oif != plan.host_ifindex)
         ):
             _take_route(host, plan, item, taken)
@@ -252,7 +245,7 @@ def _take_route(
     route of another network or of the operator's is in use, for all that we know.
     """
     where = "nowhere" if taken is None else "to itself"
-    if taken is not None and taken.type != RTN_LOCAL:
+    if taken is not None and taken.type != route.RTN_LOCAL:
         other = find(host, ifindex=taken.oif) if taken.oif else None
         if other is not None and other.alias.startswith(f"{plan.alias_prefix} "):
             message = route.new_route(

@@ -136,8 +136,7 @@ class _Mender:
                 )
 
     def _forwarding(self, length: int) -> None:
-        uplink = veth.uplink_name(self.host, length) if length == 16 else ""
-        forwarding.switch_on({length}, uplink)
+        forwarding.switch_on({length})
 
     def _end(self, inside: bool, thing: str, drift: Drift) -> None:
         """Put right what is wrong with one end of the pair."""

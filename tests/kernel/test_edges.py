@@ -562,3 +562,25 @@ def test_descriptors_are_closed(host: Host, container: Namespace) -> None:
     for verb in ("STATUS", "ADD", "ADD", "CHECK", "DEL", "DEL", "GC"):
         with host.entered():
             judge({**environ, "CNI_COMMAND": verb}, json.dumps(config).encode())
+
+
+def test_ipv6_forwarding_keeps_the_host_listening_to_its_routers(
+    host: Host, container: Namespace
+) -> None:
+    """By all its interfaces: before any default route, and by those that come later."""
+    host.add_remote(default_route=False)
+    host.add_remote(subnet="203.0.113", subnet6="2001:db8:113:", default_route=False)
+    host.run(["ip", "link", "add", "deaf", "type", "veth", "peer", "name", "other"])
+    host.sysctl("net.ipv6.conf.deaf.accept_ra", "0")
+    assert host.sysctl("net.ipv6.conf.all.forwarding") == "0"
+    assert host.sysctl("net.ipv6.conf.uplink2.accept_ra") == "1"
+    host.add(container, host.config(ipam=DUAL_STACK))
+    host.run(["ip", "link", "add", "later", "type", "veth", "peer", "name", "its"])
+    told = {
+        name: host.sysctl(f"net.ipv6.conf.{name}.accept_ra")
+        for name in ("uplink", "uplink2", "deaf", "faasm0", "later")
+    }
+    assert told == {"uplink": "2", "uplink2": "2", "deaf": "0", "faasm0": "0", "later": "2"}
+    second = host.add_container()
+    host.add(second, host.config(ipam=DUAL_STACK))
+    assert host.sysctl("net.ipv6.conf.faasm1.accept_ra") == "0"
