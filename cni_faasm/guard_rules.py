@@ -144,9 +144,11 @@ def _binding(ours: bytes, sender: str) -> "list[bytes]":
 
     back = nft_expr.verdict(nft_expr.RETURN)
     bind = nft_match.remember(nft_match.INTERFACE, BOUND, _LEARNED_MS)
-    learn = nft_match.remember(sender, LEARNED, _LEARNED_MS)
+    learn, again = (
+        nft_match.remember(sender, LEARNED, _LEARNED_MS, matched=known) for known in (False, True)
+    )
     return [
-        ours + nft_match.listed(sender, LEARNED) + learn + bind + back,
+        ours + nft_match.listed(sender, LEARNED) + again + bind + back,
         ours
         + nft_match.listed(nft_match.INTERFACE, BOUND)
         + nft_expr.counter()

@@ -290,10 +290,12 @@ def describe(expressions: bytes) -> str:
     """Put a rule's expressions into words, so that rules can be compared.
 
     Counters show no numbers, comments nothing; of expressions that are not made here only
-    the name is known.
+    the name is known. What a packet must match before anything is done with it is sorted: nft
+    does not keep its order when it reads what it has written.
     Raises: NetlinkError when they are malformed.
     """
     words: list[str] = []
+    names: list[str] = []
     for element in parse_list(expressions):
         attrs = parse_attrs(element)
         name = get_text(attrs, NFTA_EXPR_NAME)
@@ -320,7 +322,16 @@ def describe(expressions: bytes) -> str:
             words.append(f"{name} {_numbers(data)}")
         else:
             words.append("masquerade" if name == "masq" else name)
-    return " ".join(words)
+        names += [name] * (len(words) - len(names))
+    matches = []
+    begun = 0
+    for place, name in enumerate(names):
+        if name in ("cmp", "lookup"):
+            matches.append(" ".join(words[begun : place + 1]))
+            begun = place + 1
+        elif name not in ("meta", "payload", "fib", "ct", "bitwise"):
+            break
+    return " ".join(sorted(matches) + words[begun:])
 
 
 def _numbers(attrs: "dict[int, bytes]") -> str:

@@ -99,14 +99,12 @@ def _interface() -> bytes:
     return meta(NFT_META_IIF)
 
 
+def _ethernet() -> bytes:
+    return meta(NFT_META_IIFTYPE) + compare(_U16.pack(ARPHRD_ETHER), NFT_CMP_EQ)
+
+
 def _sender() -> bytes:
-    """Load interface and source MAC, after making sure that there is one."""
-    return (
-        meta(NFT_META_IIFTYPE)
-        + compare(_U16.pack(ARPHRD_ETHER), NFT_CMP_EQ)
-        + _interface()
-        + payload(NFT_PAYLOAD_LL_HEADER, 6, 6, NFT_REG32_01)
-    )
+    return _interface() + payload(NFT_PAYLOAD_LL_HEADER, 6, 6, NFT_REG32_01)
 
 
 def _arp_sender() -> bytes:
@@ -140,6 +138,8 @@ _LOADS = {
     SOURCE4: _source4,
     SOURCE6: _source6,
 }
+# These want a frame that has a MAC address.
+_OF_ETHERNET = (SENDER, ARP_SENDER)
 
 
 def listed(key: str, name: str, *, negate: bool = False) -> bytes:
@@ -147,15 +147,20 @@ def listed(key: str, name: str, *, negate: bool = False) -> bytes:
 
     key: one of those above. Equivalent to: KEY [!=] @NAME
     """
-    return _LOADS[key]() + _in(name, negate)
+    return _wanted(key) + _LOADS[key]() + _in(name, negate)
 
 
-def remember(key: str, name: str, timeout_ms: int) -> bytes:
+def remember(key: str, name: str, timeout_ms: int, *, matched: bool = False) -> bytes:
     """Put into a set, or keep there for as long again.
 
+    matched: whether the rule has looked the same key up before.
     Equivalent to: update @NAME { KEY timeout T }
     """
-    return _LOADS[key]() + _put(name, timeout_ms)
+    return (b"" if matched else _wanted(key)) + _LOADS[key]() + _put(name, timeout_ms)
+
+
+def _wanted(key: str) -> bytes:
+    return _ethernet() if key in _OF_ETHERNET else b""
 
 
 def source_not_routed_back() -> bytes:
@@ -169,7 +174,7 @@ def source_not_routed_back() -> bytes:
         attr_be32(NFTA_FIB_DREG, NFT_REG_1),
         attr_be32(NFTA_FIB_RESULT, NFT_FIB_RESULT_OIF),
         attr_be32(NFTA_FIB_FLAGS, flags),
-    ) + compare(b"\0", NFT_CMP_EQ)
+    ) + compare(bytes(4), NFT_CMP_EQ)
 
 
 def known_connection() -> bytes:

@@ -450,9 +450,24 @@ def test_rules_are_put_into_words() -> None:
         + nft_expr.verdict(nft_expr.DROP)
     )
     assert nft_expr.describe(rule) == (
-        "meta iifname == 666161736d meta nfproto == 02 @1+16 4b & fffe0000 != 0ac80000 "
-        "meta nfproto == 0a @1+8 1b == fd counter masquerade drop"
+        "@1+16 4b & fffe0000 != 0ac80000 @1+8 1b == fd meta iifname == 666161736d "
+        "meta nfproto == 02 meta nfproto == 0a counter masquerade drop"
     )
+
+
+def test_what_matches_may_stand_in_any_order_and_what_is_done_may_not() -> None:
+    one, other = nft_expr.match_iifname("a"), nft_expr.match_oifname("b")
+    counted, dropped = nft_expr.counter(), nft_expr.verdict(nft_expr.DROP)
+    words = nft_expr.describe(one + other + counted + dropped)
+    assert nft_expr.describe(other + one + counted + dropped) == words
+    for changed in (
+        one + counted + other + dropped,
+        one + other + dropped + counted,
+        one + counted + dropped,
+        one + one + other + counted + dropped,
+        nft_expr.match_iifname("a", negate=True) + other + counted + dropped,
+    ):
+        assert nft_expr.describe(changed) != words
 
 
 @pytest.mark.parametrize(
