@@ -57,7 +57,7 @@ class NetworkConfig:
     ourselves. guard: what containers must not do, None for nothing. prev_result: of the plugins before this one, or at CHECK and DEL of the whole
     chain's ADD. shapes_only: there is no "ipam", and the pair is an earlier plugin's.
     valid_attachments: GC's (container id, ifname) pairs, None when it was given none.
-    warnings: what was changed.
+    warnings: what was changed. unknown: the paths of keys that nobody reads.
     """
 
     __slots__ = (
@@ -87,6 +87,7 @@ class NetworkConfig:
         "state_dir",
         "subnets",
         "subnets_only",
+        "unknown",
         "valid_attachments",
         "warnings",
     )
@@ -120,6 +121,7 @@ class NetworkConfig:
         self.shapes_only = False
         self.valid_attachments: list[tuple[str, str]] | None = None
         self.warnings: list[str] = []
+        self.unknown: list[str] = []
 
 
 def load(
@@ -170,7 +172,7 @@ def check_faults(
 def _read(
     document: "dict[str, object]", args: "dict[str, str] | None", prefix: str, verb: str
 ) -> "tuple[NetworkConfig, schema.Faults]":
-    faults = schema.Faults()
+    faults = schema.Faults(prefix)
     config = NetworkConfig()
     top = Section(document, schema.TOP, prefix, faults)
     # What the runtime or the list adds does not stand in the plugin's own object.
@@ -205,6 +207,7 @@ def _read(
     if "prevResult" in outer.values:
         _read_prev_result(config, outer)
     _read_attachments(config, outer)
+    config.unknown = faults.unknown
     return config, faults
 
 

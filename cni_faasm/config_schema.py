@@ -42,6 +42,16 @@ ARGS = _keys("cni")
 ARGS_CNI = _keys("ips mac")
 ATTACHMENT = _keys("containerID ifname")
 
+# Where each key stands, below the plugin's own object.
+_HOMES = (
+    ("", TOP),
+    ("bandwidth.", BANDWIDTH),
+    ("ipam.", IPAM),
+    ("ipam.ranges[][].", RANGE),
+    ("ipam.routes[].", ROUTE),
+    ("dns.", DNS),
+)
+
 MAX_ITEMS = 8192  # of a list
 
 # Keys of the specification, the runtimes and other plugins: never taken for slips.
@@ -91,13 +101,17 @@ class Faults(list["Fault"]):
     """What is wrong with a configuration; patience: for how many more keys a slip is looked for.
 
     Comparing takes as long as reading a page, and a configuration may have a million keys.
+    root: the path of the plugin's own object, with a dot at its end, or "". unknown: the paths
+    of keys that nobody here reads.
     """
 
-    __slots__ = ("patience",)
+    __slots__ = ("patience", "root", "unknown")
 
-    def __init__(self) -> None:
+    def __init__(self, root: str = "") -> None:
         list.__init__(self)
         self.patience = 256
+        self.root = root
+        self.unknown: list[str] = []
 
 
 class Section:
@@ -131,11 +145,24 @@ class Section:
         if not self.faults.patience or key.lower() in FOREIGN or "/" in key or "." in key:
             return
         self.faults.patience -= 1
+        # Elsewhere it would be passed over in silence, and a limit or a guard with it.
+        if any(known is place for _, place in _HOMES):
+            homes = [
+                f"{self.faults.root}{path}{place[key.lower()]}"
+                for path, place in _HOMES
+                if key.lower() in place
+            ]
+            if homes:
+                text = "it has no meaning here"
+                self.faults.append(Fault(self.path + key, key, " or ".join(homes), text))
+                return
         from cni_faasm.nearmiss import nearest
 
         name = nearest(key.lower(), known)
         if name is not None:
             self.faults.append(Fault(self.path + key, key, name, "no such key"))
+        elif any(known is place for _, place in _HOMES):
+            self.faults.unknown.append(self.path + key)
 
     def fault(self, key: str, allowed: str) -> None:
         """Note that the value at a key, or its absence, is not allowed."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from cni_faasm import config as configuration
-from cni_faasm import inet, jsonio, protocol, units, veth
+from cni_faasm import config_schema, inet, jsonio, protocol, units, veth
 from cni_faasm.cli import networks, output
 from cni_faasm.cli.fault import ToolError
 from cni_faasm.cli.jsonlines import Lines
@@ -18,6 +18,18 @@ from cni_faasm.netlink import dumps
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
 
+# CNI specification, "Configuration format"; the rest is libcni's.
+LIST_KEYS = frozenset(
+    [
+        "cniversion",
+        "cniversions",
+        "name",
+        "plugins",
+        "disablecheck",
+        "disablegc",
+        "loadonlyinlinedplugins",
+    ]
+)
 MAX_BURST_S = 1.0
 MAIN_TABLE = 254
 
@@ -99,6 +111,8 @@ def remarks_on(data: bytes, path: str, conf_dir: str) -> Iterator[Remark]:
     if not ours:
         yield Remark(lines.of("plugins"), "plugins", "none is of type faasm", True)
         return
+    if "plugins" in folded:
+        yield from _of_the_list(listed, lines, prefix.format(ours[0]))
     for index in ours:
         where = prefix.format(index)
         document: dict[str, object] = dict(plugins[index])
@@ -127,6 +141,21 @@ def remarks_on(data: bytes, path: str, conf_dir: str) -> Iterator[Remark]:
                 yield Remark(lines.of(place), place, text, False)
 
 
+def _of_the_list(listed: dict[str, Any], lines: Lines, where: str) -> Iterator[Remark]:
+    """Tell keys of a plugin that stand beside "plugins", where the runtime drops them."""
+    for key in listed:
+        low = key.lower()
+        if low in LIST_KEYS:
+            continue
+        if low in config_schema.TOP or low in config_schema.BANDWIDTH:
+            home = where + (
+                config_schema.TOP.get(low) or f"bandwidth.{config_schema.BANDWIDTH[low]}"
+            )
+            yield Remark(lines.of(key), key, f"it has no meaning here: allowed is {home}", True)
+        elif "/" not in key and "." not in key:
+            yield Remark(lines.of(key), key, "no such key of a list of plugins", False)
+
+
 def _line_in(message: str) -> int:
     """Return the line that a message about broken JSON tells."""
     digits = message.partition("at line ")[2].partition(",")[0]
@@ -150,6 +179,8 @@ def _surprises(
     config: NetworkConfig, document: dict[str, object], where: str
 ) -> Iterator[tuple[str, str]]:
     """Yield (place, text) for what is allowed but not what one would expect."""
+    for path in config.unknown:
+        yield path, "no such key: faasm passes it over"
     for text in config.warnings:
         yield where + text.partition(":")[0], text.partition(": ")[2]
     for direction, limit in (("ingress", config.ingress), ("egress", config.egress)):

@@ -172,3 +172,22 @@ def test_keys_given_twice(tool: Tool) -> None:
 def test_a_file_that_is_not_there(tool: Tool) -> None:
     assert "/nowhere" in tool("validate", "/nowhere").expect(1).stderr
     tool("validate").expect(2)
+
+
+def test_keys_beside_plugins_and_keys_that_nobody_reads(tool: Tool) -> None:
+    listed = {
+        "cniVersion": "1.0.0",
+        "name": "testnet",
+        "isolated": True,
+        "latency": 5,
+        "team": "edge",
+        "disableCheck": False,
+        "plugins": [{"type": "faasm", "rateClass": "gold", "ipam": {"subnet": "10.9.0.0/24"}}],
+    }
+    found = remarks(tool, write(tool, json.dumps(listed, indent=1)), 1)
+    told = {place: (severity, text) for (_, severity, place), text in found.items()}
+    assert told["isolated"][0] == told["latency"][0] == "fault"
+    assert "plugins[0].isolated" in told["isolated"][1]
+    assert "plugins[0].bandwidth.latency" in told["latency"][1]
+    assert told["team"][0] == told["plugins[0].rateClass"][0] == "warning"
+    assert "disableCheck" not in told

@@ -243,6 +243,35 @@ def test_slips_of_the_pen_are_refused(keys: dict[str, object], name: str) -> Non
     assert f": no such key: allowed is {name}" in "; ".join(str(fault) for fault in faults)
 
 
+@pytest.mark.parametrize(
+    ("keys", "path", "home"),
+    [
+        ({"bandwidth": {"maxIngressRate": 1}}, "bandwidth.maxIngressRate", "maxIngressRate"),
+        ({"bandwidth": {"isolated": True}}, "bandwidth.isolated", "isolated"),
+        ({"enforceEgress": "host"}, "enforceEgress", "bandwidth.enforceEgress"),
+        ({"latency": 5}, "latency", "bandwidth.latency"),
+        ({"ipam": {**IPAM, "mtu": 1400}}, "ipam.mtu", "mtu or plugins[0].ipam.routes[].mtu"),
+        ({"ipam": {**IPAM, "dns": {}}}, "ipam.dns", "dns"),
+        ({"ipam": {**IPAM, "EgressRate": 1}}, "ipam.EgressRate", "egressRate"),
+        ({"subnet": "10.0.0.0/8"}, "subnet", "ipam.subnet"),
+        ({"routes": []}, "routes", "ipam.routes"),
+        ({"nameservers": []}, "nameservers", "dns.nameservers"),
+        ({"ipam": {"ranges": [[{"routes": []}]]}}, "ipam.ranges[0][0].routes", "ipam.routes"),
+    ],
+)
+def test_a_key_in_the_wrong_object(keys: dict[str, object], path: str, home: str) -> None:
+    """It would be passed over in silence, and a limit or a guard with it."""
+    _, faults = check_faults(document(**keys))
+    [text] = [str(fault) for fault in faults if fault.path == f"plugins[0].{path}"]
+    assert text.startswith(f"plugins[0].{path}: it has no meaning here: allowed is plugins[0].")
+    assert f"plugins[0].{home}" in text
+
+
+def test_keys_that_nobody_reads_are_known() -> None:
+    config = load(document(rateClass="gold", ipam={**IPAM, "poolsize": 7}))
+    assert config.unknown == ["plugins[0].rateClass", "plugins[0].ipam.poolsize"]
+
+
 def test_other_plugins_keys_pass() -> None:
     foreign = (
         "cniVersions disableCheck disableGC isGateway isDefaultGateway forceAddress hairpinMode"
