@@ -39,6 +39,8 @@ DEFAULT_LOCK_TIMEOUT_MS = 10_000
 DEFAULT_IPAM_TIMEOUT_MS = 60_000
 MAX_TIMEOUT_MS = 600_000
 MAX_FAULTS = 50  # that are told
+# The second is the name in libcni before 1.2.
+ATTACHMENT_KEYS = ("cni.dev/valid-attachments", "cni.dev/attachments")
 MIN_MTU = 68  # RFC 791
 MIN_MTU_IPV6 = 1280  # RFC 8200
 MAX_PREFIX = 11  # leaves four digits of an interface name's 15 bytes
@@ -206,7 +208,7 @@ def _read(
     top.section("capabilities", {})
     if "prevResult" in outer.values:
         _read_prev_result(config, outer)
-    _read_attachments(config, outer)
+    _read_attachments(config, outer, document)
     config.unknown = faults.unknown
     return config, faults
 
@@ -367,12 +369,17 @@ def _read_prev_result(config: NetworkConfig, outer: Section) -> None:
         outer.fault("prevResult", f"a result as a plugin printed it; {error.msg}")
 
 
-def _read_attachments(config: NetworkConfig, outer: Section) -> None:
-    """Take GC's list; a list with a fault counts as none, lest GC remove what is valid."""
-    key = "cni.dev/valid-attachments"
-    if key not in outer.values:
-        key = "cni.dev/attachments"  # its name in libcni before 1.2
-    value = outer.values.get(key)
+def _read_attachments(config: NetworkConfig, outer: Section, document: "dict[str, object]") -> None:
+    """Take GC's list; a list with a fault counts as none, lest GC remove what is valid.
+
+    null is an empty list: libcni writes a slice so that is nil, as CRI-O's on an empty node.
+    """
+    key = next((one for one in ATTACHMENT_KEYS if one in outer.values), None)
+    if key is None:
+        if any(one.lower() in ATTACHMENT_KEYS for one in document):
+            config.valid_attachments = []
+        return
+    value = outer.values[key]
     if not isinstance(value, list):
         outer.items(key)
         return

@@ -62,11 +62,7 @@ def gc(
             INVALID_CONFIG, "name: the network has no valid name", "give the network's name"
         )
     if only is None and config.valid_attachments is None:
-        raise CniError(
-            INVALID_CONFIG,
-            "cni.dev/valid-attachments: missing",
-            "give the list of attachments to keep, [] to keep none",
-        )
+        raise _unlisted(request)
     names = set(config.valid_attachments or ()) if only is None else only
     choice = _Choice(names, removes=only is not None)
     try:
@@ -76,6 +72,19 @@ def gc(
         from cni_faasm import kernel  # only a refusal needs it
 
         raise kernel.refusal(error) from None
+
+
+def _unlisted(request: "Request") -> CniError:
+    """Return why there is no list of what to keep: it is missing, or it has faults."""
+    key = configuration.ATTACHMENT_KEYS[0]
+    _, faults = configuration.check_faults(request.document, None, "", "GC")
+    named = [str(fault) for fault in faults if fault.path.startswith(configuration.ATTACHMENT_KEYS)]
+    return CniError(
+        INVALID_CONFIG,
+        "; ".join(named[: configuration.MAX_FAULTS]) or f"{key}: missing",
+        f'give the list of attachments to keep, as "{key}": [{{"containerID": "c1", "ifname": '
+        '"eth0"}]; [] or null keeps none',
+    )
 
 
 def _collect(

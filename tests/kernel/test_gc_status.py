@@ -74,12 +74,37 @@ def test_gc_leaves_other_networks_alone(host: Host) -> None:
     assert list(host.leases()) == ["other/10.201.0.2"]
 
 
-def test_gc_without_the_list_removes_nothing(host: Host) -> None:
+@pytest.mark.parametrize("key", ["cni.dev/valid-attachments", "cni.dev/attachments"])
+def test_gc_with_a_null_list_keeps_nothing(host: Host, key: str) -> None:
+    """As libcni writes an empty one: CRI-O at the start of a node without pods."""
     host.add(host.add_container(), host.config())
-    before = host.snapshot()
-    error = host.cni("GC", None, host.config()).error(7)
-    assert "cni.dev/valid-attachments" in error["msg"]
-    host.assert_unchanged(before)
+    host.cni("GC", None, {**host.config(), key: None}).ok()
+    assert host.links() == []
+    assert host.leases() == {}
+    assert host.records() == {}
+
+
+@pytest.mark.parametrize(
+    ("keys", "msg"),
+    [
+        ({}, "cni.dev/valid-attachments: missing"),
+        ({"cni.dev/valid-attachments": {}}, "cni.dev/valid-attachments: value {}"),
+        (
+            {"cni.dev/valid-attachments": [{"ifname": "eth0"}]},
+            "cni.dev/valid-attachments[0].containerID: missing",
+        ),
+        ({"cni.dev/attachments": [1]}, "cni.dev/attachments[0]: value 1"),
+    ],
+)
+def test_gc_without_a_whole_list_removes_nothing(
+    host: Host, keys: dict[str, Any], msg: str
+) -> None:
+    host.add(host.add_container(), host.config())
+    before = host.links(), host.leases(), host.records(), host.nft_tables()
+    error = host.cni("GC", None, {**host.config(), **keys}).error(7)
+    assert error["msg"].startswith(msg)
+    assert '"cni.dev/valid-attachments": [{"containerID": "c1"' in error["details"]
+    assert (host.links(), host.leases(), host.records(), host.nft_tables()) == before
 
 
 def test_gc_with_a_lost_record_and_alias(host: Host) -> None:

@@ -492,7 +492,12 @@ def test_valid_attachments() -> None:
     assert read({"cni.dev/valid-attachments": entries}).valid_attachments == expected
     assert read({"cni.dev/attachments": entries}).valid_attachments == expected
     assert read({"cni.dev/valid-attachments": []}).valid_attachments == []
-    assert read({"cni.dev/valid-attachments": None}).valid_attachments is None
+    # libcni writes a nil slice so; a list under the other name keeps what it names
+    assert read({"cni.dev/valid-attachments": None}).valid_attachments == []
+    assert read({"CNI.dev/Attachments": None}).valid_attachments == []
+    both: dict[str, object] = {"cni.dev/valid-attachments": None, "cni.dev/attachments": entries}
+    assert read(both).valid_attachments == expected
+    assert read({}).valid_attachments is None
 
 
 def test_a_faulty_list_of_attachments_never_counts_as_a_shorter_one() -> None:
