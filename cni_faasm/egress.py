@@ -47,7 +47,8 @@ def make(host: Netlink, plan: "Plan") -> None:
     if shape is None:
         return
     ifindex = (_find(host, plan) or _create(host, plan)).ifindex
-    host.execute([link.set_link(ifindex, alias=plan.alias), link.set_link(ifindex, up=True)])
+    named = link.set_link(ifindex, alias=plan.alias, mtu=plan.mtu)
+    host.execute([named, link.set_link(ifindex, up=True)])
     [root] = host.get_tolerant([tc.get_qdisc(ifindex)])
     if isinstance(root, NetlinkError) or not _is_htb(root):
         host.execute(shaping.messages(ifindex, shape))
@@ -154,7 +155,7 @@ def drifts(host: Netlink, plan: "Plan") -> "list[Drift]":
     """Compare the ifb and the way to it with the promise. Raises: NetlinkError."""
     if plan.host_egress is None:
         return []
-    from cni_faasm.verbs.check import shape_drifts
+    from cni_faasm import shaping_drifts
 
     name = device_name(plan.host_interface)
     where = f"host {name}"
@@ -164,13 +165,19 @@ def drifts(host: Netlink, plan: "Plan") -> "list[Drift]":
     found: list[Drift] = []
     if not one.is_up:
         found.append((f"{where}: egress", "up", "down"))
+    if one.alias != plan.alias:
+        found.append((f"{where}: egress", f"alias {plan.alias}", f"alias {one.alias}"))
+    if one.mtu != plan.mtu:
+        found.append((f"{where}: egress", f"MTU {plan.mtu}", f"MTU {one.mtu}"))
     bodies = dumps.filters(host, plan.host_ifindex, tc_mirred.CLSACT_INGRESS)
     targets = [tc_mirred.parse_redirect(body) for body in bodies]
     if one.ifindex not in targets:
         found.append((f"{where}: egress", f"all of {plan.host_interface} redirected", "not so"))
     found += [
         (f"{where}: egress", expected, f"{what.partition(': ')[2]} {actual}")
-        for what, expected, actual in shape_drifts(where, host, one.ifindex, plan.host_egress)
+        for what, expected, actual in shaping_drifts.of_device(
+            where, host, one.ifindex, plan.host_egress
+        )
     ]
     return found[:1]
 

@@ -1,16 +1,22 @@
 """Compare the queues of one end of a pair with their shape; shaping makes them."""
 
+import errno
+
 from cni_faasm import shaping
-from cni_faasm.netlink import tc, tc_parse
+from cni_faasm.netlink import dumps, tc, tc_parse
+from cni_faasm.netlink.wire import NetlinkError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from cni_faasm.netlink.transport import Netlink
     from cni_faasm.shaping import Shape
 
     Drift = tuple[str, str, str]
 
+# What the kernel says of a queue that is not there, or whose parent is not.
+_ABSENT = (errno.ENOENT, errno.EINVAL, errno.EOPNOTSUPP)
 # What a packet counts for besides its bytes: nothing, and no less than they are.
 _FRAMING = (tc.TC_LINKLAYER_ETHERNET, 0, 0)
 _UNITS = {
@@ -21,6 +27,35 @@ _UNITS = {
     "quantum": " bytes",
     "ce_threshold_us": " us",
 }
+
+
+def of_device(where: str, netlink: "Netlink", ifindex: int, one: "Shape | None") -> "list[Drift]":
+    """Compare the queues of one device with its shape. Raises: NetlinkError."""
+    questions = [
+        tc.get_qdisc(ifindex),
+        tc.get_qdisc(ifindex, shaping.CLASS_ID),
+        tc.get_class(ifindex, shaping.CLASS_ID),
+    ]
+    # No dumps: those of qdiscs cost more with every interface of the host.
+    answers = netlink.get_tolerant(questions if one is not None else questions[:1])
+    for answer in answers:
+        if isinstance(answer, NetlinkError) and answer.errno not in _ABSENT:
+            raise answer
+    bodies = [None if isinstance(answer, NetlinkError) else answer for answer in answers]
+    bodies += [None] * (len(questions) - len(bodies))
+    root, leaf, one_class = bodies
+    filters = []
+    if one is not None and root is not None:
+        # Also where there must be none: one of somebody's can lead past the class.
+        filters = dumps.filters(netlink, ifindex, shaping.ROOT_HANDLE)
+    return drifts(
+        where,
+        one,
+        root=None if root is None else tc_parse.parse_qdisc(root),
+        queue=None if leaf is None else tc_parse.parse_qdisc(leaf),
+        one_class=None if one_class is None else tc_parse.parse_class(one_class),
+        filters=filters,
+    )
 
 
 def drifts(

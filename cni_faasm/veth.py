@@ -10,7 +10,7 @@ import posix
 
 from cni_faasm import forwarding, inet, shaping
 from cni_faasm.errors import ADDRESS_UNAVAILABLE, CniError
-from cni_faasm.netlink import addr, link, route
+from cni_faasm.netlink import addr, link, link_conf, route
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.plan import MIN_MTU_IPV6
@@ -262,36 +262,46 @@ def _take_route(
     )
 
 
-def enable_ipv6(ifname: str) -> None:
-    """Let an end have IPv6 addresses; called inside its namespace.
+def outer_settings(plan: "Plan", ifname: str) -> "dict[str, int]":
+    """Return what the host's end must be set to, by the settings' paths, where they exist.
 
-    Runtimes often start namespaces with disable_ipv6=1 as the default, and operators of
-    hosts without IPv6 set it too.
+    It believes nothing that a container says of routes: a router advertisement of a container's
+    could give the host a default route through it (CVE-2020-10749), and a redirect move the
+    host's own traffic. It forwards, whatever new interfaces do by default.
     """
-    path = f"/proc/sys/net/ipv6/conf/{ifname}/disable_ipv6"
-    if forwarding.read(path) == "1":
-        forwarding.write(path, "0")
+    wanted = {
+        link_conf.ipv6(ifname, "accept_ra"): 0,
+        link_conf.ipv6(ifname, "accept_redirects"): 0,
+        link_conf.ipv4(ifname, "accept_redirects"): 0,
+    }
+    if any(len(item.address) == 4 for item in plan.addresses):
+        wanted[link_conf.ipv4(ifname, "forwarding")] = 1
+    if any(len(item.address) == 16 for item in plan.addresses):
+        # Operators of hosts without IPv6 switch it off for all interfaces to come.
+        wanted[link_conf.ipv6(ifname, "disable_ipv6")] = 0
+    if plan.mtu >= MIN_MTU_IPV6:
+        wanted[link_conf.ipv6(ifname, "addr_gen_mode")] = link.IN6_ADDR_GEN_MODE_NONE
+    return wanted
 
 
-def distrust(ifname: str) -> None:
-    """Let an outer end believe nothing that a container says of routes; called on the host.
+def inner_settings(plan: "Plan") -> "dict[str, int]":
+    """Return what the container's end must be set to, by the settings' paths, where they exist."""
+    if any(len(item.address) == 16 for item in plan.addresses):
+        # Runtimes often start namespaces with IPv6 switched off for interfaces to come.
+        return {link_conf.ipv6(plan.ifname, "disable_ipv6"): 0}
+    if plan.mtu >= MIN_MTU_IPV6:
+        return {link_conf.ipv6(plan.ifname, "addr_gen_mode"): link.IN6_ADDR_GEN_MODE_NONE}
+    return {}
 
-    A router advertisement of a container's could give the host a default route through it
-    (CVE-2020-10749), and a redirect move the host's own traffic.
+
+def apply_settings(wanted: "dict[str, int]") -> None:
+    """Set what differs; called inside the namespace. Raises: CniError 5.
+
+    addr_gen_mode is left to `configure`: it must be set before an end goes up, at no cost.
     """
-    for path in distrusted(ifname):
-        if forwarding.read(path) not in ("", "0"):
-            forwarding.write(path, "0")
-
-
-def distrusted(ifname: str) -> "tuple[str, ...]":
-    """Return the settings that must be 0 where they exist."""
-    ipv6 = f"/proc/sys/net/ipv6/conf/{ifname}"
-    return (
-        f"{ipv6}/accept_ra",
-        f"{ipv6}/accept_redirects",
-        f"/proc/sys/net/ipv4/conf/{ifname}/accept_redirects",
-    )
+    for path, value in wanted.items():
+        if not path.endswith("/addr_gen_mode") and forwarding.read(path) not in ("", str(value)):
+            forwarding.write(path, str(value))
 
 
 def owned(found: "link.Link | None", alias: str, mac: bytes) -> bool:

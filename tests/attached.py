@@ -6,6 +6,8 @@ import threading
 import time
 from typing import Any
 
+from cni_faasm.netlink import link, wire
+from cni_faasm.netlink.transport import Netlink
 from tests import frames
 from tests.host import DUAL_STACK, Host, Namespace, wait_until
 
@@ -29,6 +31,15 @@ class Attached:
     def send(self, kind: int, payload: bytes, source: bytes | None = None) -> None:
         frame = frames.ethernet(self.outer_mac, source or self.mac, kind, payload)
         frames.send(self.inside, "eth0", frame)
+
+
+def set_size(container: Namespace, kind: int) -> None:
+    """Do what `ip link set eth0 gso_ipv4_max_size 9000` of a newer iproute2 does."""
+    found = container.link("eth0")
+    assert found is not None
+    message, flags, body, label = link.set_link(found["ifindex"])
+    with container.entered(), Netlink() as netlink:
+        netlink.execute([(message, flags, body + wire.attr_u32(kind, 9000), label)])
 
 
 def config(host: Host, **keys: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from cni_faasm import (
     inner_routes,
     kernel,
     nat,
+    netns,
     shaping,
     shaping_scope,
     veth,
@@ -121,6 +122,10 @@ class _Mender:
             egress.renew(self.host, self.promised)
         elif where == "guard":
             guard.ensure(self.promised, self.state_dir, renew=True)
+        elif where == "container lo":
+            self.inner.execute([link.set_link(veth.LOOPBACK_IFINDEX, up=True)])
+        elif thing.startswith("/proc/sys/"):
+            self._setting(where.startswith("container "), thing, drift[1])
         else:
             self._end(where.startswith("container "), thing, drift)
 
@@ -138,6 +143,19 @@ class _Mender:
     def _forwarding(self, length: int) -> None:
         forwarding.switch_on({length})
 
+    def _setting(self, inside: bool, path: str, value: str) -> None:
+        if not inside:
+            forwarding.write(path, value)
+            return
+        own_fd = netns.open_own()
+        netns_fd = -1
+        try:
+            netns_fd = netns.open_container(self.promised.netns, own_fd)
+            with netns.Inside(netns_fd, own_fd):
+                forwarding.write(path, value)
+        finally:
+            netns.close(netns_fd, own_fd)
+
     def _end(self, inside: bool, thing: str, drift: Drift) -> None:
         """Put right what is wrong with one end of the pair."""
         promised = self.promised
@@ -152,15 +170,17 @@ class _Mender:
             messages = [link.set_link(ifindex, address=inet.parse_mac(drift[1]))]
         elif thing == "MTU":
             messages = [link.set_link(ifindex, mtu=int(drift[1]))]
-        elif thing == "gso_max_size":
-            gso = promised.inner_gso_bytes if inside else promised.outer_gso_bytes
-            messages = [link.set_link(ifindex, gso_max_size=gso)]
+        elif thing in ("gso_max_size", "gso_ipv4_max_size"):
+            # Those of IPv4 follow when the other changes, and not when it is set to what it is.
+            size = int(drift[1])
+            messages = [link.set_link(ifindex, gso_max_size=n) for n in (size - 1, size)]
+        elif thing in ("gro_max_size", "gro_ipv4_max_size"):
+            size = int(drift[1])
+            messages = [link.set_link(ifindex, gro_max_size=n) for n in (size - 1, size)]
         elif thing == "name":
             messages = [link.set_link(ifindex, name=promised.host_interface)]
         elif thing == "group":
             messages = [link.set_link(ifindex, group=group(promised.network))]
-        elif thing.startswith("/proc/sys/"):
-            forwarding.write(thing, "0")
         elif thing == "alias":
             messages = [link.set_link(ifindex, alias=promised.alias)]
         elif thing == "address":
@@ -168,10 +188,10 @@ class _Mender:
         elif thing == "route":
             one_side = self._inner_routes if inside else self._host_routes
             messages = one_side(drift[1])
-        else:
+        elif not thing.startswith("neighbour "):
             messages = reshape(netlink, ifindex, shape, thing)
         netlink.execute(messages)
-        if thing in ("MAC", "state", "address"):
+        if thing in ("MAC", "state", "address") or thing.startswith("neighbour "):
             self._neighbours()
 
     def _address(self, netlink: Netlink, ifindex: int, drift: Drift) -> None:

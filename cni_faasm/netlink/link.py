@@ -62,6 +62,8 @@ IFLA_NUM_RX_QUEUES = 32
 IFLA_LINK_NETNSID = 37
 IFLA_GSO_MAX_SIZE = 41
 IFLA_GRO_MAX_SIZE = 58
+IFLA_GSO_IPV4_MAX_SIZE = 63
+IFLA_GRO_IPV4_MAX_SIZE = 64
 IFLA_INFO_KIND = 1
 IFLA_INFO_DATA = 2
 IFLA_INET6_ADDR_GEN_MODE = 8
@@ -81,15 +83,19 @@ class Link:
 
     link: index of the other end of a pair (IFLA_LINK), in namespace link_netnsid when that
     is not None. kind: "veth", ... or "" for a device without rtnl_link_ops.
-    stats: None when the request left them out.
+    stats: None when the request left them out. Sizes are 0 where the kernel does not know them.
+    af_spec: what link_conf decodes.
     """
 
     __slots__ = (
         "address",
+        "af_spec",
         "alias",
         "flags",
+        "gro_ipv4_max_size",
         "gro_max_size",
         "group",
+        "gso_ipv4_max_size",
         "gso_max_size",
         "ifindex",
         "kind",
@@ -124,11 +130,14 @@ class Link:
         self.txqlen = get_u32(attrs, IFLA_TXQLEN)
         self.gso_max_size = get_u32(attrs, IFLA_GSO_MAX_SIZE)
         self.gro_max_size = get_u32(attrs, IFLA_GRO_MAX_SIZE)
+        self.gso_ipv4_max_size = get_u32(attrs, IFLA_GSO_IPV4_MAX_SIZE)
+        self.gro_ipv4_max_size = get_u32(attrs, IFLA_GRO_IPV4_MAX_SIZE)
         self.num_tx_queues = get_u32(attrs, IFLA_NUM_TX_QUEUES)
         self.num_rx_queues = get_u32(attrs, IFLA_NUM_RX_QUEUES)
         self.master = get_u32(attrs, IFLA_MASTER)
         self.qdisc = get_text(attrs, IFLA_QDISC)
         self.operstate = get_u8(attrs, IFLA_OPERSTATE)
+        self.af_spec = attrs.get(IFLA_AF_SPEC, b"")
         info = attrs.get(IFLA_LINKINFO)
         self.kind = "" if info is None else get_text(parse_attrs(info), IFLA_INFO_KIND)
         self.rx_packets: int | None = None

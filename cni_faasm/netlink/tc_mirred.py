@@ -46,6 +46,7 @@ PRIORITY = 0xFA80
 _ETH_P_ALL = 0x0300  # in network order
 _INFO = PRIORITY << 16 | _ETH_P_ALL
 _SEL_ALL = Struct("=BBBxHHhhI4s4sii")  # one key: no bit of the first word
+_MASK = slice(16, 20)  # of the one key, in struct tc_u32_sel
 _MIRRED = Struct("=IIiiiiI")  # tc_gen (index, capab, action, refcnt, bindcnt), eaction, ifindex
 
 
@@ -95,6 +96,10 @@ def parse_redirect(body: bytes) -> "int | None":
     if fixed(TCMSG, body, "tcmsg")[6] >> 16 != PRIORITY:
         return None
     options = parse_attrs(parse_attrs(body, TCMSG.size).get(TCA_OPTIONS, b""))
+    selector = options.get(TCA_U32_SEL, b"")
+    # With more keys it is longer, and with another mask it does not match everything.
+    if len(selector) != _SEL_ALL.size or any(selector[_MASK]):
+        return None
     action = parse_attrs(parse_attrs(options.get(TCA_U32_ACT, b"")).get(1, b""))
     if get_text(action, TCA_ACT_KIND) != "mirred":
         return None

@@ -165,11 +165,10 @@ def _make(
         # After the record knows the pair's name: the ifb is found by that and nothing else.
         undo.push("delete its ifb", egress.undo, promised)
         egress.make(host, promised)
-    veth.distrust(promised.host_interface)
+    veth.apply_settings(veth.outer_settings(promised, promised.host_interface))
     if 16 in lengths:
-        veth.enable_ipv6(promised.host_interface)
         with netns.Inside(netns_fd, own_fd):
-            veth.enable_ipv6(promised.ifname)
+            veth.apply_settings(veth.inner_settings(promised))
     undo.push("take it out of the guard", guard.forget, promised)
 
     def protect() -> None:

@@ -129,6 +129,15 @@ def test_a_namespace_without_ipv6_gets_it(host: Host) -> None:
     assert container.addresses("eth0")[1:] == ["fd00:200::2/128"]
 
 
+def test_a_host_whose_new_interfaces_do_not_forward(host: Host, container: Namespace) -> None:
+    host.add_remote()
+    host.sysctl("net.ipv4.ip_forward", "1")
+    host.sysctl("net.ipv4.conf.default.forwarding", "0")
+    host.add(container, limited(host))
+    assert host.sysctl("net.ipv4.conf.faasm0.forwarding") == "1"
+    container.run(["busybox", "ping", "-c1", "-W2", "198.51.100.1"])
+
+
 def test_two_containers_reach_each_other_unmasqueraded(host: Host) -> None:
     one, two = host.add_container(), host.add_container()
     host.add(one, limited(host))

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from cni_faasm.netlink.link import IFLA_GRO_IPV4_MAX_SIZE, IFLA_GSO_IPV4_MAX_SIZE
+from tests.attached import set_size
 from tests.host import DUAL_STACK, Host, Namespace
 
 MIB = 8 * 1024 * 1024
@@ -56,6 +58,12 @@ def _remove_lease(host: Host, _: Namespace) -> None:
     (host.data_dir / "testnet" / "fd00:200::2").unlink()
 
 
+def _outer_mac(host: Host) -> str:
+    found = host.link("faasm0")
+    assert found is not None
+    return str(found["address"])
+
+
 # What somebody does, and the words by which CHECK must name it.
 DRIFTS: dict[str, tuple[Change, str]] = {
     "inner gone": (inside("ip link del eth0"), "container eth0: interface"),
@@ -76,6 +84,46 @@ DRIFTS: dict[str, tuple[Change, str]] = {
     "inner gso": (
         inside("ip link set eth0 gso_max_size 9000"),
         "container eth0: gso_max_size",
+    ),
+    "inner gro": (inside("ip link set eth0 gro_max_size 9000"), "container eth0: gro_max_size"),
+    "inner gso of IPv4": (
+        lambda _, c: set_size(c, IFLA_GSO_IPV4_MAX_SIZE),
+        "container eth0: gso_ipv4_max_size: expected 1700",
+    ),
+    "inner gro of IPv4": (
+        lambda _, c: set_size(c, IFLA_GRO_IPV4_MAX_SIZE),
+        "container eth0: gro_ipv4_max_size: expected 1700",
+    ),
+    "lo down": (inside("ip link set lo down"), "container lo: state: expected up, found down"),
+    "inner IPv6 off": (
+        lambda _, c: c.sysctl("net.ipv6.conf.eth0.disable_ipv6", "1"),
+        "container eth0: /proc/sys/net/ipv6/conf/eth0/disable_ipv6: expected 0, found 1",
+    ),
+    "inner neighbour gone": (
+        inside("ip neigh del 10.200.0.1 dev eth0"),
+        "container eth0: neighbour 10.200.0.1: expected {mac} permanent, found none",
+    ),
+    "inner neighbour 6 gone": (
+        inside("ip neigh del fd00:200::1 dev eth0"),
+        "container eth0: neighbour fd00:200::1: expected {mac} permanent, found none",
+    ),
+    "inner neighbour's MAC": (
+        inside("ip neigh replace 10.200.0.1 lladdr 02:00:00:00:00:77 dev eth0 nud permanent"),
+        "neighbour 10.200.0.1: expected {mac} permanent, found 02:00:00:00:00:77 permanent",
+    ),
+    "inner neighbour learned": (
+        lambda h, c: c.run(
+            f"ip neigh replace fd00:200::1 lladdr {_outer_mac(h)} dev eth0 nud stale".split()
+        ),
+        "neighbour fd00:200::1: expected {mac} permanent, found {mac} not permanent",
+    ),
+    "inner address for a time": (
+        inside("ip addr change 10.200.0.2/32 dev eth0 valid_lft 900 preferred_lft 900"),
+        "container eth0: address: expected 10.200.0.2/32, found 10.200.0.2/32 for a time only",
+    ),
+    "inner address 6 deprecated": (
+        inside("ip -6 addr change fd00:200::2/128 dev eth0 preferred_lft 0"),
+        "container eth0: address: expected fd00:200::2/128, found fd00:200::2/128 for a time only",
     ),
     "inner address": (inside("ip addr del 10.200.0.2/32 dev eth0"), "eth0: address"),
     "inner address 6": (
@@ -169,6 +217,32 @@ DRIFTS: dict[str, tuple[Change, str]] = {
     "outer alias": (outside("ip link set faasm0 alias mine"), "host faasm0: alias"),
     "outer MAC": (outside("ip link set faasm0 address 02:00:00:00:00:98"), "host faasm0: MAC"),
     "outer MTU": (outside("ip link set faasm0 mtu 1280"), "host faasm0: MTU"),
+    "outer gro": (outside("ip link set faasm0 gro_max_size 9000"), "host faasm0: gro_max_size"),
+    "outer group": (outside("ip link set faasm0 group 7"), "host faasm0: group: expected 20"),
+    "outer accept_ra": (
+        lambda h, _: h.sysctl("net.ipv6.conf.faasm0.accept_ra", "1"),
+        "host faasm0: /proc/sys/net/ipv6/conf/faasm0/accept_ra: expected 0, found 1",
+    ),
+    "outer accept_redirects": (
+        lambda h, _: h.sysctl("net.ipv6.conf.faasm0.accept_redirects", "1"),
+        "host faasm0: /proc/sys/net/ipv6/conf/faasm0/accept_redirects: expected 0, found 1",
+    ),
+    "outer accept_redirects 4": (
+        lambda h, _: h.sysctl("net.ipv4.conf.faasm0.accept_redirects", "1"),
+        "host faasm0: /proc/sys/net/ipv4/conf/faasm0/accept_redirects: expected 0, found 1",
+    ),
+    "outer forwarding": (
+        lambda h, _: h.sysctl("net.ipv4.conf.faasm0.forwarding", "0"),
+        "host faasm0: /proc/sys/net/ipv4/conf/faasm0/forwarding: expected 1, found 0",
+    ),
+    "outer IPv6 off": (
+        lambda h, _: h.sysctl("net.ipv6.conf.faasm0.disable_ipv6", "1"),
+        "host faasm0: /proc/sys/net/ipv6/conf/faasm0/disable_ipv6: expected 0, found 1",
+    ),
+    "outer addrgenmode": (
+        outside("ip link set faasm0 addrgenmode eui64"),
+        "host faasm0: /proc/sys/net/ipv6/conf/faasm0/addr_gen_mode: expected 1, found 0",
+    ),
     "outer address": (outside("ip addr del 10.200.0.1/32 dev faasm0"), "host faasm0: address"),
     "outer link-local address": (
         outside("ip -6 addr del fe80::1/128 dev faasm0"),
@@ -218,6 +292,7 @@ def test_each_drift_is_named(
     host: Host, container: Namespace, config: dict[str, Any], result: dict[str, Any], case: str
 ) -> None:
     change, words = DRIFTS[case]
+    words = words.format(mac=_outer_mac(host))
     change(host, container)
     error = host.check(container, config, result).error(107)
     assert words in error["details"], error["details"]
@@ -264,7 +339,14 @@ def test_what_a_later_plugin_adds_is_no_drift(
     changed["ips"].append({"address": "192.0.2.7/32", "interface": 1})
     changed["routes"].append({"dst": "192.0.2.0/24"})
     host.check(container, config, changed).ok()
+    # With its MAC changed, the kernel has forgotten the gateway's, and learns it when it is used.
     container.run(["busybox", "ping", "-c1", "-W2", "198.51.100.1"])
+    host.check(container, config, changed).ok()
+    container.run(
+        ["ip", "neigh", "replace", "10.200.0.1", "lladdr", "02:00:00:00:00:78", "dev", "eth0"]
+    )
+    error = host.check(container, config, changed).error(107)
+    assert "neighbour 10.200.0.1" in error["msg"]
 
 
 def test_a_prev_result_that_lost_what_add_gave(

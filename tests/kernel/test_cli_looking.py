@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from cni_faasm.netlink.link import IFLA_GRO_IPV4_MAX_SIZE, IFLA_GSO_IPV4_MAX_SIZE
+from tests.attached import set_size
 from tests.host import DUAL_STACK, Host, Namespace, wait_until
 from tests.tool import Tool
 
@@ -172,6 +174,19 @@ CHANGES: dict[str, Change] = {
     "inner MAC": inside("ip link set eth0 address 02:00:00:00:00:99"),
     "inner MTU": inside("ip link set eth0 mtu 1300"),
     "inner gso": inside("ip link set eth0 gso_max_size 9000"),
+    "inner sizes": inside("ip link set eth0 gso_max_size 9000 gro_max_size 9000"),
+    "inner gso of IPv4": lambda _, container: set_size(container, IFLA_GSO_IPV4_MAX_SIZE),
+    "inner gro of IPv4": lambda _, container: set_size(container, IFLA_GRO_IPV4_MAX_SIZE),
+    "inner IPv6 off": inside("busybox sysctl -w net.ipv6.conf.eth0.disable_ipv6=1"),
+    "inner neighbours": inside(
+        "ip neigh del 10.200.0.1 dev eth0",
+        "ip neigh replace fd00:200::1 lladdr 02:00:00:00:00:77 dev eth0 nud permanent",
+    ),
+    "lo down": inside("ip link set lo down"),
+    "inner address for a time": inside(
+        "ip addr change 10.200.0.2/32 dev eth0 valid_lft 900 preferred_lft 900",
+        "ip -6 addr change fd00:200::2/128 dev eth0 valid_lft 900 preferred_lft 0",
+    ),
     "inner address": inside("ip addr del 10.200.0.2/32 dev eth0"),
     "inner address 6": inside("ip -6 addr del fd00:200::2/128 dev eth0"),
     "inner prefix": inside(
@@ -196,6 +211,13 @@ CHANGES: dict[str, Change] = {
     "outer MTU": outside("ip link set faasm0 mtu 1300"),
     "outer MAC": outside("ip link set faasm0 address 02:00:00:00:00:98"),
     "outer alias": outside("ip link set faasm0 alias mine"),
+    "outer settings": outside(
+        "sysctl -q net.ipv6.conf.faasm0.accept_ra=1 net.ipv6.conf.faasm0.accept_redirects=1 "
+        "net.ipv4.conf.faasm0.accept_redirects=1 net.ipv4.conf.faasm0.forwarding=0",
+        "ip link set faasm0 addrgenmode eui64",
+    ),
+    "outer IPv6 off": outside("sysctl -q net.ipv6.conf.faasm0.disable_ipv6=1"),
+    "outer group": outside("ip link set faasm0 group 7"),
     "outer gateway": outside("ip addr del 10.200.0.1/32 dev faasm0"),
     "outer route": outside("ip route del 10.200.0.2"),
     "outer route elsewhere": outside("ip route replace 10.200.0.2/32 dev uplink"),

@@ -187,6 +187,10 @@ DRIFTS = {
     "rate": "tc class change dev ifaasm0 parent 1: classid 1:1 htb rate 900mbit",
     "filter": "tc filter del dev faasm0 ingress",
     "clsact": "tc qdisc del dev faasm0 clsact",
+    "MTU": "ip link set ifaasm0 mtu 900",
+    "alias": "ip link set ifaasm0 alias mine",
+    "narrower filter": "tc filter del dev faasm0 ingress; tc filter add dev faasm0 ingress prio 64128"
+    " protocol all u32 match ip dst 9.9.9.9/32 action mirred egress redirect dev ifaasm0",
 }
 
 
@@ -194,7 +198,8 @@ DRIFTS = {
 def test_drifts_are_found_and_repaired(host: Host, container: Namespace, case: str) -> None:
     network = config(host)
     result = host.add(container, network)
-    host.run(DRIFTS[case].split())
+    for command in DRIFTS[case].split(";"):
+        host.run(command.split())
     error = host.check(container, network, result).error(107)
     assert "ifaasm0: egress" in error["msg"]
     Tool(host)("repair", "--state-dir", str(host.state_dir)).ok()

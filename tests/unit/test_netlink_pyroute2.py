@@ -214,6 +214,9 @@ def test_a_link_of_pyroute2_is_read() -> None:
         "tx_packets": None,
         "rx_bytes": None,
         "tx_bytes": None,
+        "af_spec": b"",
+        "gso_ipv4_max_size": 0,
+        "gro_ipv4_max_size": 0,
     }
 
 
@@ -309,6 +312,9 @@ def test_neighbours() -> None:
     assert attrs(decoded) == {"NDA_DST": "fd00:200::", "NDA_LLADDR": "02:00:00:00:00:01"}
     assert attrs(read(ndmsg, neigh.del_neigh(3, NET4))) == {"NDA_DST": "10.200.0.0"}
     assert attrs(read(ndmsg, neigh.dump_neigh(3))) == {"NDA_IFINDEX": 3}
+    decoded = read(ndmsg, neigh.get_neigh(3, NET6))
+    assert (decoded["family"], decoded["ifindex"], decoded["state"]) == (10, 3, 0)
+    assert attrs(decoded) == {"NDA_DST": "fd00:200::"}
     body = write(
         ndmsg,
         {"family": 2, "ifindex": 3, "state": 4, "flags": 1},
