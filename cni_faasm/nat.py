@@ -45,7 +45,7 @@ _IPTABLES = {4: nft.NFPROTO_IPV4, 16: nft.NFPROTO_IPV6}
 _IPTABLES_NAMES = {4: "iptables", 16: "ip6tables"}
 # Chains in which the operator says what is forwarded, jumped to from FORWARD; what they refuse
 # we must not accept before. Of Docker, ufw and containernetworking's "firewall".
-_OPERATORS = ("DOCKER-USER", "ufw-before-forward", "ufw6-before-forward", "CNI-ADMIN")
+OPERATORS = ("DOCKER-USER", "ufw-before-forward", "ufw6-before-forward", "CNI-ADMIN")
 
 
 def table_name(network: str) -> str:
@@ -224,7 +224,7 @@ def _lacking_accepts(
     before: dict[str, int] = {}  # of the operator's
     behind: int | None = None
     for rule in dumps.rules(netfilter, family, "filter", "FORWARD"):
-        if nft_expr.jump_target(rule.expressions) in _OPERATORS:
+        if nft_expr.jump_target(rule.expressions) in OPERATORS:
             behind = rule.handle
             before |= present
             present.clear()

@@ -74,6 +74,12 @@ def _uplink(host: Netlink, length: int) -> "link.Link | None":
     return find(host, ifindex=found.oif) if found.oif else None
 
 
+def uplink_name(host: Netlink, length: int) -> str:
+    """Return the name of the default route's interface of a family (4 or 16), or ""."""
+    uplink = _uplink(host, length)
+    return "" if uplink is None else uplink.name
+
+
 def uplink_mtu(host: Netlink) -> int:
     """Return the MTU of the interface of the default route, 0 when there is none."""
     for length in (4, 16):

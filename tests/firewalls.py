@@ -71,6 +71,7 @@ class Firewalld:
     @contextlib.contextmanager
     def bus(self) -> Iterator[None]:
         BUS_SOCKET.parent.mkdir(exist_ok=True)
+        self.host.directory.mkdir(exist_ok=True)
         config = self.host.directory / "bus.conf"
         config.write_text(_BUS, encoding="utf-8")
         command = ("dbus-daemon", f"--config-file={config}", "--nofork", "--nopidfile")

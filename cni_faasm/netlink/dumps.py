@@ -110,3 +110,14 @@ def elements(netfilter: "Netlink", family: int, table: str, name: str) -> "list[
         if nft_set.parse_place(body) == (family, table, name):
             found.extend(nft_set.parse_elements(body))
     return found
+
+
+def whole_elements(
+    netfilter: "Netlink", family: int, table: str, name: str
+) -> "list[nft_set.Element]":
+    """Return the elements of a set, with what they hold beside their keys. Raises: NetlinkError."""
+    found = []
+    for body in netfilter.dump(nft_set.dump_elements(family, table, name)):
+        if nft_set.parse_place(body) == (family, table, name):
+            found.extend(nft_set.parse_whole_elements(body))
+    return found

@@ -12,6 +12,7 @@ from cni_faasm.netlink.wire import (
     attr,
     attr_be32,
     attr_text,
+    get_be32,
     get_text,
     malformed,
     nest,
@@ -26,10 +27,14 @@ if TYPE_CHECKING:
 # <linux/netfilter/nf_tables.h>, the subsystem's number included
 NFT_MSG_NEWSET = 0x0A09
 NFT_MSG_NEWSETELEM = 0x0A0C
+NFT_MSG_GETSET = 0x0A0A
 NFT_MSG_GETSETELEM = 0x0A0D
 NFT_MSG_DELSETELEM = 0x0A0E
+NFT_SET_ANONYMOUS = 0x01
+NFT_SET_INTERVAL = 0x04
 NFT_SET_TIMEOUT = 0x10
 NFT_SET_EVAL = 0x20
+NFT_SET_CONCAT = 0x80
 NFTA_SET_TABLE = 1
 NFTA_SET_NAME = 2
 NFTA_SET_FLAGS = 3
@@ -41,6 +46,9 @@ NFTA_SET_ELEM_LIST_SET = 2
 NFTA_SET_ELEM_LIST_ELEMENTS = 3
 NFTA_LIST_ELEM = 1
 NFTA_SET_ELEM_KEY = 1
+NFTA_SET_ELEM_DATA = 2
+NFTA_SET_ELEM_FLAGS = 3
+NFT_SET_ELEM_INTERVAL_END = 1
 NFTA_DATA_VALUE = 1
 _NFGENMSG_BYTES = 4
 
@@ -155,3 +163,43 @@ def parse_place(body: bytes) -> "tuple[int, str, str]":
     attrs = parse_attrs(body, _NFGENMSG_BYTES)
     table = get_text(attrs, NFTA_SET_ELEM_LIST_TABLE)
     return body[0], table, get_text(attrs, NFTA_SET_ELEM_LIST_SET)
+
+
+def get_set(family: int, table: str, name: str) -> "Message":
+    """Ask for a set, without its elements; ENOENT when there is none.
+
+    Equivalent to: nft list set FAMILY TABLE NAME, the first lines
+    """
+    body = head(family) + attr_text(NFTA_SET_TABLE, table) + attr_text(NFTA_SET_NAME, name)
+    return NFT_MSG_GETSET, 0, body, f"nft list set {_label(family, table, name)}"
+
+
+def parse_set(body: bytes) -> "tuple[int, int]":
+    """Decode NFT_MSG_NEWSET: its flags and the length of its keys.
+
+    Raises: NetlinkError when it is malformed.
+    """
+    attrs = parse_attrs(body, _NFGENMSG_BYTES)
+    return get_be32(attrs, NFTA_SET_FLAGS), get_be32(attrs, NFTA_SET_KEY_LEN)
+
+
+class Element:
+    """One element. data: attributes of what a map gives for it. is_end: it begins a gap."""
+
+    __slots__ = ("data", "is_end", "key")
+
+    def __init__(self, attrs: "dict[int, bytes]") -> None:
+        key = parse_attrs(attrs.get(NFTA_SET_ELEM_KEY, b""))
+        self.key = key.get(NFTA_DATA_VALUE, b"")
+        self.data = attrs.get(NFTA_SET_ELEM_DATA, b"")
+        self.is_end = bool(get_be32(attrs, NFTA_SET_ELEM_FLAGS) & NFT_SET_ELEM_INTERVAL_END)
+
+
+def parse_whole_elements(body: bytes) -> "list[Element]":
+    """Decode NFT_MSG_NEWSETELEM with what its elements hold beside their keys.
+
+    Raises: NetlinkError when it is malformed.
+    """
+    attrs = parse_attrs(body, _NFGENMSG_BYTES)
+    listed = parse_list(attrs.get(NFTA_SET_ELEM_LIST_ELEMENTS, b""))
+    return [Element(parse_attrs(one)) for one in listed]

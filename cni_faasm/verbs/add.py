@@ -6,6 +6,7 @@ import time
 from cni_faasm import (
     accepted,
     claims,
+    firewall,
     forwarding,
     guard,
     inet,
@@ -142,6 +143,7 @@ def _attach(
             undo.push("have the IPAM plugin release", delegate.give_up, request, config)
             delegate.lease(request, config, promised)
     _make(config, promised, undo, sockets, namespaces)
+    warnings.extend(_refusals(promised, host))
     return result_of(promised)
 
 
@@ -181,6 +183,24 @@ def _make(
     missing = {length for length in lengths if not forwarding.is_on(length)}
     if missing:
         forwarding.switch_on(missing)
+
+
+def _refusals(promised: "Plan", host: Netlink) -> "list[str]":
+    """Return what the operator should know of a firewall that cuts the container off."""
+    senders = firewall.Senders(
+        promised.network,
+        promised.ranges or [(one.address, len(one.address) * 8) for one in promised.addresses],
+        promised.host_interface,
+        isolated=not promised.ranges or (promised.guard is not None and promised.guard.isolated),
+    )
+    try:
+        found = firewall.refusals(host, senders, all_chains=False)
+    except NetlinkError:
+        return []  # whatever cannot be read: the container is attached
+    if not found:
+        return []
+    cut_off = firewall.error(found, senders)
+    return [f"{cut_off.msg}: {cut_off.details}"]
 
 
 def _write_record(config: "NetworkConfig", promised: "Plan") -> None:

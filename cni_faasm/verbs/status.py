@@ -5,11 +5,13 @@ attachment's kernel objects in an empty namespace that vanishes with the process
 """
 
 import posix
+import time
 
 from cni_faasm import (
     claims,
     egress,
     files,
+    firewall,
     forwarding,
     guard,
     inet,
@@ -34,11 +36,15 @@ if TYPE_CHECKING:
     from cni_faasm.config import NetworkConfig
     from cni_faasm.protocol import Request
 
+_LOOKS = 4
+_LOOK_AGAIN_S = 0.5
+
 
 def status(request: "Request") -> None:
     """Rehearse an ADD without a container.
 
-    Raises: CniError 50 that says what is missing; 7 for a faulty configuration.
+    Raises: CniError 50 that says what is missing; 51 when an ADD would work, but a firewall of
+    the host's cuts the network off; 7 for a faulty configuration.
     """
     config = configuration.load(request.document, request.args, request.verb)
     try:
@@ -64,10 +70,36 @@ def status(request: "Request") -> None:
         if error.code == INVALID_CONFIG:
             raise
         raise _unavailable(error) from None
+    if not config.ipam_plugin:  # whose ranges are not known
+        _look_at_firewalls(config)
 
 
 def _unavailable(error: CniError) -> CniError:
     return CniError(PLUGIN_NOT_AVAILABLE, f"ADD would fail: {error.msg}", error.details)
+
+
+def _look_at_firewalls(config: "NetworkConfig") -> None:
+    """Raise CniError 51 when the host's firewall refuses what containers should reach.
+
+    Only what lasts is said: a firewall that is just being reloaded refuses everything.
+    """
+    senders = firewall.Senders(
+        config.name,
+        [(one.network, one.prefix_len) for listed in config.range_sets for one in listed],
+        f"{config.host_interface_prefix}*",
+        isolated=config.guard is not None and config.guard.isolated,
+    )
+    for attempt in range(_LOOKS):
+        try:
+            with Netlink() as host:
+                found = firewall.refusals(host, senders)
+        except NetlinkError:
+            return  # an ADD has just been rehearsed; what cannot be read here forbids none
+        if not found:
+            return
+        if attempt + 1 < _LOOKS:
+            time.sleep(_LOOK_AGAIN_S)
+    raise firewall.error(found, senders)
 
 
 def _try_leases(config: "NetworkConfig", request: "Request") -> "list[Allocation]":

@@ -1,28 +1,29 @@
 """Containers on a host with ufw: the real one, with Debian's defaults."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from tests.attached import REMOTE, Attached, answers, config
+from tests.attached import REMOTE, Attached, add_remote, answers, config
 from tests.firewalls import Ufw
 from tests.host import Host, Namespace
 
 
 def reached(host: Host, remote: Namespace, one: Attached, other: Attached) -> list[str]:
     """Return what a container reaches by TCP, of the world, another container and the host."""
-    asked = {
-        f"{what} {version}": (server, address)
+    asked = [
+        (f"{what} {version}", server, address)
         for version in (4, 6)
         for what, server, address in (
             ("world", remote, REMOTE[version]),
             ("container", other.inside, other.address[version]),
             ("host", host, {4: "198.51.100.2", 6: "2001:db8:100::2"}[version]),
         )
-    }
-    return [
-        what for what, (server, address) in asked.items() if answers(server, one.inside, address)
     ]
+    with ThreadPoolExecutor() as pool:  # each waits for what does not come
+        found = pool.map(lambda way: answers(way[1], one.inside, way[2]), asked)
+        return [what for (what, _, _), passes in zip(asked, found, strict=True) if passes]
 
 
 OUTSIDE = ["world 4", "container 4", "world 6", "container 6"]
@@ -40,7 +41,7 @@ def forward_rules(host: Host) -> list[str]:
 @pytest.mark.parametrize("policy", ["DROP", "REJECT"])
 def test_what_forwards_nothing_lets_containers_pass(bare_host: Host, policy: str) -> None:
     host = bare_host
-    remote = host.add_remote()
+    remote = add_remote(host)
     ufw = Ufw(host)
     ufw("default", policy.lower().replace("drop", "deny"), "routed")
     ufw("--force", "enable")
@@ -62,7 +63,7 @@ def test_what_forwards_nothing_lets_containers_pass(bare_host: Host, policy: str
 
 def test_what_ufw_denies_to_containers_is_denied(bare_host: Host) -> None:
     host = bare_host
-    remote = host.add_remote()
+    remote = add_remote(host)
     ufw = Ufw(host)
     ufw("--force", "enable")
     one, other = Attached(host, settings(host)), Attached(host, settings(host))
@@ -72,7 +73,7 @@ def test_what_ufw_denies_to_containers_is_denied(bare_host: Host) -> None:
 
 def test_ufw_that_is_enabled_later(bare_host: Host) -> None:
     host = bare_host
-    remote = host.add_remote()
+    remote = add_remote(host)
     one, other = Attached(host, settings(host)), Attached(host, settings(host))
     ufw = Ufw(host)
     ufw("route", "deny", "out", "on", "uplink", "to", "any", "port", "25", "proto", "tcp")
@@ -91,7 +92,7 @@ def test_rules_that_came_before_ufw_are_put_behind_it(bare_host: Host) -> None:
     host = bare_host
     for tool in ("iptables", "ip6tables"):
         host.run([tool, "-P", "FORWARD", "DROP"])
-    remote = host.add_remote()
+    remote = add_remote(host)
     one, other = Attached(host, settings(host)), Attached(host, settings(host))
     assert "10.200.0.0/16" in forward_rules(host)[1]
     ufw = Ufw(host)
