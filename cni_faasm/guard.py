@@ -1,17 +1,17 @@
 """Keep containers from what they must not do: one rule set for a whole network.
 
-    table inet guard_NETWORK {                    comment "cni-faasm antiSpoof isolated ..."
-        set learned { type iface_index . ether_addr; flags dynamic,timeout; }
-        set bound { type iface_index; flags dynamic,timeout; }
-        set also { type iface_index . ipv4_addr; }             and also6
+    table inet guard_NETWORK {              comment "cni-faasm names antiSpoof isolated ..."
+        set learned { type ifname . ether_addr; flags dynamic,timeout; }
+        set bound { type ifname; flags dynamic,timeout; }
+        set also { type ifname . ipv4_addr; }                  and also6
         chain from {                                           antiSpoof
             type filter hook prerouting priority raw
             iifgroup G ip6 saddr { fe80::/10, :: } drop        made up at will
-            iifgroup G ip saddr fib saddr . iif oif missing iif . ip saddr != @also drop
+            iifgroup G ip saddr fib saddr . iif oif missing iifname . ip saddr != @also drop
             iifgroup G ip6 saddr the same
-            iifgroup G iif . ether saddr @learned update @learned, @bound return
-            iifgroup G iif @bound drop
-            iifgroup G update @learned { iif . ether saddr } update @bound { iif }
+            iifgroup G iifname . ether saddr @learned update @learned, @bound return
+            iifgroup G iifname @bound drop
+            iifgroup G update @learned { iifname . ether saddr } update @bound { iifname }
         }
         chain to_host {                                        isolated
             type filter hook input priority filter
@@ -32,15 +32,17 @@ G is the interface group of the network's outer ends. Whose an address is says t
 routing table, which has a /32 for each container. A MAC address is the container's from its
 first packet on: a later plugin of the list (tuning) may have changed the one that ADD made, and
 nobody tells us; from then on there is no other. So a container costs no element but one for
-ARP, which no routing table is asked about, and that stays behind until somebody sweeps: to
-delete elements makes the kernel wait for RCU with all of nf_tables locked, 10 ms each time. All
-are kept by the interface's index, which no later interface gets. A container of several attachments may send
-from each of its addresses by all of them: `also` holds what the routing table does not tell.
+ARP, which no routing table is asked about. A container of several attachments may send from
+each of its addresses by all of them: `also` holds what the routing table does not tell.
+
+All are kept by the interface's name. An index would be no later interface's, but nft lists it
+as the name of the day, and refuses the whole of a saved ruleset when that interface has gone. So
+what is of a name goes before its link does, and what packets of the last moment have put there
+goes before the next container of that name is let in.
 The tables follow the network's latest ADD.
 """
 
 import errno
-import sys
 
 from cni_faasm import plan_fields, record
 from cni_faasm.errors import KERNEL_LACKS_FEATURE, TRY_AGAIN, CniError
@@ -59,7 +61,7 @@ from cni_faasm.guard_rules import (
 from cni_faasm.guard_rules import tables as tables_of
 from cni_faasm.netlink import dumps, nft, nft_set
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
-from cni_faasm.netlink.wire import NetlinkError
+from cni_faasm.netlink.wire import NetlinkError, text_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -71,6 +73,8 @@ if TYPE_CHECKING:
     Keys = list[tuple[int, str, bytes]]
 
 _ATTEMPTS = 8
+IFNAMSIZ = 16  # <linux/if.h>
+_MAC_BYTES = 8  # of a key, whose fields take whole words
 _RACES = (errno.EEXIST, errno.ENOENT, errno.EINTR)
 
 
@@ -89,7 +93,9 @@ def ensure(plan: "Plan", state_dir: "str | None", *, renew: bool = False) -> boo
             tables = _look(netfilter, name)
             anew = renew or not _is_whole(tables, plan.guard)
             if not anew:
-                messages = _additions(plan, _keys(plan))
+                # What a container of that name has left in its last moment binds this one not.
+                messages = _removals(netfilter, name, _of_packets(plan) if _binds(plan) else [])
+                messages += _additions(plan, _keys(plan))
             else:
                 messages = [
                     nft.del_table(family, name)
@@ -119,6 +125,8 @@ def _must_renew(error: NetlinkError) -> bool:
     """Say whether the tables must be made anew to get any further. Raises: what is no race."""
     from cni_faasm import kernel  # only a refusal needs it
 
+    if error.errno == errno.ENOENT and error.label.startswith("nft delete element"):
+        return False  # it has timed out meanwhile
     if error.errno == errno.ENOENT and not error.label.startswith(("nft create", "nft add rule")):
         return True  # a part of it is missing
     if kernel.is_lacking(error) or (
@@ -152,14 +160,14 @@ def _is_whole(tables: "list[nft.Table | None]", guard: "Guard | None") -> bool:
 def _keys(plan: "Plan") -> "Keys":
     """Return what the sets hold of an attachment: (family, set, key) each."""
     return [
-        (nft.NFPROTO_ARP, OWN, _index(plan.host_ifindex) + item.address)
+        (nft.NFPROTO_ARP, OWN, _key(plan.host_interface, item.address))
         for item in plan.addresses
         if len(item.address) == 4
     ]
 
 
-def _index(ifindex: int) -> bytes:
-    return ifindex.to_bytes(4, sys.byteorder)
+def _key(name: str, rest: bytes = b"") -> bytes:
+    return name.encode("utf-8", "surrogateescape").ljust(IFNAMSIZ, b"\0") + rest
 
 
 def _recorded(state_dir: "str | None", plan: "Plan") -> "Keys":
@@ -196,7 +204,7 @@ def _shared(state_dir: str, network: str, known: "dict[str, list[Plan]]") -> "Ke
                 if other is not None and other.host_ifindex and not other.shapes_only:
                     every[container_id].append(other)
     return [
-        (nft.NFPROTO_INET, ALSO[len(item.address)], _index(plan.host_ifindex) + item.address)
+        (nft.NFPROTO_INET, ALSO[len(item.address)], _key(plan.host_interface, item.address))
         for container_id, plans in known.items()
         for plan in plans
         for other in every[container_id]
@@ -205,42 +213,79 @@ def _shared(state_dir: str, network: str, known: "dict[str, list[Plan]]") -> "Ke
     ]
 
 
+def _binds(plan: "Plan") -> bool:
+    return plan.guard is not None and plan.guard.anti_spoof
+
+
 def _additions(plan: "Plan", keys: "Keys") -> "list[Message]":
-    if plan.guard is None or not plan.guard.anti_spoof:
+    if not _binds(plan):
         return []
     name = table_name(plan.network)
     return [nft_set.new_elements(family, name, place, [key]) for family, place, key in keys]
 
 
-def forget(*plans: "Plan") -> None:
+def forget(host: Netlink, *plans: "Plan") -> None:
     """Let nobody send from these attachments' addresses any more. Raises: NetlinkError.
 
-    Only a container of several attachments has more than its routes to tell. Of those that are
-    not guarded themselves, too: their addresses are known where the others are.
+    Call it before their links go: their names are given again at once.
+    Of those that are not guarded themselves, too: only a container of several attachments has
+    more than its routes to tell, and its addresses are known where the others are.
     """
-    indexes = [_index(plan.host_ifindex) for plan in plans]
     addresses = [item.address for plan in plans for item in plan.addresses]
     if not addresses:
         return
+    ends = [plan for plan in plans if _has_name(host, plan)]
+    names = [_key(plan.host_interface) for plan in ends]
     inet = nft.NFPROTO_INET
     try:
         with Netlink(NETLINK_NETFILTER) as netfilter:
+            for network in {plan.network for plan in ends}:
+                keys = [
+                    key
+                    for plan in ends
+                    if plan.network == network
+                    for key in [*_keys(plan), *_of_packets(plan)]
+                ]
+                _take_out(netfilter, table_name(network), keys)
             for table in dumps.tables(netfilter, inet):
-                name = table.name
-                if name.startswith(table_name("")):
+                if table.name.startswith(table_name("")):
                     stale = [
                         (inet, place, key)
                         for place in ALSO.values()
-                        for key in _dump(netfilter, inet, name, place)
-                        if key[:4] in indexes or key[4:] in addresses
+                        for key in _dump(netfilter, inet, table.name, place)
+                        if key[:IFNAMSIZ] in names or key[IFNAMSIZ:] in addresses
                     ]
-                    _take_out(netfilter, name, stale)
+                    _take_out(netfilter, table.name, stale)
     except NetlinkError as error:
         from cni_faasm import kernel  # only a refusal needs it
 
         # Who guards nothing needs no nf_tables.
         if not kernel.is_lacking(error) or any(plan.guard is not None for plan in plans):
             raise
+
+
+def forget_again(plan: "Plan") -> None:
+    """Do as forget does, for a failed ADD. Raises: NetlinkError."""
+    with Netlink() as host:
+        forget(host, plan)
+
+
+def _has_name(host: Netlink, plan: "Plan") -> bool:
+    """Say whether an attachment's end has its name, or nobody: it may have gone before."""
+    from cni_faasm import veth
+
+    found = veth.find(host, name=plan.host_interface)
+    return found is None or veth.owned(found, plan.alias, plan.host_mac)
+
+
+def _of_packets(plan: "Plan") -> "Keys":
+    """Return what packets of an attachment's have put into the sets, as far as it is known."""
+    mac = plan.mac.ljust(_MAC_BYTES, b"\0")
+    return [
+        *((family, BOUND, _key(plan.host_interface)) for family in FAMILIES),
+        (nft.NFPROTO_INET, LEARNED, _key(plan.host_interface, mac)),
+        (nft.NFPROTO_ARP, LEARNED, _key(plan.host_interface, mac + mac)),
+    ]
 
 
 def remove_again(plan: "Plan", state_dir: str) -> None:
@@ -261,7 +306,7 @@ def let_several(plan: "Plan", host: Netlink, inner: Netlink) -> None:
     from cni_faasm import veth
     from cni_faasm.netlink import route
 
-    additions: dict[str, list[tuple[int, bytes]]] = {}
+    additions: dict[str, list[tuple[str, bytes]]] = {}
     for found in dumps.addrs(inner):
         if found.ifindex == veth.LOOPBACK_IFINDEX or found.scope:
             continue
@@ -278,8 +323,8 @@ def let_several(plan: "Plan", host: Netlink, inner: Netlink) -> None:
         ):
             continue
         own, its = additions.setdefault(plan.network, []), additions.setdefault(words[1], [])
-        own.append((plan.host_ifindex, found.address))
-        its.extend((other.ifindex, item.address) for item in plan.addresses)
+        own.append((plan.host_interface, found.address))
+        its.extend((other.name, item.address) for item in plan.addresses)
     if plan.guard is None or not plan.guard.anti_spoof:
         additions.pop(plan.network, None)
     if not additions:
@@ -288,8 +333,8 @@ def let_several(plan: "Plan", host: Netlink, inner: Netlink) -> None:
     with Netlink(NETLINK_NETFILTER) as netfilter:
         for network, pairs in additions.items():
             messages = []
-            for ifindex, address in pairs:
-                key, place = _index(ifindex) + address, ALSO[len(address)]
+            for end, address in pairs:
+                key, place = _key(end, address), ALSO[len(address)]
                 messages.append(nft_set.new_elements(inet, table_name(network), place, [key]))
             try:
                 netfilter.nft_batch(messages)
@@ -299,17 +344,32 @@ def let_several(plan: "Plan", host: Netlink, inner: Netlink) -> None:
 
 
 def _take_out(netfilter: Netlink, name: str, keys: "Keys") -> None:
-    messages = [nft_set.del_elements(family, name, place, [key]) for family, place, key in keys]
-    try:
-        netfilter.nft_batch(messages)
-    except NetlinkError as error:
-        if error.errno != errno.ENOENT:  # somebody else has done it
-            raise
+    """Take out what is there of these keys. Raises: NetlinkError."""
+    for _ in range(_ATTEMPTS):
+        messages = _removals(netfilter, name, keys)
+        try:
+            netfilter.nft_batch(messages)
+        except NetlinkError as error:
+            if error.errno not in _RACES:  # one has timed out, or somebody else has done it
+                raise
+            continue
+        return
+
+
+def _removals(netfilter: Netlink, name: str, keys: "Keys") -> "list[Message]":
+    """Return what takes out those of the keys that are there. Raises: NetlinkError."""
+    questions = [nft_set.get_element(family, name, place, key) for family, place, key in keys]
+    return [
+        nft_set.del_elements(family, name, place, [key])
+        for (family, place, key), body in zip(keys, netfilter.ask(questions), strict=True)
+        if body is not None
+    ]
 
 
 def sweep(network: str, host: Netlink) -> None:
-    """Take out what is of interfaces that are no more. Raises: NetlinkError."""
+    """Take out what is of names that no end of the network's has. Raises: NetlinkError."""
     from cni_faasm import veth
+    from cni_faasm.policy import group
 
     name = table_name(network)
     with Netlink(NETLINK_NETFILTER) as netfilter:
@@ -322,11 +382,11 @@ def sweep(network: str, host: Netlink) -> None:
             *((family, each) for family in FAMILIES for each in (LEARNED, BOUND)),
         ):
             for key in _dump(netfilter, family, name, place):
-                index = key[:4]
-                if index not in known:
-                    ifindex = int.from_bytes(index, sys.byteorder)
-                    known[index] = veth.find(host, ifindex=ifindex) is not None
-                if not known[index]:
+                end = key[:IFNAMSIZ]
+                if end not in known:
+                    found = veth.find(host, name=text_of(end))
+                    known[end] = found is not None and found.group == group(network)
+                if not known[end]:
                     stale.append((family, place, key))
         _take_out(netfilter, name, stale)
 

@@ -20,7 +20,7 @@ TO_HOST = "to_host"
 THROUGH = "through"
 NF_IP_PRI_RAW = -300
 NF_ARP_IN = 0
-_COMMENT = "cni-faasm"
+_COMMENT = "cni-faasm names"  # the second word tells what sets are keyed by
 _LEARNED_MS = 3_600_000  # without a packet; then it may be another
 _LINK_LOCAL = b"\xfe\x80" + bytes(14), 10
 _UNSPECIFIED = bytes(16), 128  # of neighbour discovery and MLD
@@ -45,7 +45,7 @@ def tables(network: str, guard: "Guard") -> "list[Message]":
     if guard.anti_spoof:
         made.append(nft.new_table(arp, name, comment=comment(guard)))
         made.append(nft.new_chain(arp, name, FROM, type="filter", hook=NF_ARP_IN, priority=0))
-        link, mac, ip4 = nft_set.TYPE_IFINDEX, nft_set.TYPE_ETHERADDR, nft_set.TYPE_IPADDR
+        link, mac, ip4 = nft_set.TYPE_IFNAME, nft_set.TYPE_ETHERADDR, nft_set.TYPE_IPADDR
         made += [
             nft_set.new_set(arp, name, OWN, link, ip4),
             nft_set.new_set(inet, name, ALSO[4], link, ip4),

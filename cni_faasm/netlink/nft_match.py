@@ -20,11 +20,11 @@ from cni_faasm.netlink.nft_expr import (
 from cni_faasm.netlink.wire import Struct, attr_be32, attr_be64, attr_text
 
 # <linux/netfilter/nf_tables.h>
-NFT_REG32_01 = 9
-NFT_REG32_03 = 11
+NFT_REG32_04 = 12
+NFT_REG32_06 = 14
 NFT_PAYLOAD_LL_HEADER = 0
 NFT_PAYLOAD_TRANSPORT_HEADER = 2
-NFT_META_IIF = 4
+NFT_META_IIFNAME = 6
 NFT_META_IIFTYPE = 8
 NFT_META_L4PROTO = 16
 IIFGROUP = 21
@@ -95,8 +95,11 @@ def group(key: int, number: int, bits: int = 0xFFFFFFFF) -> bytes:
 
 
 def _interface() -> bytes:
-    """Load the index and not the name, which is used again by others."""
-    return meta(NFT_META_IIF)
+    """Load the name: an index in a saved ruleset is of an interface that may be no more.
+
+    It fills the first four registers.
+    """
+    return meta(NFT_META_IIFNAME)
 
 
 def _ethernet() -> bytes:
@@ -104,32 +107,32 @@ def _ethernet() -> bytes:
 
 
 def _sender() -> bytes:
-    return _interface() + payload(NFT_PAYLOAD_LL_HEADER, 6, 6, NFT_REG32_01)
+    return _interface() + payload(NFT_PAYLOAD_LL_HEADER, 6, 6, NFT_REG32_04)
 
 
 def _arp_sender() -> bytes:
-    return _sender() + payload(NFT_PAYLOAD_NETWORK_HEADER, 8, 6, NFT_REG32_03)
+    return _sender() + payload(NFT_PAYLOAD_NETWORK_HEADER, 8, 6, NFT_REG32_06)
 
 
 def _arp_address() -> bytes:
-    return _interface() + payload(NFT_PAYLOAD_NETWORK_HEADER, 14, 4, NFT_REG32_01)
+    return _interface() + payload(NFT_PAYLOAD_NETWORK_HEADER, 14, 4, NFT_REG32_04)
 
 
 def _source4() -> bytes:
-    return _interface() + payload(NFT_PAYLOAD_NETWORK_HEADER, 12, 4, NFT_REG32_01)
+    return _interface() + payload(NFT_PAYLOAD_NETWORK_HEADER, 12, 4, NFT_REG32_04)
 
 
 def _source6() -> bytes:
-    return _interface() + payload(NFT_PAYLOAD_NETWORK_HEADER, 8, 16, NFT_REG32_01)
+    return _interface() + payload(NFT_PAYLOAD_NETWORK_HEADER, 8, 16, NFT_REG32_04)
 
 
 # What can be looked up in a set, or put into one:
-INTERFACE = "iif"
-SENDER = "iif . ether saddr"
-ARP_SENDER = "iif . ether saddr . arp saddr ether"
-ARP_ADDRESS = "iif . arp saddr ip"
-SOURCE4 = "iif . ip saddr"
-SOURCE6 = "iif . ip6 saddr"
+INTERFACE = "iifname"
+SENDER = "iifname . ether saddr"
+ARP_SENDER = "iifname . ether saddr . arp saddr ether"
+ARP_ADDRESS = "iifname . arp saddr ip"
+SOURCE4 = "iifname . ip saddr"
+SOURCE6 = "iifname . ip6 saddr"
 _LOADS = {
     INTERFACE: _interface,
     SENDER: _sender,

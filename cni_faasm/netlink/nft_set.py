@@ -9,6 +9,7 @@ from cni_faasm.netlink.nft import family_name, head
 from cni_faasm.netlink.wire import (
     NLM_F_CREATE,
     NLM_F_EXCL,
+    Struct,
     attr,
     attr_be32,
     attr_text,
@@ -41,6 +42,7 @@ NFTA_SET_FLAGS = 3
 NFTA_SET_KEY_TYPE = 4
 NFTA_SET_KEY_LEN = 5
 NFTA_SET_ID = 10
+NFTA_SET_USERDATA = 13
 NFTA_SET_ELEM_LIST_TABLE = 1
 NFTA_SET_ELEM_LIST_SET = 2
 NFTA_SET_ELEM_LIST_ELEMENTS = 3
@@ -56,9 +58,12 @@ _NFGENMSG_BYTES = 4
 TYPE_IPADDR = 7
 TYPE_IP6ADDR = 8
 TYPE_ETHERADDR = 9
-TYPE_IFINDEX = 20
-_LENGTHS = {TYPE_IPADDR: 4, TYPE_IP6ADDR: 16, TYPE_ETHERADDR: 6, TYPE_IFINDEX: 4}
+TYPE_IFNAME = 41
+_LENGTHS = {TYPE_IPADDR: 4, TYPE_IP6ADDR: 16, TYPE_ETHERADDR: 6, TYPE_IFNAME: 16}
 _TYPE_BITS = 6
+# libnftnl's attributes of a set, read by nft alone: NFTNL_UDATA_SET_KEYBYTEORDER, of 4 bytes, and
+# BYTEORDER_HOST_ENDIAN. Without it nft lists a single name as "".
+_KEY_OF_THE_HOST = b"\0\4" + Struct("=I").pack(1)
 
 
 def _id(name: str) -> int:
@@ -90,6 +95,8 @@ def new_set(family: int, table: str, name: str, *types: int, dynamic: bool = Fal
         + attr_be32(NFTA_SET_KEY_LEN, length)
         + attr_be32(NFTA_SET_ID, _id(name))
     )
+    if types == (TYPE_IFNAME,):
+        body += attr(NFTA_SET_USERDATA, _KEY_OF_THE_HOST)
     label = f"nft create set {family_name(family, table, name)}"
     return NFT_MSG_NEWSET, NLM_F_CREATE | NLM_F_EXCL, body, label
 

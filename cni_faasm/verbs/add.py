@@ -171,7 +171,7 @@ def _make(
     if 16 in lengths:
         with netns.Inside(netns_fd, own_fd):
             veth.apply_settings(veth.inner_settings(promised))
-    undo.push("take it out of the guard", guard.forget, promised)
+    undo.push("take it out of the guard", guard.forget_again, promised)
 
     def protect() -> None:
         if guard.ensure(promised, config.state_dir):

@@ -43,7 +43,7 @@ def delete(request: "Request", warnings: "list[str]", *, detach: bool = True) ->
     try:
         with Netlink() as host:
             for name in names or [""]:
-                _detach(request, config, name, host, detach)
+                _detach(request, config, name, host, detach=detach, warnings=warnings)
     except NetlinkError as error:
         from cni_faasm import kernel  # only a refusal needs it
 
@@ -51,7 +51,13 @@ def delete(request: "Request", warnings: "list[str]", *, detach: bool = True) ->
 
 
 def _detach(
-    request: "Request", config: "NetworkConfig", name: str, host: Netlink, detach: bool
+    request: "Request",
+    config: "NetworkConfig",
+    name: str,
+    host: Netlink,
+    *,
+    detach: bool,
+    warnings: "list[str]",
 ) -> None:
     for _ in range(_ATTEMPTS):
         promised = load_record(config, name, request.container_id, request.ifname)
@@ -73,14 +79,16 @@ def _detach(
                 chained.remove_unrecorded(request, name, host, other)
             record.remove(config.state_dir, name, *identity)
             return
-        forget = _forgetting(promised)
+        if promised is not None and promised.addresses:
+            _forget(host, promised, warnings)
+        sweep = _sweeping(promised)
         if outer is not None and detach:
-            removal.delete_detached(host, outer.ifindex, forget)
+            removal.delete_detached(host, outer.ifindex, sweep)
         else:
             if outer is not None:
                 removal.delete(host, outer.ifindex)
-            if forget is not None:
-                forget()
+            if sweep is not None:
+                sweep()
         if promised is not None and promised.host_egress is not None:
             from cni_faasm import egress
 
@@ -96,21 +104,30 @@ def _detach(
     )
 
 
-def _forgetting(promised: "Plan | None") -> "Callable[[], None] | None":
-    """Return what makes guards forget an attachment; None for nothing."""
-    if promised is None:
+def _forget(host: Netlink, promised: "Plan", warnings: "list[str]") -> None:
+    """Let guards forget an attachment; a DEL goes on where they cannot."""
+    from cni_faasm import guard
+
+    try:
+        guard.forget(host, promised)
+    except NetlinkError as error:
+        warnings.append(f"DEL: the guard remembers {promised.host_interface}: {error}")
+
+
+def _sweeping(promised: "Plan | None") -> "Callable[[], None] | None":
+    """Return what a DEL of many does after the others, None for nothing."""
+    if promised is None or promised.guard is None or not promised.guard.anti_spoof:
+        return None
+    if promised.host_mac[5] % SWEEPS:
         return None
     # Here and not in the child, which has closed the file that modules are loaded from.
     from cni_faasm import guard
 
-    def forget() -> None:
-        guard.forget(promised)
-        is_bound = promised.guard is not None and promised.guard.anti_spoof
-        if is_bound and promised.host_mac[5] % SWEEPS == 0:
-            with Netlink() as host:
-                guard.sweep(promised.network, host)
+    def sweep() -> None:
+        with Netlink() as host:
+            guard.sweep(promised.network, host)
 
-    return forget
+    return sweep
 
 
 def load_record(

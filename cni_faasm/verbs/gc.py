@@ -102,9 +102,10 @@ def _collect(
     marks = _Marks(config.name, choice, promises.values())
     doomed = _doomed_links(config, marks, host)
     if not dry_run:
-        doomed = removal.delete_all(host, doomed, marks.doom)
         # Without an index it is being attached, or has never been.
-        guard.forget(*(one for one in promises.values() if one is not None and one.host_ifindex))
+        known = (one for one in promises.values() if one is not None and one.host_ifindex)
+        guard.forget(host, *known)
+        doomed = removal.delete_all(host, doomed, marks.doom)
     removed.extend(f"link {found.name} ({found.alias})" for found in doomed)
     for (container_id, ifname), promised in promises.items():
         if dry_run:

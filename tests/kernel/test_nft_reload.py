@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.attached import Attached, add_remote, config, passes
-from tests.host import Host
+from tests.host import Host, wait_until
 
 LIMITED = {"ingressRate": "20M", "egressRate": "10M", "enforceEgress": "host"}
 
@@ -42,3 +42,40 @@ def test_saved_and_loaded_again(host: Host, keys: dict[str, Any]) -> None:
         host.delete_attachment(each.inside, network)
     host.cni("GC", None, {**network, "cniVersion": "1.1.0", "cni.dev/valid-attachments": []}).ok()
     assert host.nft() == []
+
+
+def test_saved_while_they_ran_and_loaded_when_they_have_gone(host: Host) -> None:
+    """As at the next start of the host, where no interface of ours is there yet."""
+    add_remote(host)
+    network = config(host, ipMasq=True, isolated=True)
+    one, two = Attached(host, network), Attached(host, network)
+    for each in (one, two):
+        assert passes(host, each, 4, each.address[4])
+        each.inside.run(["busybox", "arping", "-c1", "-I", "eth0", "10.200.0.1"])
+    saved = host.run(["nft", "list", "ruleset"]).stdout
+    assert f'"{one.outer}"' in saved
+    for each in (one, two):
+        host.delete_attachment(each.inside, network)
+    assert f'"{one.outer}"' not in host.run(["nft", "list", "ruleset"]).stdout
+    host.run(["nft", "-f", "-"], stdin=f"flush ruleset\n{saved}")
+    # Of the same name, and with another MAC: what the one before had said binds it not.
+    other = Attached(host, network)
+    assert other.outer == one.outer
+    assert other.mac != one.mac
+    assert passes(host, other, 4, other.address[4])
+    host.check(other.inside, network, other.result).ok()
+
+
+def test_a_container_that_has_gone_before_the_rules_are_listed(host: Host) -> None:
+    add_remote(host)
+    network = config(host)
+    one = Attached(host, network)
+    assert passes(host, one, 4, one.address[4])
+    one.inside.delete()
+    wait_until(lambda: host.link(one.outer) is None, "the pair to go")
+    saved = host.run(["nft", "list", "ruleset"]).stdout
+    assert f'"{one.outer}"' in saved
+    host.run(["nft", "-f", "-"], stdin=f"flush ruleset\n{saved}")
+    other = Attached(host, network)
+    assert passes(host, other, 4, other.address[4])
+    host.check(other.inside, network, other.result).ok()
