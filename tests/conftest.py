@@ -24,8 +24,8 @@ from tests.host import (
     source_plugin,
 )
 
-NEED_PRIVATE_HOST = ("kernel", "runtime", "demo")
-ORDER = ("tools", "unit", "property", "kernel", "runtime", "demo")
+NEED_PRIVATE_HOST = ("kernel", "runtime", "roots", "demo")
+ORDER = ("tools", "unit", "property", "kernel", "runtime", "roots", "demo")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

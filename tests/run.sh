@@ -68,6 +68,9 @@ fi
 say "firewalls"
 tests/fetch_firewalls.sh
 
+say "other Debian releases"
+tests/vm/fetch.sh root/bullseye-tools root/trixie-tools
+
 say "Python packages"
 if [ ! -x .venv/bin/python ]; then /usr/bin/python3 -m venv .venv; fi
 stamp=.venv/.installed-for-tests

@@ -1,5 +1,6 @@
 """An operator saves the rules by nft and loads them again: they are the same, to us as well."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,25 +11,28 @@ from tests.host import Host, wait_until
 LIMITED = {"ingressRate": "20M", "egressRate": "10M", "enforceEgress": "host"}
 
 
-@pytest.mark.parametrize(
-    "keys",
-    [
-        {"ipMasq": True, "isolated": True, "allowHost": ["udp/53", "tcp/53"], "bandwidth": LIMITED},
-        {"ipMasq": True},
-        {"isolated": True, "antiSpoof": False},
-    ],
-    ids=",".join,
-)
+NETWORKS: list[dict[str, Any]] = [
+    {"ipMasq": True, "isolated": True, "allowHost": ["udp/53", "tcp/53"], "bandwidth": LIMITED},
+    {"ipMasq": True},
+    {"isolated": True, "antiSpoof": False},
+]
+
+
+@pytest.mark.parametrize("keys", NETWORKS, ids=",".join)
 def test_saved_and_loaded_again(host: Host, keys: dict[str, Any]) -> None:
     add_remote(host)
+    save_and_load(host, keys, ["nft"])
+
+
+def save_and_load(host: Host, keys: dict[str, Any], nft: Sequence[str]) -> None:
     network = config(host, **keys)
     one = Attached(host, network)
     guarded = network.get("antiSpoof", True)
     assert passes(host, one, 4, one.address[4])  # what is learned of it is saved, too
-    saved = host.run(["nft", "list", "ruleset"]).stdout
+    saved = host.run([*nft, "list", "ruleset"]).stdout
     assert 'comment "cni-faasm' in saved
-    host.run(["nft", "flush", "ruleset"])
-    host.run(["nft", "-f", "-"], stdin=saved)
+    host.run([*nft, "flush", "ruleset"])
+    host.run([*nft, "-f", "-"], stdin=saved)
 
     host.check(one.inside, network, one.result).ok()
     other = Attached(host, network)

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,16 @@ conf_template = "{template}"
 
 
 class Cri:
-    """A containerd, as a node's kubelet has it."""
+    """A containerd, as a node's kubelet has it. within: what runs a command in another root."""
 
-    def __init__(self, host: Host, directory: Path, *, template: Path | None = None) -> None:
+    def __init__(
+        self,
+        host: Host,
+        directory: Path,
+        *,
+        template: Path | None = None,
+        within: Sequence[str] = (),
+    ) -> None:
         self.host = host
         self.directory = directory
         self.pods: list[str] = []
@@ -63,13 +71,13 @@ class Cri:
             encoding="utf-8",
         )
         with (directory / "containerd.log").open("wb") as log:
-            self._daemon = host.start(["containerd", "--config", str(config)], stdout=log)
+            self._daemon = host.start([*within, "containerd", "--config", str(config)], stdout=log)
         socket = directory / "containerd.sock"
         self._channel = grpc.insecure_channel(f"unix://{socket}")
         self._service = services.RuntimeServiceStub(self._channel)
         wait_until(self._is_up, "containerd to answer", timeout=30)
         make_image(directory / "image.tar")
-        ctr = ["ctr", "--address", str(socket), "--namespace", "k8s.io"]
+        ctr = [*within, "ctr", "--address", str(socket), "--namespace", "k8s.io"]
         options = ["--snapshotter", "native", "--local"]
         done = host.run([*ctr, "images", "import", *options[:2], str(directory / "image.tar")])
         assert IMAGE in done.stdout, done.stdout

@@ -54,17 +54,22 @@ class Runtime(ABC):
 
 
 class Containerd(Runtime):
-    """`ctr run --cni` under a containerd of the test's own."""
+    """`ctr run --cni` under a containerd of the test's own.
 
-    def __init__(self, host: Host, root_filesystem: Path, directory: Path) -> None:
+    within: what runs a command in another root.
+    """
+
+    def __init__(
+        self, host: Host, root_filesystem: Path, directory: Path, within: Sequence[str] = ()
+    ) -> None:
         super().__init__(host, root_filesystem, directory)
         self._clients: dict[str, subprocess.Popen[bytes]] = {}
         socket = directory / "containerd.sock"
-        self._ctr = ["ctr", "--address", str(socket), "--namespace", CGROUP]
+        self._ctr = [*within, "ctr", "--address", str(socket), "--namespace", CGROUP]
         places = ["--root", str(directory / "root"), "--state", str(directory / "state")]
         with (directory / "containerd.log").open("wb") as log:
             self._daemon = host.start(
-                ["containerd", "--address", str(socket), *places],
+                [*within, "containerd", "--address", str(socket), *places],
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
