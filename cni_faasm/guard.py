@@ -55,7 +55,6 @@ from cni_faasm.guard_rules import (
     comment,
     places,
     rules,
-    rules_of,
     table_name,
 )
 from cni_faasm.guard_rules import tables as tables_of
@@ -69,7 +68,6 @@ if TYPE_CHECKING:
     from cni_faasm.plan import Plan
     from cni_faasm.policy import Guard
 
-    Drift = tuple[str, str, str]
     Keys = list[tuple[int, str, bytes]]
 
 _ATTEMPTS = 8
@@ -90,12 +88,12 @@ def ensure(plan: "Plan", state_dir: "str | None", *, renew: bool = False) -> boo
     name = table_name(plan.network)
     with Netlink(NETLINK_NETFILTER) as netfilter:
         for _ in range(_ATTEMPTS):
-            tables = _look(netfilter, name)
-            anew = renew or not _is_whole(tables, plan.guard)
+            tables = look(netfilter, name)
+            anew = renew or not is_whole(tables, plan.guard)
             if not anew:
                 # What a container of that name has left in its last moment binds this one not.
                 messages = _removals(netfilter, name, _of_packets(plan) if _binds(plan) else [])
-                messages += _additions(plan, _keys(plan))
+                messages += _additions(plan, keys_of(plan))
             else:
                 messages = [
                     nft.del_table(family, name)
@@ -143,36 +141,41 @@ def _must_renew(error: NetlinkError) -> bool:
     return False
 
 
-def _look(netfilter: Netlink, name: str) -> "list[nft.Table | None]":
+def look(netfilter: Netlink, name: str) -> "list[nft.Table | None]":
+    """Return the tables of a name, of families inet and arp. Raises: NetlinkError."""
     bodies = netfilter.ask([nft.get_table(family, name) for family in FAMILIES])
     return [None if body is None else nft.parse_table(body) for body in bodies]
 
 
-def _is_whole(tables: "list[nft.Table | None]", guard: "Guard | None") -> bool:
+def is_whole(tables: "list[nft.Table | None]", guard: "Guard | None") -> bool:
+    """Say by a network's two tables alone whether it is guarded; CHECK looks at what they hold."""
     inet, arp = tables
     if guard is None:
         return inet is None and arp is None
     if inet is None or inet.comment != comment(guard):
         return False
+    if any(table is not None and table.is_dormant for table in tables):
+        return False
     return (arp is not None) == guard.anti_spoof
 
 
-def _keys(plan: "Plan") -> "Keys":
+def keys_of(plan: "Plan") -> "Keys":
     """Return what the sets hold of an attachment: (family, set, key) each."""
     return [
-        (nft.NFPROTO_ARP, OWN, _key(plan.host_interface, item.address))
+        (nft.NFPROTO_ARP, OWN, end_key(plan.host_interface, item.address))
         for item in plan.addresses
         if len(item.address) == 4
     ]
 
 
-def _key(name: str, rest: bytes = b"") -> bytes:
+def end_key(name: str, rest: bytes = b"") -> bytes:
+    """Return a key of the sets: an end's name, and what is of it."""
     return name.encode("utf-8", "surrogateescape").ljust(IFNAMSIZ, b"\0") + rest
 
 
 def _recorded(state_dir: "str | None", plan: "Plan") -> "Keys":
     """Return the keys of all of a network's attachments, and of this one."""
-    keys = _keys(plan)
+    keys = keys_of(plan)
     if state_dir is None:
         return keys
     several: dict[str, list[Plan]] = {}
@@ -180,13 +183,13 @@ def _recorded(state_dir: "str | None", plan: "Plan") -> "Keys":
         other = plan_fields.load(state_dir, plan.network, container_id, ifname)
         # One without an index is not made yet, and adds itself.
         if other is not None and other.host_ifindex and not other.shapes_only:
-            keys.extend(key for key in _keys(other) if key not in keys)
+            keys.extend(key for key in keys_of(other) if key not in keys)
             several.setdefault(container_id, []).append(other)
     return keys + _shared(state_dir, plan.network, several)
 
 
 def _shared(state_dir: str, network: str, known: "dict[str, list[Plan]]") -> "Keys":
-    """Return what `let_several` has put in for containers of several attachments.
+    """Return what `guard_several` has put in for containers of several attachments.
 
     known: the network's attachments by container; the others' records tell of other networks.
     """
@@ -204,7 +207,7 @@ def _shared(state_dir: str, network: str, known: "dict[str, list[Plan]]") -> "Ke
                 if other is not None and other.host_ifindex and not other.shapes_only:
                     every[container_id].append(other)
     return [
-        (nft.NFPROTO_INET, ALSO[len(item.address)], _key(plan.host_interface, item.address))
+        (nft.NFPROTO_INET, ALSO[len(item.address)], end_key(plan.host_interface, item.address))
         for container_id, plans in known.items()
         for plan in plans
         for other in every[container_id]
@@ -224,6 +227,15 @@ def _additions(plan: "Plan", keys: "Keys") -> "list[Message]":
     return [nft_set.new_elements(family, name, place, [key]) for family, place, key in keys]
 
 
+def complete(plan: "Plan") -> None:
+    """Put into the sets what an attachment has of its own, and leave what they hold.
+
+    Raises: NetlinkError.
+    """
+    with Netlink(NETLINK_NETFILTER) as netfilter:
+        netfilter.nft_batch(_additions(plan, keys_of(plan)))
+
+
 def forget(host: Netlink, *plans: "Plan") -> None:
     """Let nobody send from these attachments' addresses any more. Raises: NetlinkError.
 
@@ -235,7 +247,7 @@ def forget(host: Netlink, *plans: "Plan") -> None:
     if not addresses:
         return
     ends = [plan for plan in plans if _has_name(host, plan)]
-    names = [_key(plan.host_interface) for plan in ends]
+    names = [end_key(plan.host_interface) for plan in ends]
     inet = nft.NFPROTO_INET
     try:
         with Netlink(NETLINK_NETFILTER) as netfilter:
@@ -244,7 +256,7 @@ def forget(host: Netlink, *plans: "Plan") -> None:
                     key
                     for plan in ends
                     if plan.network == network
-                    for key in [*_keys(plan), *_of_packets(plan)]
+                    for key in [*keys_of(plan), *_of_packets(plan)]
                 ]
                 _take_out(netfilter, table_name(network), keys)
             for table in dumps.tables(netfilter, inet):
@@ -282,9 +294,9 @@ def _of_packets(plan: "Plan") -> "Keys":
     """Return what packets of an attachment's have put into the sets, as far as it is known."""
     mac = plan.mac.ljust(_MAC_BYTES, b"\0")
     return [
-        *((family, BOUND, _key(plan.host_interface)) for family in FAMILIES),
-        (nft.NFPROTO_INET, LEARNED, _key(plan.host_interface, mac)),
-        (nft.NFPROTO_ARP, LEARNED, _key(plan.host_interface, mac + mac)),
+        *((family, BOUND, end_key(plan.host_interface)) for family in FAMILIES),
+        (nft.NFPROTO_INET, LEARNED, end_key(plan.host_interface, mac)),
+        (nft.NFPROTO_ARP, LEARNED, end_key(plan.host_interface, mac + mac)),
     ]
 
 
@@ -293,54 +305,6 @@ def remove_again(plan: "Plan", state_dir: str) -> None:
     own = (plan.container_id, plan.ifname)
     if all(one == own for one in record.list_network(state_dir, plan.network)):
         remove(plan.network)
-
-
-def let_several(plan: "Plan", host: Netlink, inner: Netlink) -> None:
-    """Let a container of several attachments send from each address by each of them.
-
-    Without source routing it answers by its first interface, whatever it was asked by. What
-    addresses it has already it says itself, so the host's routes and aliases are asked, too.
-    Whether this network is guarded or not: another that is must know its addresses.
-    Call it before the new end has addresses. Raises: NetlinkError.
-    """
-    from cni_faasm import veth
-    from cni_faasm.netlink import route
-
-    additions: dict[str, list[tuple[str, bytes]]] = {}
-    for found in dumps.addrs(inner):
-        if found.ifindex == veth.LOOPBACK_IFINDEX or found.scope:
-            continue
-        [answer] = host.get_tolerant([route.get_route(found.address)])
-        if isinstance(answer, NetlinkError):
-            continue
-        taken = route.parse_route(answer)
-        other = veth.find(host, ifindex=taken.oif) if taken.oif else None
-        words = other.alias.split() if other is not None else []
-        if (
-            other is None
-            or words[2:3] != [plan.container_id]
-            or taken.prefix_len != len(found.address) * 8
-        ):
-            continue
-        own, its = additions.setdefault(plan.network, []), additions.setdefault(words[1], [])
-        own.append((plan.host_interface, found.address))
-        its.extend((other.name, item.address) for item in plan.addresses)
-    if plan.guard is None or not plan.guard.anti_spoof:
-        additions.pop(plan.network, None)
-    if not additions:
-        return
-    inet = nft.NFPROTO_INET
-    with Netlink(NETLINK_NETFILTER) as netfilter:
-        for network, pairs in additions.items():
-            messages = []
-            for end, address in pairs:
-                key, place = _key(end, address), ALSO[len(address)]
-                messages.append(nft_set.new_elements(inet, table_name(network), place, [key]))
-            try:
-                netfilter.nft_batch(messages)
-            except NetlinkError as error:
-                if error.errno != errno.ENOENT:  # that network lets everything pass
-                    raise
 
 
 def _take_out(netfilter: Netlink, name: str, keys: "Keys") -> None:
@@ -405,7 +369,7 @@ def remove(network: str, *, dry_run: bool = False) -> bool:
     name = table_name(network)
     removed = False
     with Netlink(NETLINK_NETFILTER) as netfilter:
-        for family, table in zip(FAMILIES, _look(netfilter, name), strict=True):
+        for family, table in zip(FAMILIES, look(netfilter, name), strict=True):
             if table is None:
                 continue
             removed = True
@@ -416,43 +380,3 @@ def remove(network: str, *, dry_run: bool = False) -> bool:
                     if error.errno != errno.ENOENT:  # another GC was quicker
                         raise
     return removed
-
-
-def drifts(plan: "Plan") -> "list[Drift]":
-    """Compare the guard with the promise. Raises: NetlinkError."""
-    if plan.guard is None:
-        return []
-    name = table_name(plan.network)
-    what = f"guard: nft table {name}"
-    found: list[Drift] = []
-    with Netlink(NETLINK_NETFILTER) as netfilter:
-        tables = _look(netfilter, name)
-        if not _is_whole(tables, plan.guard):
-            told = tables[0].comment if tables[0] is not None else "none"
-            return [(what, comment(plan.guard), told or "another")]
-        from cni_faasm import seal
-
-        if not seal.holds(netfilter, name, places(plan.guard)):
-            found += _rule_drifts(netfilter, plan, plan.guard)
-        if plan.guard.anti_spoof:
-            questions = [
-                nft_set.get_element(family, name, place, key) for family, place, key in _keys(plan)
-            ]
-            if None in netfilter.ask(questions):
-                found.append((f"{what}: sets", plan.host_interface, "not in them"))
-    return found
-
-
-def _rule_drifts(netfilter: Netlink, plan: "Plan", guard: "Guard") -> "list[Drift]":
-    from cni_faasm.netlink import nft_expr
-
-    name = table_name(plan.network)
-    found = []
-    for family, chain, listed in rules_of(plan.network, guard):
-        found_rules = dumps.rules(netfilter, family, name, chain)
-        actual = [nft_expr.describe(one.expressions) for one in found_rules]
-        expected = [nft_expr.describe(rule) for rule in listed]
-        if actual != expected:
-            texts = (f"{len(expected)} rules", f"{len(actual)} rules, not the same")
-            found.append((f"guard: nft table {name}: rules of {chain}", *texts))
-    return found

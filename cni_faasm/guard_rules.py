@@ -44,7 +44,6 @@ def tables(network: str, guard: "Guard") -> "list[Message]":
     made = [nft.new_table(inet, name, comment=comment(guard))]
     if guard.anti_spoof:
         made.append(nft.new_table(arp, name, comment=comment(guard)))
-        made.append(nft.new_chain(arp, name, FROM, type="filter", hook=NF_ARP_IN, priority=0))
         link, mac, ip4 = nft_set.TYPE_IFNAME, nft_set.TYPE_ETHERADDR, nft_set.TYPE_IPADDR
         made += [
             nft_set.new_set(arp, name, OWN, link, ip4),
@@ -56,15 +55,14 @@ def tables(network: str, guard: "Guard") -> "list[Message]":
                 nft_set.new_set(family, name, LEARNED, link, *macs, dynamic=True),
                 nft_set.new_set(family, name, BOUND, link, dynamic=True),
             ]
-    for chain, hook, priority in _chains(guard):
-        made.append(nft.new_chain(inet, name, chain, type="filter", hook=hook, priority=priority))
+    for family, chain, hook, priority in chains(guard):
+        made.append(nft.new_chain(family, name, chain, type="filter", hook=hook, priority=priority))
     return made
 
 
 def places(guard: "Guard") -> "list[tuple[int, str]]":
     """Return (family, chain) of all that have rules."""
-    found = [(nft.NFPROTO_ARP, FROM)] if guard.anti_spoof else []
-    return found + [(nft.NFPROTO_INET, chain) for chain, _, _ in _chains(guard)]
+    return [(family, chain) for family, chain, _, _ in chains(guard)]
 
 
 def rules(network: str, guard: "Guard") -> "list[Message]":
@@ -77,13 +75,16 @@ def rules(network: str, guard: "Guard") -> "list[Message]":
     ]
 
 
-def _chains(guard: "Guard") -> "list[tuple[str, int, int]]":
+def chains(guard: "Guard") -> "list[tuple[int, str, int, int]]":
+    """Return (family, chain, hook, priority) of all that have rules."""
+    inet, arp = FAMILIES
     found = []
     if guard.anti_spoof:
-        found.append((FROM, nft.NF_INET_PRE_ROUTING, NF_IP_PRI_RAW))
+        found.append((arp, FROM, NF_ARP_IN, 0))
+        found.append((inet, FROM, nft.NF_INET_PRE_ROUTING, NF_IP_PRI_RAW))
     if guard.isolated:
-        found.append((TO_HOST, nft.NF_INET_LOCAL_IN, nft.NF_IP_PRI_FILTER))
-        found.append((THROUGH, nft.NF_INET_FORWARD, nft.NF_IP_PRI_FILTER))
+        found.append((inet, TO_HOST, nft.NF_INET_LOCAL_IN, nft.NF_IP_PRI_FILTER))
+        found.append((inet, THROUGH, nft.NF_INET_FORWARD, nft.NF_IP_PRI_FILTER))
     return found
 
 

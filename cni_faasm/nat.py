@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 CHAIN = "postrouting"
 _PLACES = [(nft.NFPROTO_INET, CHAIN)]
+_PLACE = nft.base_place("nat", nft.NF_INET_POST_ROUTING, nft.NF_IP_PRI_NAT_SRC)
 _COMMENT = "cni-faasm"
 _MULTICAST = {4: (b"\xe0\0\0\0", 4), 16: (b"\xff" + bytes(15), 8)}
 _ATTEMPTS = 8
@@ -94,7 +95,8 @@ def _ensure_table(netfilter: Netlink, plan: "Plan", *, renew: bool) -> bool:
         wanted = [one for one in present if one not in plan.ranges]
     if table is None and not wanted:
         return True
-    if table is not None and wanted == present and _has_rules(chain, wanted) and not renew:
+    is_awake = table is not None and not table.is_dormant
+    if is_awake and wanted == present and _has_rules(chain, wanted) and not renew:
         return True
     messages = [] if table is None else [nft.del_table(nft.NFPROTO_INET, name)]
     if wanted:
@@ -133,7 +135,7 @@ def _forward_chain(netfilter: Netlink, family: int) -> "nft.Chain | None":
 
 def _has_rules(chain: "nft.Chain | None", ranges: "list[Network]") -> bool:
     """Say by their number whether the chain has its rules; CHECK compares each of them."""
-    return chain is not None and chain.hook is not None and chain.use == _count(ranges)
+    return chain is not None and chain.place == _PLACE and chain.use == _count(ranges)
 
 
 def _count(ranges: "list[Network]") -> int:
@@ -306,8 +308,8 @@ def drifts(plan: "Plan") -> "list[tuple[str, str, str]]":
         if plan.ip_masq:
             what = f"masquerade: nft table inet {name}"
             table, chain = _look(netfilter, name)
-            if table is None:
-                found.append((what, "present", "none"))
+            if table is None or table.is_dormant:
+                found.append((what, "present", "none" if table is None else "dormant"))
             else:
                 ranges = _ranges(table.comment, plan.ranges)
                 lacking = [inet.cidr(*one) for one in plan.ranges if one not in ranges]
@@ -324,8 +326,8 @@ def drifts(plan: "Plan") -> "list[tuple[str, str, str]]":
 def _rule_drifts(
     netfilter: Netlink, chain: "nft.Chain | None", what: str, ranges: "list[Network]"
 ) -> "list[tuple[str, str, str]]":
-    if chain is None or chain.hook != nft.NF_INET_POST_ROUTING:
-        return [(f"{what}: chain {CHAIN}", "hook postrouting", "none")]
+    if chain is None or chain.place != _PLACE:
+        return [(f"{what}: chain {CHAIN}", _PLACE, "none" if chain is None else chain.place)]
     from cni_faasm import seal
 
     if _has_rules(chain, ranges) and seal.holds(netfilter, chain.table, _PLACES):

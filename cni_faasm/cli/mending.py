@@ -12,6 +12,7 @@ from cni_faasm import (
     egress,
     forwarding,
     guard,
+    guard_several,
     inet,
     inner_routes,
     kernel,
@@ -121,7 +122,11 @@ class _Mender:
         elif thing == "egress":
             egress.renew(self.host, self.promised)
         elif where == "guard":
-            guard.ensure(self.promised, self.state_dir, renew=True)
+            if what.endswith(": sets"):  # no MAC is to be learnt anew for that
+                guard.complete(self.promised)
+            else:
+                guard.ensure(self.promised, self.state_dir, renew=True)
+            guard_several.let_several(self.promised, self.host, self.inner)
         elif where == "container lo":
             self.inner.execute([link.set_link(veth.LOOPBACK_IFINDEX, up=True)])
         elif thing.startswith("/proc/sys/"):

@@ -60,6 +60,7 @@ NFT_MSG_DELCHAIN = _SUBSYS | 5
 NFT_MSG_NEWRULE = _SUBSYS | 6
 NFT_MSG_GETRULE = _SUBSYS | 7
 NFT_MSG_DELRULE = _SUBSYS | 8
+NFT_TABLE_F_DORMANT = 1
 NFTA_TABLE_NAME = 1
 NFTA_TABLE_FLAGS = 2
 NFTA_TABLE_USE = 3
@@ -139,6 +140,11 @@ class Table:
         self.handle = get_be64(attrs, NFTA_TABLE_HANDLE)
         self.userdata = attrs.get(NFTA_TABLE_USERDATA, b"")
         self.comment = parse_comment(self.userdata)
+
+    @property
+    def is_dormant(self) -> bool:
+        """Say whether its chains see no packet (flags dormant)."""
+        return bool(self.flags & NFT_TABLE_F_DORMANT)
 
 
 def new_table(family: int, name: str, *, comment: str = "", exclusive: bool = True) -> "Message":
@@ -223,6 +229,24 @@ class Chain:
             self.hook = get_be32(inner, NFTA_HOOK_HOOKNUM)
             priority = get_be32(inner, NFTA_HOOK_PRIORITY)
             self.priority = priority - (1 << 32) if priority >= 1 << 31 else priority
+
+    @property
+    def place(self) -> str:
+        """Return which packets it sees, and what becomes of those that reach its end."""
+        if self.hook is None:
+            return "no hook"
+        return base_place(self.type, self.hook, self.priority or 0, self.policy)
+
+
+def base_place(
+    type: str,  # noqa: A002 -- as nft has it
+    hook: int,
+    priority: int,
+    policy: "int | None" = NF_ACCEPT,
+) -> str:
+    """Return a base chain's place, to be compared with Chain.place."""
+    verdict = "accept" if policy == NF_ACCEPT else "drop"
+    return f"type {type} hook {hook} priority {priority} policy {verdict}"
 
 
 def new_chain(

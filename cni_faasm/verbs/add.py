@@ -9,6 +9,7 @@ from cni_faasm import (
     firewall,
     forwarding,
     guard,
+    guard_several,
     inet,
     kernel,
     nat,
@@ -176,7 +177,7 @@ def _make(
     def protect() -> None:
         if guard.ensure(promised, config.state_dir):
             undo.push("remove the guard", guard.remove_again, promised, config.state_dir)
-        guard.let_several(promised, host, inner)
+        guard_several.let_several(promised, host, inner)
 
     veth.configure(host, inner, promised, protect)
     nat.ensure(promised)

@@ -94,9 +94,9 @@ def drifts(
         found.append((f"{family} forwarding on the host", "on", "off"))
     found.extend(nat.drifts(promised))
     if promised.guard is not None:
-        from cni_faasm import guard
+        from cni_faasm import guard_drifts
 
-        found.extend(guard.drifts(promised))
+        found.extend(guard_drifts.drifts(promised, host, inner))
     return found
 
 

@@ -283,6 +283,14 @@ DRIFTS: dict[str, tuple[Change, str]] = {
         "IPv6 forwarding on the host",
     ),
     "ruleset flushed": (outside("nft flush ruleset"), "masquerade"),
+    "masquerade dormant": (
+        outside("nft add table inet faasm_testnet { flags dormant ; }"),
+        "masquerade: nft table inet faasm_testnet: expected present, found dormant",
+    ),
+    "masquerade policy": (
+        outside("nft chain inet faasm_testnet postrouting { policy drop ; }"),
+        "chain postrouting: expected type nat hook 4 priority 100 policy accept, found type nat",
+    ),
     "rules flushed": (outside("nft flush table inet faasm_testnet"), "masquerade"),
 }
 

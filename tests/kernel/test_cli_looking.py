@@ -231,6 +231,8 @@ CHANGES: dict[str, Change] = {
     ),
     "forwarding": outside("sysctl -q net.ipv4.ip_forward=0"),
     "table gone": outside("nft delete table inet faasm_testnet"),
+    "table dormant": outside("nft add table inet faasm_testnet { flags dormant ; }"),
+    "chain's policy": outside("nft chain inet faasm_testnet postrouting { policy drop ; }"),
     "table flushed": outside("nft flush table inet faasm_testnet"),
     "rule changed": outside(
         "nft flush table inet faasm_testnet",

@@ -102,6 +102,41 @@ def test_a_second_network_without_a_guard(host: Host) -> None:
     assert not passes(host, one, 4, "10.201.0.77")
 
 
+@pytest.mark.also_reluctant
+@pytest.mark.parametrize("place", ["also", "also6"])
+def test_what_a_container_of_several_attachments_may_send_from_is_checked(
+    host: Host, place: str
+) -> None:
+    add_remote(host)
+    version = 6 if place == "also6" else 4
+    one = Attached(host, config(host))
+    second = second_network(host)
+    second["ipam"]["ranges"].append([{"subnet": "fd00:201::/64"}])
+    result = host.add(one.inside, second, ifname="eth1")
+    address = result["ips"][version == 6]["address"].partition("/")[0]
+    assert passes(host, one, version, address)  # and its MAC is learnt
+    host.check(one.inside, config(host), one.result).ok()
+    host.check(one.inside, second, result, ifname="eth1").ok()
+    host.run(["nft", "flush", "set", "inet", "guard_testnet", place])
+    assert not passes(host, one, version, address)
+    error = host.check(one.inside, config(host), one.result).error(107)
+    assert f"guard_testnet: sets: expected {one.outer}, found not in {place}" in error["details"]
+    host.check(one.inside, second, result, ifname="eth1").ok()
+    learned = ["nft", "-j", "list", "set", "inet", "guard_testnet", "learned"]
+    before = elements(host, learned)
+    assert before
+    Tool(host)("repair", "--state-dir", str(host.state_dir)).ok()
+    host.check(one.inside, config(host), one.result).ok()
+    assert passes(host, one, version, address)
+    assert elements(host, learned) == before
+
+
+def elements(host: Host, command: list[str]) -> list[Any]:
+    """Return what is in a set, without when it goes."""
+    [found] = [one["set"] for one in host.json(*command)["nftables"] if "set" in one]
+    return [one["elem"]["val"] for one in found.get("elem", [])]
+
+
 @pytest.mark.parametrize("how", ["repair", "another policy"])
 def test_tables_made_anew_know_containers_of_several_networks(host: Host, how: str) -> None:
     add_remote(host)
@@ -310,7 +345,20 @@ DRIFTS = {
     "group": "ip link set faasm0 group 7",
     "accept_ra": "sysctl -w net.ipv6.conf.faasm0.accept_ra=1",
     "isolation": "nft flush chain inet guard_testnet to_host",
+    "dormant table": "nft add table inet guard_testnet { flags dormant ; }",
+    "dormant arp table": "nft add table arp guard_testnet { flags dormant ; }",
+    "policy": "nft chain inet guard_testnet through { policy drop ; }",
+    "priority": "priority raw -> priority filter + 5",
+    "hook": "hook forward -> hook output",
 }
+
+
+def load_anew(host: Host, old: str, new: str) -> None:
+    """Have nft load the table that it lists, with other words in it."""
+    text = host.run(["nft", "list", "table", "inet", "guard_testnet"]).stdout
+    assert old in text
+    script = f"delete table inet guard_testnet\n{text.replace(old, new)}"
+    host.run(["nft", "-f", "-"], stdin=script)
 
 
 @pytest.mark.parametrize("case", DRIFTS)
@@ -321,6 +369,8 @@ def test_drifts_are_found_and_repaired(host: Host, case: str) -> None:
     command = DRIFTS[case]
     if command.startswith("sysctl"):
         host.sysctl("net.ipv6.conf.faasm0.accept_ra", "1")
+    elif " -> " in command:
+        load_anew(host, *command.split(" -> "))
     else:
         host.run(command.split())
     error = host.check(one.inside, network, one.result).error(107)

@@ -106,7 +106,7 @@ def record(data: bytes) -> None:
     veth.outer_messages(plan)
     routes = [inner_routes.message(plan.ifindex, one) for one in plan.inner_routes()]
     veth.inner_messages(plan, routes)
-    guard._additions(plan, guard._keys(plan))
+    guard._additions(plan, guard.keys_of(plan))
     for shape in (plan.ingress, plan.egress, plan.host_egress):
         shaping.messages(plan.host_ifindex, shape)
     if plan.guard is not None:
