@@ -2,16 +2,17 @@
 
 docs/configuration.md tells each key to the operator. A value given in several places:
 what the runtime says (runtimeConfig) wins over args.cni, that over CNI_ARGS, and all of
-them over the file. All faults are found in one go.
+them over the file; the addresses they ask for join. All faults are found in one go.
 """
 
 from cni_faasm import config_schema as schema
-from cni_faasm import inet, units
+from cni_faasm import units
 from cni_faasm.accepted import DEFAULT_STATE_DIR
 from cni_faasm.config_guard import read_guard
-from cni_faasm.config_ipam import read_plugin, read_range_sets, read_requested, read_routes
+from cni_faasm.config_ipam import read_plugin, read_range_sets, read_routes
 from cni_faasm.config_rates import SUBNET_KEYS, Limit, limit, read_subnets
 from cni_faasm.config_schema import Fault, Section
+from cni_faasm.config_wishes import read_wishes
 from cni_faasm.errors import INVALID_CONFIG, CniError
 from cni_faasm.protocol import MAX_NETWORK_NAME, is_name
 from cni_faasm.results import SUPPORTED_VERSIONS, Route, parse_result
@@ -203,7 +204,7 @@ def _read(
     has_ipv6 = any(len(range_set[0].network) == 16 for range_set in config.range_sets)
     if config.mtu is not None and config.mtu < MIN_MTU_IPV6 and has_ipv6:
         top.fault("mtu", f"at least {MIN_MTU_IPV6}, since a range is IPv6")
-    _read_wishes(config, top, runtime, args or {}, verb)
+    read_wishes(config, top, runtime, args or {}, verb)
     _read_dns(config, top, runtime, ipam, verb)
     top.section("capabilities", {})
     if "prevResult" in outer.values:
@@ -298,41 +299,6 @@ def _read_shaping(config: NetworkConfig, top: Section, runtime: "Section | None"
     places = [place for place in (asked, nested, top) if place is not None]
     if any(key in place.values for place in places for key in SUBNET_KEYS):
         config.subnets, config.subnets_only = read_subnets(places)
-
-
-def _read_wishes(
-    config: NetworkConfig,
-    top: Section,
-    runtime: "Section | None",
-    args: "dict[str, str]",
-    verb: str,
-) -> None:
-    """Take the addresses and the MAC address that the first of three places asks for."""
-    raw_args = top.section("args", schema.ARGS)
-    cni = raw_args.section("cni", schema.ARGS_CNI) if raw_args else None
-    # Another IPAM plugin reads itself which addresses are asked for.
-    leases = verb == "ADD" and not config.ipam_plugin
-    for source in (runtime, cni):
-        if source is None:
-            continue
-        wanted = [
-            (f"{source.path}ips[{index}]", item) for index, item in enumerate(source.items("ips"))
-        ]
-        if wanted and not config.requested_addresses and leases:
-            config.requested_addresses = read_requested(config.range_sets, wanted, top.faults)
-        asked = source.parsed("mac", schema.mac, "a MAC address like 02:00:00:00:00:01")
-        config.mac = config.mac or asked
-    if not config.requested_addresses and leases and args.get("IP"):
-        config.requested_addresses = read_requested(
-            config.range_sets, [("CNI_ARGS.IP", args["IP"])], top.faults
-        )
-    if not config.mac and args.get("MAC"):
-        try:
-            config.mac = inet.parse_mac(args["MAC"])
-        except ValueError:
-            top.faults.append(
-                Fault("CNI_ARGS.MAC", args["MAC"], "a MAC address like 02:00:00:00:00:01")
-            )
 
 
 def _read_dns(

@@ -1,4 +1,4 @@
-"""Read the "ipam" object as host-local does: ranges, routes, and addresses asked for."""
+"""Read the "ipam" object as host-local does: ranges and routes."""
 
 from cni_faasm import config_schema as schema
 from cni_faasm import inet
@@ -190,41 +190,3 @@ def _route(section: Section) -> "Route | None":
         table=table or None,
         scope=scope,
     )
-
-
-def read_requested(
-    range_sets: "list[list[Range]]", wanted: "list[tuple[str, object]]", faults: Faults
-) -> "list[bytes]":
-    """Return the addresses asked for, which may have a prefix length that says nothing.
-
-    wanted: (path, value) of each.
-    """
-    found: list[bytes] = []
-    taken: dict[int, str] = {}
-    every = ""
-    for path, value in wanted:
-        try:
-            if isinstance(value, str) and "/" in value:
-                packed = inet.parse_cidr(value)[0]
-            else:
-                packed = schema.address(value)
-        except ValueError:
-            faults.append(Fault(path, value, "an address like 10.200.0.7"))
-            continue
-        place = ranges.find(range_sets, packed)
-        if place is None:
-            every = every or ", ".join(
-                f"{inet.unpack(one.first)}-{inet.unpack(one.last)}"
-                for range_set in range_sets
-                for one in range_set
-            )
-            faults.append(Fault(path, value, f"an address of the ranges: {every or 'none'}"))
-        elif packed == place[1].gateway:
-            faults.append(Fault(path, value, "any but the gateway"))
-        elif place[0] in taken:
-            allowed = f"one address of each range set; {taken[place[0]]} is of the same"
-            faults.append(Fault(path, value, allowed))
-        else:
-            taken[place[0]] = path
-            found.append(packed)
-    return found

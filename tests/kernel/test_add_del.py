@@ -211,6 +211,21 @@ def test_requested_address_and_mac(host: Host) -> None:
     assert list(host.leases()) == ["testnet/10.200.9.9"]
 
 
+def test_addresses_from_everywhere_join(host: Host) -> None:
+    """Nerdctl's --ip comes by CNI_ARGS, its --ip6 by runtimeConfig."""
+    config = host.config(ipam=DUAL_STACK, runtimeConfig={"ips": ["fd00:200::77"]})
+    container = host.add_container()
+    args = "IgnoreUnknown=1;IP=10.200.5.5"
+    result = host.add(container, config, args=args)
+    addresses = ["10.200.5.5/32", "fd00:200::77/128"]
+    assert [one["address"] for one in result["ips"]] == addresses
+    assert container.addresses("eth0") == addresses
+    config["runtimeConfig"]["ips"] = ["10.200.5.6"]
+    call = host.cni("ADD", host.add_container(), config, args=args)
+    assert call.ok()["ips"][0]["address"] == "10.200.5.6/32"
+    assert b"CNI_ARGS.IP: 10.200.5.5 passed over for 10.200.5.6" in call.stderr
+
+
 REFUSED = {
     "no namespace": ("/run/netns/nowhere", 3),
     "a folder": ("/run", 4),

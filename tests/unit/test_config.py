@@ -399,7 +399,48 @@ def test_precedence_of_addresses() -> None:
         assert config.mac == inet.parse_mac(f"02:00:00:00:00:0{number}")
         if places:
             places.pop(next(iter(places)))
+    assert config.warnings == []
     assert read({"runtimeConfig": {"ips": [], "mac": ""}}, args).mac == inet.parse_mac(args["MAC"])
+
+
+def test_what_is_passed_over_of_addresses_is_said() -> None:
+    places = {
+        "runtimeConfig": {"ips": ["10.200.0.7"], "mac": "02:00:00:00:00:07"},
+        "args": {"cni": {"ips": ["10.200.0.8"], "mac": "02:00:00:00:00:07"}},
+    }
+    config = read(places, {"IP": "10.200.0.1", "MAC": "02:00:00:00:00:09"})
+    rest = "passed over for 10.200.0.7 of runtimeConfig.ips[0], which is of the same range set"
+    assert config.warnings == [
+        "CNI_ARGS.MAC: 02:00:00:00:00:09 passed over for 02:00:00:00:00:07 of runtimeConfig.mac",
+        f"plugins[0].args.cni.ips[0]: 10.200.0.8 {rest}",
+        f"CNI_ARGS.IP: 10.200.0.1 {rest}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ips", "cni_ips", "ip", "expected"),
+    [
+        (["fd00:200::77"], [], "10.200.5.5", ["fd00:200::77", "10.200.5.5"]),  # nerdctl
+        (["10.200.5.5"], ["fd00:200::77/64"], "", ["10.200.5.5", "fd00:200::77"]),
+        ([], ["fd00:200::77"], "10.200.5.5/16", ["fd00:200::77", "10.200.5.5"]),
+        (["10.200.5.5"], ["10.200.5.5/16"], "::ffff:10.200.5.5", ["10.200.5.5"]),
+        (["10.200.5.5", "10.200.5.5/16"], [], "", ["10.200.5.5"]),
+    ],
+)
+def test_addresses_of_three_places_join(
+    ips: list[str], cni_ips: list[str], ip: str, expected: list[str]
+) -> None:
+    ranges = [[{"subnet": "10.200.0.0/16"}], [{"subnet": "fd00:200::/64"}]]
+    config = load(
+        document(
+            ipam={"ranges": ranges},
+            runtimeConfig={"ips": ips},
+            args={"cni": {"ips": cni_ips}},
+        ),
+        {"IP": ip} if ip else {},
+    )
+    assert [inet.unpack(packed) for packed in config.requested_addresses] == expected
+    assert config.warnings == []
 
 
 def test_addresses_asked_for_must_be_leasable() -> None:
