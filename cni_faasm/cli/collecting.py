@@ -26,6 +26,7 @@ from cni_faasm.verbs.gc import gc as collect
 
 # A lease may be a moment older than the interface that gets its address.
 YOUNG_S = 60.0
+_NAMED = 5  # in one message
 ALIAS = "cni-faasm"
 TABLE = nat.table_name("")
 GUARD_TABLE = guard_rules.table_name("")
@@ -84,6 +85,21 @@ def gc(
             typer.echo(f"{outcome.network}: kept {line}")
     if not any(outcome.removed for outcome in outcomes):
         typer.echo("nothing to remove")
+
+
+def demand_none_attached(conf_dir: str) -> None:
+    """Refuse to go on while containers are attached. Raises: ToolError that names them."""
+    living = Living()
+    dirs = networks.state_dirs(networks.installed(conf_dir), "")
+    with Netlink() as host:
+        alive = [one.title for one in attachments.every(dirs) if is_alive(one, living, host)]
+    if alive:
+        more = f" and {len(alive) - _NAMED} more" if len(alive) > _NAMED else ""
+        raise ToolError(
+            f"{output.count(len(alive), 'attachment')} would be stranded, for nobody could detach "
+            f"them any more: {', '.join(alive[:_NAMED])}{more}",
+            "stop their containers first, or leave them behind by --force",
+        )
 
 
 def _places(

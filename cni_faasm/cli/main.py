@@ -22,6 +22,7 @@ from cni_faasm.cli import (
     metrics,
     migrate,
     network_check,
+    networks,
     node,
     output,
     pool_commands,
@@ -151,18 +152,30 @@ def install(destdir: Destdir = "/", as_json: AsJson = False) -> None:
 
 
 @app.command()
-def uninstall(destdir: Destdir = "/", as_json: AsJson = False) -> None:
+def uninstall(
+    destdir: Destdir = "/",
+    force: Annotated[
+        bool, typer.Option("--force", help="Also while containers are attached.")
+    ] = False,
+    conf_dir: networks.ConfDir = networks.CONF_DIR,
+    as_json: AsJson = False,
+) -> None:
     """Remove what install put there, and nothing else.
 
     Address leases, attachment records, running containers and a configuration that you
-    changed stay.
+    changed stay. Without the plugin nobody can detach a container, so while some are attached
+    --force is needed.
 
     Examples:
 
         cni-faasm uninstall
 
+        cni-faasm uninstall --force
+
         cni-faasm uninstall --destdir /tmp/image --json
     """
+    if not force and os.path.realpath(destdir) == "/":
+        collecting.demand_none_attached(conf_dir)
     _show(installer.uninstall(destdir), as_json)
 
 

@@ -204,6 +204,30 @@ def _addresses(promised: plan.Plan | None) -> str:
     return ", ".join(inet.unpack(item.address) for item in promised.addresses) if promised else ""
 
 
+def demand_none_stranded(names: Names, doomed: Sequence[Member]) -> None:
+    """Refuse to remove members that are attached and whose records are not found.
+
+    Raises: ToolError that names their networks.
+    """
+    stranded: dict[str, list[str]] = {}
+    with Netlink() as host:
+        for member in doomed:
+            if not member.namespace or member.attachments:
+                continue
+            found = veth.find(host, name=names.outer(member.number))
+            words = found.alias.split() if found is not None else []
+            namespace = names.namespace(member.number)
+            if words[:1] == ["cni-faasm"] and words[2:3] == [namespace]:
+                stranded.setdefault(words[1], []).append(namespace)
+    for network, namespaces in stranded.items():
+        raise ToolError(
+            f"{', '.join(namespaces[:5])}: attached to the network {network!r}, whose records are "
+            "not found: its leases would be stranded",
+            "put the network's file back, say where they are by --state-dir, or leave them behind "
+            "by --force",
+        )
+
+
 def down(names: Names, doomed: Sequence[Member], step: Callable[[], None]) -> list[Outcome]:
     """Remove members: their links in one stroke, then each one's leases and namespace."""
     failed: dict[int, str] = {}

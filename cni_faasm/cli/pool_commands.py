@@ -88,9 +88,15 @@ def down(
     prefix: Prefix = "faasm",
     conf_dir: networks.ConfDir = networks.CONF_DIR,
     state_dir: networks.StateDir = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="Also those whose records are not found.")
+    ] = False,
     as_json: output.AsJson = False,
 ) -> None:
     """Remove the pool's namespaces with all that belongs to them; of all, or of some.
+
+    The file of their network tells where their records and leases are. Where it has gone, and
+    they are in no usual place, --force removes the namespaces and leaves those behind.
 
     Examples:
 
@@ -105,6 +111,8 @@ def down(
         known = pool.members(names, _state_dirs(conf_dir, state_dir))
         wanted = set(numbers or ())
         doomed = [member for member in known if not wanted or member.number in wanted]
+        if not force:
+            pool.demand_none_stranded(names, doomed)
         with output.Progress("pool down", len(doomed), quiet=as_json) as progress:
             outcomes = pool.down(names, doomed, progress.step)
     absent = sorted(wanted - {member.number for member in doomed})

@@ -168,3 +168,11 @@ def test_a_table_of_a_network_that_is_not_configured(tool: Tool) -> None:
         path.unlink()
     assert "nft table faasm_testnet" in tool("gc").ok().stdout
     assert tool.host.nft_tables() == []
+
+
+def test_uninstall_strands_nobody(tool: Tool) -> None:
+    """It is refused before anything is removed."""
+    container = add(tool)
+    told = tool("uninstall").expect(1).stderr
+    assert f"testnet/{container.name}/eth0" in told
+    assert "--force" in told

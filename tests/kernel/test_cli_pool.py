@@ -272,3 +272,26 @@ def test_a_broken_file_is_not_replaced_by_another_network(tool: Tool) -> None:
     done = tool("pool", "up", "1").expect(1)
     assert "10-faasm.conflist: broken JSON at line 1" in done.stderr
     assert tool("pool", "list", "--json").ok().document["members"] == []
+
+
+def test_down_strands_nothing_in_silence(tool: Tool) -> None:
+    """Without the network's file nobody knows where its records are."""
+    host = tool.host
+    path = tool.network()
+    tool("pool", "up", "2").ok()
+    saved = path.read_bytes()
+    path.unlink()
+    told = tool("pool", "down").expect(1).stderr
+    assert "testnet" in told
+    assert "--force" in told
+    assert f"{tool.prefix}ns1" in told
+    assert len(host.leases()) == 2
+    assert member(tool, 1).link(f"{tool.prefix}p1") is not None
+    path.write_bytes(saved)
+    tool("pool", "down", "1").ok()
+    assert len(host.leases()) == 1
+    path.unlink()
+    tool("pool", "down", "--force").ok()
+    assert len(host.leases()) == 1  # left behind, as was said
+    path.write_bytes(saved)
+    tool("gc").ok()
