@@ -52,7 +52,7 @@ _PREFIX_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUV
 class NetworkConfig:
     """A configuration, with the runtime's wishes worked in.
 
-    accepted: the text of it for the record, set by ADD. mtu None: that of the default
+    accepted: the text of it for the record, set by ADD. dns_is_told: no other source's counts. mtu None: that of the default
     route's interface. ingress: to the container; egress: from it. latency_ms None: the
     shaping's default. subnets: (packed, prefix length) of those whose traffic alone is not
     limited, or with subnets_only alone is. enforce_egress: on the host, too. range_sets: one address of each. requested_addresses: packed, each in
@@ -68,6 +68,7 @@ class NetworkConfig:
         "cni_version",
         "data_dir",
         "dns",
+        "dns_is_told",
         "egress",
         "enforce_egress",
         "guard",
@@ -115,6 +116,7 @@ class NetworkConfig:
         self.requested_addresses: list[bytes] = []
         self.mac: bytes | None = None
         self.dns: dict[str, object] = {}
+        self.dns_is_told = False
         self.lock_timeout_ms = DEFAULT_LOCK_TIMEOUT_MS
         self.enforce_egress = False
         self.guard: Guard | None = None
@@ -313,13 +315,13 @@ def _read_dns(
     if section or asked:
         from cni_faasm import dns
 
-        config.dns = dns.read(section, asked)
+        config.dns, config.dns_is_told = dns.read(section, asked, config.warnings)
     path = _path(ipam, "resolvConf") if ipam else None
-    if ipam and path and verb == "ADD" and not config.dns:
+    if ipam and path and verb == "ADD" and not config.dns_is_told:
         from cni_faasm import dns
 
         try:
-            config.dns = dns.read_resolv_conf(path)
+            config.dns = dns.read_resolv_conf(path, config.warnings)
         except OSError as error:
             ipam.fault("resolvConf", f"a file that can be read ({error.strerror})")
 

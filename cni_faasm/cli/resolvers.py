@@ -70,14 +70,12 @@ def _host_servers() -> list[str]:
     """Return the host's nameservers that another namespace can reach."""
     for path in (HOST, RESOLVED):
         try:
-            listed = _texts(dns.read_resolv_conf(path), "nameservers")
+            # One with a zone (fe80::1%eth0) is on the host's link, and left out.
+            listed = _texts(dns.read_resolv_conf(path, []), "nameservers")
         except OSError:
             continue
         found = []
         for server in listed:
-            # One with a zone (fe80::1%eth0) is on the host's link, not on the container's.
-            if "%" in server:
-                continue
             address = ipaddress.ip_address(server)
             if not (address.is_loopback or address.is_unspecified or address.is_link_local):
                 found.append(server)

@@ -37,9 +37,12 @@ _SIGPIPE = 13
 _SIGKILL = 9
 
 
-def lease(request: "Request", config: "NetworkConfig", promised: "Plan") -> None:
+def lease(
+    request: "Request", config: "NetworkConfig", promised: "Plan", warnings: "list[str]"
+) -> None:
     """Have the plugin ADD, and put what it gave into the plan.
 
+    warnings: receives what is left out of it.
     Raises: CniError with the plugin's own code and message; 108 when its answer is none.
     """
     name = config.ipam_plugin
@@ -51,6 +54,10 @@ def lease(request: "Request", config: "NetworkConfig", promised: "Plan") -> None
     if not result.ips:
         raise _failed(name, "its answer to ADD has no address")
     _fill(promised, result)
+    if result.dns and not config.dns_is_told:
+        from cni_faasm import dns
+
+        promised.dns = dns.without_zones(result.dns, f"IPAM plugin {name!r}", warnings)
     if promised.ip_masq:
         for one in result.ips:
             if one.prefix_len == len(one.address) * 8:
@@ -76,7 +83,6 @@ def _fill(promised: "Plan", result: "Result") -> None:
             text = inet.cidr(route.dst, route.prefix_len)
             raise _failed(promised.ipam_plugin, f"its route to {text} is by another family")
     promised.routes = result.routes
-    promised.dns = promised.dns or result.dns
     for one in result.ips:
         subnet = inet.network(one.address, one.prefix_len), one.prefix_len
         if one.prefix_len < len(one.address) * 8 and subnet not in promised.ranges:

@@ -142,7 +142,7 @@ def _attach(
         warnings.extend(delegate.release_dead(request, config, dead))
         if config.ipam_plugin:
             undo.push("have the IPAM plugin release", delegate.give_up, request, config)
-            delegate.lease(request, config, promised)
+            delegate.lease(request, config, promised, warnings)
     _make(config, promised, undo, sockets, namespaces)
     warnings.extend(_refusals(promised, host))
     return result_of(promised)

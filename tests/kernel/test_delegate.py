@@ -84,6 +84,17 @@ def test_static(host: Host, container: Namespace) -> None:
     host.assert_unchanged(before, ignore=["nft"])
 
 
+def test_dns_of_the_plugin(host: Host) -> None:
+    """The network's own holds against it, an empty list too; nothing with a zone is passed on."""
+    ipam = {**STATIC, "dns": {"nameservers": ["fe80::1%3", "10.9.0.53"], "search": ["a"]}}
+    call = host.cni("ADD", host.add_container(), config(host, ipam))
+    assert call.ok()["dns"] == {"nameservers": ["10.9.0.53"], "search": ["a"]}
+    assert b"IPAM plugin 'static': nameserver fe80::1%3 left out" in call.stderr
+    ipam["addresses"] = [{"address": "10.9.0.8/24", "gateway": "10.9.0.1"}]
+    network = config(host, ipam, dns={"search": []})
+    assert "dns" not in host.add(host.add_container(), network)
+
+
 def test_host_local(host: Host, container: Namespace) -> None:
     """The real one shares our lock and our folder: neither must wait for the other."""
     network = host.config(cniVersion="1.0.0", ipam={"delegate": True})

@@ -467,7 +467,7 @@ def test_addresses_asked_for_must_be_leasable() -> None:
 
 def test_dns() -> None:
     dns = {
-        "nameservers": ["10.1.0.1", "fe80::1%eth0"],
+        "nameservers": ["10.1.0.1", "fd00::1"],
         "domain": "d",
         "search": ["s"],
         "options": ["o:1"],
@@ -484,6 +484,62 @@ def test_dns() -> None:
     }
 
 
+def test_nameservers_with_a_zone_are_left_out_and_said(tmp_path: Path) -> None:
+    """Runtimes fail on what is no address, and the zone is an interface of the host's."""
+    said = "left out: its zone means nothing in a container"
+    config = read({"dns": {"nameservers": ["fe80::1%eth0", "10.1.0.1"]}})
+    assert config.dns == {"nameservers": ["10.1.0.1"]}
+    assert config.warnings == [f"plugins[0].dns.nameservers: nameserver fe80::1%eth0 {said}"]
+    asked: dict[str, object] = {"runtimeConfig": {"dns": {"servers": ["fe80::1%3"]}}}
+    assert read({"dns": {"nameservers": ["10.1.0.1"]}, **asked}).dns == config.dns
+    path = tmp_path / "resolv.conf"
+    path.write_bytes(b"nameserver fe80::1%3\nsearch a\n")
+    config = load(ipam(resolvConf=str(path)))
+    assert config.dns == {"search": ["a"]}
+    assert config.warnings == [f"{path}: nameserver fe80::1%3 {said}"]
+
+
+@pytest.mark.parametrize(
+    ("dns", "expected"),
+    [
+        ({"nameservers": []}, {}),
+        ({"search": [], "options": []}, {}),
+        ({"search": [], "domain": "x"}, {"domain": "x"}),
+        # nothing stated, hence nothing to hold
+        ({}, {"nameservers": ["10.1.0.1"]}),
+        ({"nameservers": None, "domain": ""}, {"nameservers": ["10.1.0.1"]}),
+    ],
+)
+def test_an_empty_list_of_the_file_holds_against_resolv_conf(
+    tmp_path: Path, dns: dict[str, object], expected: dict[str, object]
+) -> None:
+    path = tmp_path / "resolv.conf"
+    path.write_bytes(b"nameserver 10.1.0.1\n")
+    assert load({**ipam(resolvConf=str(path)), "dns": dns}).dns == expected
+    # a runtime's empty list says that it has none to give
+    asked: dict[str, object] = {"dns": {"servers": [], "searches": []}}
+    config = load({**ipam(resolvConf=str(path)), "runtimeConfig": asked})
+    assert config.dns == {"nameservers": ["10.1.0.1"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("search a\nsearch b c\n", {"search": ["b", "c"]}),
+        ("domain d\nsearch b c\n", {"search": ["b", "c"]}),
+        ("search b c\ndomain d\n", {"domain": "d"}),
+        ("search a\nsearch\n", {"search": ["a"]}),
+        (" search a\n\tdomain d\n;search b\n#domain e\n", {}),
+        ("options a\noptions b\n", {"options": ["a", "b"]}),
+    ],
+)
+def test_lines_of_resolv_conf(tmp_path: Path, text: str, expected: dict[str, object]) -> None:
+    """As resolv.conf(5) has it: `domain` is a `search` of one entry, and the last one counts."""
+    path = tmp_path / "resolv.conf"
+    path.write_text(text, encoding="ascii")
+    assert load(ipam(resolvConf=str(path))).dns == expected
+
+
 def test_resolv_conf(tmp_path: Path) -> None:
     path = tmp_path / "resolv.conf"
     path.write_bytes(
@@ -493,7 +549,6 @@ def test_resolv_conf(tmp_path: Path) -> None:
     read_from = ipam(resolvConf=str(path))
     assert load(read_from).dns == {
         "nameservers": ["10.1.0.1", "fd00::1"],
-        "domain": "d.example",
         "search": ["b", "c"],
         "options": ["ndots:5", "timeout:1", "rotate"],
     }
