@@ -5,7 +5,7 @@ the same as absent. Every fault is collected, none raised. Unknown keys pass, si
 plugins and later specifications have their own, unless they look like a slip of the pen.
 """
 
-from cni_faasm import inet
+from cni_faasm import inet, jsonio
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -189,8 +189,9 @@ class Section:
         value = self.values.get(key)
         if value is None:
             return None
-        if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
-            return value
+        number = jsonio.whole(value)
+        if number is not None and low <= number <= high:
+            return number
         self.fault(key, f"a number from {low} to {high}")
         return None
 

@@ -119,6 +119,16 @@ def load_object(data: bytes, what: str) -> "dict[str, object]":
     return value
 
 
+def whole(value: object) -> "int | None":
+    """Return a decoded number that has no fraction, None for anything else.
+
+    JSON knows no whole numbers: writers in many languages make 1450.0 of 1450, and 1e7.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    return int(value) if isinstance(value, float) and value.is_integer() else None
+
+
 def dumps(value: object) -> bytes:
     """Return value as JSON in ASCII, without spaces.
 

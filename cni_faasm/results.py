@@ -5,7 +5,7 @@ Up to 0.2.0 a result has one address per family, each with its routes (ip4, ip6)
 1.1.0 added the MTU of interfaces and the attributes of routes.
 """
 
-from cni_faasm import inet
+from cni_faasm import inet, jsonio
 from cni_faasm.errors import DECODING_FAILURE, CniError
 
 SUPPORTED_VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
@@ -335,9 +335,10 @@ def _number(
     value = folded.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+    number = jsonio.whole(value)
+    if number is None or not 0 <= number <= most:
         raise _unreadable(f"{path}.{key}", value, f"a number from 0 to {most}")
-    return value
+    return number
 
 
 def _unreadable(path: str, value: object, allowed: str) -> CniError:

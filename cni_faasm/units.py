@@ -10,6 +10,8 @@ Letters match without regard to case but for one: a bare "m" is a thousandth to
 Kubernetes, so million must be "M" or "mbit". "bps" is refused: to tc it means bytes.
 """
 
+from cni_faasm import jsonio
+
 KILO = 1000
 MIN_RATE_BPS = KILO  # as Kubernetes allows
 MAX_RATE_BPS = KILO**5
@@ -81,10 +83,8 @@ def rate_text(rate_bps: int) -> str:
 
 def _whole(value: object) -> int:
     """Return a JSON number that has no fraction. Raises: ValueError."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(value)  # noqa: TRY004 -- one exception for "not allowed"
-    number = int(value)
-    if number != value or number < 0:
+    number = jsonio.whole(value)
+    if number is None or number < 0:
         raise ValueError(value)
     return number
 

@@ -199,10 +199,9 @@ def call(
     except CniError:
         how = f"ended with status {status}" if status > 0 else f"was ended by signal {-status}"
         raise _failed(name, f"{verb} {how} and without an error document") from None
-    code, details = fault.get("code"), fault.get("details")
-    is_code = isinstance(code, int) and not isinstance(code, bool) and code > 0
+    code, details = jsonio.whole(fault.get("code")), fault.get("details")
     raise CniError(
-        int(str(code)) if is_code else IPAM_FAILED,
+        code if code is not None and code > 0 else IPAM_FAILED,
         f"IPAM plugin {name!r}: {fault.get('msg') or f'{verb} failed'}",
         details if isinstance(details, str) else "",
     )

@@ -211,6 +211,19 @@ def test_requested_address_and_mac(host: Host) -> None:
     assert list(host.leases()) == ["testnet/10.200.9.9"]
 
 
+def test_numbers_as_json_writers_make_them(host: Host) -> None:
+    container = host.add_container()
+    route = {"dst": "0.0.0.0/0", "mtu": 1300.0}
+    config = host.config(mtu=1450.0, bandwidth={"ingressRate": 1e7}, ipam={"routes": [route]})
+    assert b"1450.0" in json.dumps(config).encode()
+    result = host.add(container, config)
+    assert result["interfaces"][1]["mtu"] == 1450
+    assert host.classes("faasm0")[0]["rate"] == 10_000_000
+    assert container.routes(dst="default")[0]["metrics"] == [{"mtu": 1300}]
+    told = json.loads(json.dumps(result).replace('"mtu": 1450', '"mtu": 1450.0'))
+    host.check(container, config, told).ok()
+
+
 def test_addresses_from_everywhere_join(host: Host) -> None:
     """Nerdctl's --ip comes by CNI_ARGS, its --ip6 by runtimeConfig."""
     config = host.config(ipam=DUAL_STACK, runtimeConfig={"ips": ["fd00:200::77"]})

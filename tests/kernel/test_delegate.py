@@ -133,7 +133,7 @@ def test_what_is_handed_over(host: Host, container: Namespace, script: Script) -
 def test_its_error_is_ours(host: Host, container: Namespace, script: Script) -> None:
     before = host.snapshot()
     network = config(host, {"type": "mine"})
-    fault = '{"cniVersion": "1.0.0", "code": 120, "msg": "the pool is dry", "details": "pour"}'
+    fault = '{"cniVersion": "1.0.0", "code": 120.0, "msg": "the pool is dry", "details": "pour"}'
     script.does(f"""[ $CNI_COMMAND != ADD ] || {{ echo '{fault}'; echo why >&2; exit 1; }}""")
     call = host.cni("ADD", container, network, env=script.environment)
     error = call.error(120)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cni_faasm import config as configuration
-from cni_faasm import inet
+from cni_faasm import inet, jsonio
 from cni_faasm.config import NetworkConfig, check_faults, load, load_tolerant
 from cni_faasm.errors import INVALID_CONFIG, CniError
 
@@ -82,6 +82,22 @@ def test_plain_keys() -> None:
     assert config.lock_timeout_ms == 500
     assert read({"mtu": 0}).mtu is None
     assert load(ipam(dataDir="/srv/leases")).data_dir == "/srv/leases"
+
+
+def test_whole_numbers_in_any_spelling() -> None:
+    """JSON writers make 1450.0 and 1e7 of whole numbers."""
+    text = b"""{"cniVersion": "1.0.0", "name": "net", "mtu": 1450.0, "lockTimeout": 5e2,
+        "ipamTimeout": 1E+3, "maxIngressRate": 1e8, "bandwidth": {"ingressRate": 1e7,
+        "ingressBurst": 64e3, "latency": 5.0}, "ipam": {"subnet": "10.200.0.0/16", "routes": [{"dst":
+        "0.0.0.0/0", "mtu": 1.3e3, "advmss": 1200.0, "priority": 7.0, "table": 99.0, "scope": 0.0}]}}"""
+    config = load(jsonio.load_object(text, "it"))
+    assert (config.mtu, config.lock_timeout_ms, config.ipam_timeout_ms) == (1450, 500, 1000)
+    assert (config.ingress.rate_bps, config.ingress.burst_bits) == (10_000_000, 64_000)
+    assert config.latency_ms == 5
+    [route] = config.routes
+    assert (route.mtu, route.advmss, route.priority, route.table) == (1300, 1200, 7, 99)
+    numbers = (config.mtu, config.ingress.rate_bps, route.mtu, route.scope)
+    assert all(type(number) is int for number in numbers)
 
 
 def test_keys_match_without_regard_to_case_and_null_is_absent() -> None:

@@ -88,6 +88,27 @@ def test_half_a_surrogate_pair_becomes_a_question_mark() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"1450", 1450),
+        (b"1450.0", 1450),
+        (b"1e7", 10_000_000),
+        (b"-2.50E1", -25),
+        (b"-0.0", 0),
+        (b"1450.5", None),
+        (b"1e-1", None),
+        (b"true", None),
+        (b'"1450"', None),
+        (b"null", None),
+    ],
+)
+def test_whole_numbers_in_any_spelling(data: bytes, expected: int | None) -> None:
+    found = jsonio.whole(jsonio.loads(data))
+    assert found == expected
+    assert type(found) is type(expected)
+
+
 def test_object() -> None:
     assert jsonio.load_object(b'{"a": 1}', "the file") == {"a": 1}
     for data in (b"[]", b"1", b"null", b'"{}"'):

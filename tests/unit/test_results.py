@@ -2,7 +2,7 @@
 
 import pytest
 
-from cni_faasm import inet
+from cni_faasm import inet, jsonio
 from cni_faasm.errors import DECODING_FAILURE, CniError
 from cni_faasm.results import (
     SUPPORTED_VERSIONS,
@@ -153,6 +153,21 @@ def test_a_result_without_a_version_is_read_by_its_shape() -> None:
     assert len(parse_result({"ip4": {"ip": "10.1.0.2/16"}}).ips) == 1
     assert len(parse_result({"ips": [{"address": "10.1.0.2/16"}]}).ips) == 1
     assert parse_result({}).ips == []
+
+
+def test_whole_numbers_in_any_spelling() -> None:
+    found = parse_result(
+        {
+            "cniVersion": "1.1.0",
+            "interfaces": [{"name": "eth0", "mtu": 1450.0}],
+            "ips": [{"address": "10.1.0.2/16", "interface": 0.0}],
+            "routes": [{"dst": "0.0.0.0/0", "mtu": 1.3e3, "table": 100.0}],
+        }
+    )
+    assert found.interfaces[0].mtu == 1450
+    assert found.ips[0].interface == 0
+    assert (found.routes[0].mtu, found.routes[0].table) == (1300, 100)
+    assert '"mtu":1300,' in jsonio.dumps(result_document(found, "1.1.0")).decode()
 
 
 @pytest.mark.parametrize(
