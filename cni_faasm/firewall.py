@@ -14,6 +14,7 @@ from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from cni_faasm.config import NetworkConfig
     from cni_faasm.packet import Packet
     from cni_faasm.packet_path import Table
 
@@ -43,6 +44,16 @@ class Senders:
         self.ranges = ranges
         self.interface = interface
         self.isolated = isolated
+
+    @classmethod
+    def of(cls, config: "NetworkConfig") -> "Senders":
+        """Return all that a network may have, by its configuration."""
+        return cls(
+            config.name,
+            [(one.network, one.prefix_len) for listed in config.range_sets for one in listed],
+            f"{config.host_interface_prefix}*",
+            isolated=config.guard is not None and config.guard.isolated,
+        )
 
 
 class Refusal:
@@ -169,7 +180,12 @@ def _ways(
                 continue
             if uplink:
                 out = packet.Packet(
-                    family, source=net, come_by=own, leave_by=uplink, groups=(group, None)
+                    family,
+                    source=net,
+                    not_to=[one for one in senders.ranges if len(one[0]) == length],
+                    come_by=own,
+                    leave_by=uplink,
+                    groups=(group, None),
                 )
                 back = packet.Packet(
                     family,

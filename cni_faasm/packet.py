@@ -31,11 +31,12 @@ _U32 = Struct("=I")
 class Packet:
     """What is known of a packet: (bytes, which of their bits) of all that rules can load.
 
-    source, destination: (network, prefix length), or None. come_by, leave_by: names of
-    interfaces; NAME* for all so beginning; "" for any.
+    source, destination: (network, prefix length), or None. not_to: networks in which the
+    destination is not. come_by, leave_by: names of interfaces; NAME* for all so beginning; ""
+    for any.
     """
 
-    __slots__ = ("family", "known", "state")
+    __slots__ = ("_destination_at", "_not_to", "family", "known", "state")
 
     def __init__(
         self,
@@ -43,6 +44,7 @@ class Packet:
         *,
         source: "tuple[bytes, int] | None" = None,
         destination: "tuple[bytes, int] | None" = None,
+        not_to: "list[tuple[bytes, int]] | None" = None,
         come_by: str = "",
         leave_by: str = "",
         groups: "tuple[int | None, int | None]" = (None, None),
@@ -70,6 +72,8 @@ class Packet:
         length, protocol, places = (
             (20, 9, (12, 16)) if family == nft.NFPROTO_IPV4 else (40, 6, (8, 24))
         )
+        self._destination_at = ("payload", nft_expr.NFT_PAYLOAD_NETWORK_HEADER, places[1])
+        self._not_to = not_to or []
         header, bits = bytearray(length), bytearray(length)
         header[protocol : protocol + 1], bits[protocol] = tcp, 0xFF
         for place, one in zip(places, (source, destination), strict=True):
@@ -88,6 +92,22 @@ class Packet:
             value, bits = value[offset : offset + length], bits[offset : offset + length]
         length = length or len(value) or _REGISTER_1_BYTES  # whatever it may fill
         return value.ljust(length, b"\0"), bits.ljust(length, b"\0")
+
+    def is_destination(self, what: str, key: int, offset: int, length: int) -> bool:
+        """Say whether this loads the destination, from its beginning."""
+        return (what, key, offset) == self._destination_at and length > 0
+
+    def never_goes_to(self, data: bytes, mask: bytes) -> bool:
+        """Say whether all addresses that are data under a mask are of networks not gone to."""
+        size = len(data) * 8
+        value, ones = int.from_bytes(data, "big"), int.from_bytes(mask, "big")
+        for network, prefix_len in self._not_to:
+            if prefix_len <= size:
+                prefix = (1 << size) - (1 << size - prefix_len)
+                ours = int.from_bytes(network[: len(data)], "big")
+                if ones & prefix == prefix and (value ^ ours) & prefix == 0:
+                    return True
+        return False
 
 
 def _whole(number: int) -> "tuple[bytes, bytes]":

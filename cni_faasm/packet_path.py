@@ -101,6 +101,7 @@ class Table:
         """Return what a rule may decide."""
         registers = Registers()
         certain = True
+        there: tuple[int, bytes] | None = None  # the register of the destination, and its mask
         for step in steps:
             matches: Answer = None
             kind = step[0]
@@ -108,11 +109,19 @@ class Table:
                 return [(certain, step[1], step[2])]
             if kind == rules.LOAD:
                 registers.write(step[1], *packet.load(*step[2:]))
+                is_there = packet.is_destination(*step[2:])
+                there = (step[1], b"\xff" * step[5]) if is_there else None
                 matches = True
             elif kind == rules.COMPARE:
                 matches = registers.compare(*step[1:])
+                if matches is None and there is not None and there[0] == step[2]:
+                    matches = _is_elsewhere(packet, step[1], step[3], there[1])
             elif kind == rules.BITWISE:
                 registers.bitwise(*step[1:])
+                is_masked = (
+                    there is not None and there[0] == step[1] and step[4] and not any(step[5])
+                )
+                there = (step[2], step[4]) if is_masked else None
                 matches = True
             elif kind == rules.CONNECTION:
                 matches = bool(step[1] & packet.state) != step[2]
@@ -167,6 +176,14 @@ class Table:
         if body is None:
             return []
         return [(True, one) for one in nft_set.parse_whole_elements(body)]
+
+
+def _is_elsewhere(packet: "Packet", operator: int, data: bytes, mask: bytes) -> "Answer":
+    """Compare a destination of which only is known where it is not."""
+    is_equality = operator in (nft_expr.NFT_CMP_EQ, nft_expr.NFT_CMP_NEQ)
+    if is_equality and packet.never_goes_to(data, mask):
+        return operator == nft_expr.NFT_CMP_NEQ
+    return None
 
 
 def _is_in(candidates: "Candidates", *, inverted: bool) -> "Answer":

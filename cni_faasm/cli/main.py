@@ -18,6 +18,7 @@ from cni_faasm import __version__, protocol
 from cni_faasm.cli import (
     checking,
     collecting,
+    firewall_trust,
     iperf_servers,
     metrics,
     migrate,
@@ -58,6 +59,7 @@ app.command()(collecting.gc)
 app.command()(metrics.metrics)
 app.command()(validate.validate)
 app.command()(migrate.migrate)
+app.command("firewall-trust")(firewall_trust.firewall_trust)
 app.command("network-check")(network_check.network_check)
 app.command("iperf-servers")(iperf_servers.iperf_servers)
 
@@ -149,6 +151,9 @@ def install(destdir: Destdir = "/", as_json: AsJson = False) -> None:
         cni-faasm install --destdir /tmp/image
     """
     _show(installer.install(installer.bundle_folder(), destdir), as_json)
+    if os.path.realpath(destdir) == "/":
+        for text in firewall_trust.refused_to_installed():
+            output.note(text)
 
 
 @app.command()
@@ -176,7 +181,10 @@ def uninstall(
     """
     if not force and os.path.realpath(destdir) == "/":
         collecting.demand_none_attached(conf_dir)
+    commands = firewall_trust.left_behind(conf_dir) if os.path.realpath(destdir) == "/" else []
     _show(installer.uninstall(destdir), as_json)
+    for command in commands:
+        output.note(f"firewalld still lets a range pass that may be another's now: {command}")
 
 
 @app.command("node-install")

@@ -8,7 +8,7 @@ import typer
 
 from cni_faasm import config as configuration
 from cni_faasm import config_schema, inet, jsonio, protocol, units, veth
-from cni_faasm.cli import networks, output
+from cni_faasm.cli import firewall_trust, networks, output
 from cni_faasm.cli.fault import ToolError
 from cni_faasm.cli.jsonlines import Lines
 from cni_faasm.config import NetworkConfig
@@ -251,7 +251,17 @@ def _is_private(subnet: str) -> bool:
 
 
 def _beside_the_host(config: NetworkConfig, where: str) -> Iterator[tuple[str, str]]:
-    """Compare with this host: its uplink's MTU, its routes."""
+    """Compare with this host: its firewall, its uplink's MTU, its routes."""
+    for text in firewall_trust.refusals(config):
+        yield f"{where}ipam", text
+    for source in firewall_trust.lost_at_reload(config):
+        yield (
+            f"{where}ipam",
+            (
+                f"{source} is in a zone of firewalld's now, but not after a reload or restart: "
+                "cni-faasm firewall-trust puts it there for good"
+            ),
+        )
     with Netlink() as host:
         uplink_mtu = veth.uplink_mtu(host)
         if config.mtu and uplink_mtu and config.mtu > uplink_mtu:

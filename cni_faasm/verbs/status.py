@@ -83,12 +83,7 @@ def _look_at_firewalls(config: "NetworkConfig") -> None:
 
     Only what lasts is said: a firewall that is just being reloaded refuses everything.
     """
-    senders = firewall.Senders(
-        config.name,
-        [(one.network, one.prefix_len) for listed in config.range_sets for one in listed],
-        f"{config.host_interface_prefix}*",
-        isolated=config.guard is not None and config.guard.isolated,
-    )
+    senders = firewall.Senders.of(config)
     for attempt in range(_LOOKS):
         try:
             with Netlink() as host:

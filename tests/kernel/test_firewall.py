@@ -85,6 +85,21 @@ CASES = {
         in_filter(f"{KNOWN} ip daddr 10.0.0.0/8 reject\nip6 daddr fd00::/8 drop", policy="accept"),
         EVERYTHING - OUTSIDE,
     ),
+    "only to the network": Case(
+        in_filter(f"{KNOWN} ip daddr 10.200.0.0/16 accept\nip6 daddr fd00:200::/64 accept"), OUTSIDE
+    ),
+    "only to a part of the network": Case(
+        in_filter(f"{KNOWN} ip daddr 10.200.0.0/22 accept"),
+        EVERYTHING - {"containers 4"},
+    ),
+    "only to more than the network": Case(
+        in_filter(f"{KNOWN} ip daddr 10.200.0.0/15 accept"),
+        EVERYTHING - {"containers 4"},
+        {"outside 4"},
+    ),
+    "not to the network": Case(
+        in_filter(f"{KNOWN} ip daddr != 10.200.0.0/14 accept"), EVERYTHING - {"outside 4"}
+    ),
     "a negation": Case(in_filter(f"{KNOWN} ip saddr != 10.200.0.0/16 accept"), EVERYTHING),
     "jumps and returns": Case(
         in_filter(

@@ -5,6 +5,8 @@ remote machine behind its uplink that also answers as 9.9.9.9. A few programs ar
 by scripts that do the same where nothing outside of this machine can be reached.
 """
 
+import contextlib
+import os
 import re
 import shlex
 import subprocess
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.firewalls import Firewalld, seeing_them
 from tests.host import REPO, SYSTEM_PATH, Host, built_plugin
 from tests.runtime.cri import make_image
 from tests.runtime.runtimes import CGROUP, Libcni, end, remove_cgroups
@@ -60,6 +63,8 @@ BEFORE = {
     },
     "docs/network-check.md": {"cni-faasm network-check": "cni-faasm pool up 3"},
 }
+# Pages whose reader has firewalld.
+FIREWALLD = ("docs/firewalls.md",)
 # Commands that end with another status than 0, for the page shows what is wrong.
 STATUS = {
     ("docs/operating.md", "cni-faasm check"): 1,
@@ -102,6 +107,9 @@ disable) kill "$(cat /run/cni-faasm.pid)" ;;
 *) exit 2 ;;
 esac
 """,
+    # From outside of the reader's own layer over /usr: two of them are the most.
+    "firewall-cmd": f"exec nsenter --mount --target {os.getpid()} -- "
+    f'{shlex.join(seeing_them("/usr/bin/firewall-cmd"))} "$@"',
     # There is no cluster: it only looks at what it would be given.
     "kubectl": """
 [ "$1 $2" = "apply -f" ] || exit 2
@@ -229,6 +237,11 @@ def test_every_command(reader: Reader, page: Path, short_path: Path) -> None:
             f"podman load --input {short_path}/busybox.tar"
         )
     background = []
+    stack = contextlib.ExitStack()
+    if name in FIREWALLD:
+        firewalld = Firewalld(reader.host)
+        stack.enter_context(firewalld.bus())
+        firewalld.start()
     try:
         # A page may tell how to undo what it needs later.
         for prompt, command in sorted(listed, key=lambda pair: "--uninstall" in pair[1]):
@@ -259,6 +272,7 @@ def test_every_command(reader: Reader, page: Path, short_path: Path) -> None:
             assert done.returncode == expected, told
             assert "Traceback" not in done.stderr, told
     finally:
+        stack.close()
         for process in background:
             end(process)
         if daemon is not None:
