@@ -18,7 +18,7 @@ from cni_faasm.policy import group
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from cni_faasm.netlink.wire import Message
     from cni_faasm.plan import Plan, PlannedAddress
@@ -66,26 +66,45 @@ def is_absent(error: NetlinkError) -> bool:
     return error.errno in (errno.ENODEV, errno.ENXIO)
 
 
-def _uplink(host: Netlink, length: int) -> "link.Link | None":
+def _way_out(host: Netlink, length: int) -> "tuple[list[link.Link], int | None]":
+    """Return the interfaces of a family's default route, one for each hop, and its own MTU.
+
+    length: of an address, 4 or 16. None, and no interface, when there is no such route.
+    """
+    probe = inet.pack(_PROBES[length])
     try:
-        found = route.parse_route(host.get(route.get_route(inet.pack(_PROBES[length]))))
+        out = route.parse_route(host.get(route.get_route(probe)))
+        if not out.oifs:  # kept apart (ip nexthop), and not told with the route
+            out = route.parse_route(host.get(route.get_route(probe, fib_match=False)))
     except NetlinkError:
-        return None  # no default route of that family
-    return find(host, ifindex=found.oif) if found.oif else None
+        return [], None
+    ends = [find(host, ifindex=oif) for oif in out.oifs if oif != LOOPBACK_IFINDEX]
+    return [end for end in ends if end is not None], out.mtu
 
 
 def uplink_name(host: Netlink, length: int) -> str:
-    """Return the name of the default route's interface of a family (4 or 16), or ""."""
-    uplink = _uplink(host, length)
-    return "" if uplink is None else uplink.name
+    """Return the name of the default route's first interface of a family (4 or 16), or ""."""
+    ends, _ = _way_out(host, length)
+    return ends[0].name if ends else ""
 
 
-def uplink_mtu(host: Netlink) -> int:
-    """Return the MTU of the interface of the default route, 0 when there is none."""
-    for length in (4, 16):
-        uplink = _uplink(host, length)
-        if uplink is not None and uplink.ifindex != LOOPBACK_IFINDEX:
-            return uplink.mtu
+def uplink_mtu(host: Netlink, lengths: "Collection[int]" = ()) -> int:
+    """Return the MTU of the host's way out, 0 when there is none: the smallest on it.
+
+    lengths: of the addresses that are to go out by it, 4 and 16; the other family has a say only
+    when none of theirs has a default route.
+    Packets take any hop of a multipath route, and none larger than the route's own MTU.
+    """
+    own = [length for length in _PROBES if length in lengths]
+    for families in (own, [length for length in _PROBES if length not in own]):
+        mtus: list[int] = []
+        for length in families:
+            ends, route_mtu = _way_out(host, length)
+            mtus += [end.mtu for end in ends]
+            if ends and route_mtu is not None:
+                mtus.append(route_mtu)
+        if mtus:
+            return min(mtus)
     return 0
 
 

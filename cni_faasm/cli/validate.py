@@ -263,7 +263,8 @@ def _beside_the_host(config: NetworkConfig, where: str) -> Iterator[tuple[str, s
             ),
         )
     with Netlink() as host:
-        uplink_mtu = veth.uplink_mtu(host)
+        lengths = {len(range_set[0].network) for range_set in config.range_sets}
+        uplink_mtu = veth.uplink_mtu(host, lengths)
         if config.mtu and uplink_mtu and config.mtu > uplink_mtu:
             yield (
                 f"{where}mtu",

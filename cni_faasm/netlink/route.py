@@ -61,7 +61,7 @@ _LENGTHS = {2: 4, 10: 16}
 class RouteInfo:
     """One route. A number the route does not carry is None; gateway and src likewise.
 
-    oif, gateway: of a multipath route, those of its first hop.
+    oif, gateway: of a multipath route, those of its first hop. oifs: those of all its hops.
     """
 
     __slots__ = (
@@ -72,6 +72,7 @@ class RouteInfo:
         "gateway",
         "mtu",
         "oif",
+        "oifs",
         "prefix_len",
         "priority",
         "protocol",
@@ -93,6 +94,7 @@ class RouteInfo:
         type: int,  # noqa: A002 -- rtm_type
         flags: int,
         oif: "int | None",
+        oifs: "tuple[int, ...]",
         gateway: "bytes | None",
         src: "bytes | None",
         priority: "int | None",
@@ -108,6 +110,7 @@ class RouteInfo:
         self.type = type
         self.flags = flags
         self.oif = oif
+        self.oifs = oifs
         self.gateway = gateway
         self.src = src
         self.priority = priority
@@ -286,10 +289,13 @@ def parse_route(body: bytes, oif: "int | None" = None) -> RouteInfo:
     attrs = parse_attrs(body, _RTMSG.size)
     # Hops stand by themselves in a multipath route.
     hop = attrs
-    multipath = attrs.get(RTA_MULTIPATH)
     told = get_u32(attrs, RTA_OIF) if RTA_OIF in attrs else None
+    oifs: tuple[int, ...] = () if told is None else (told,)
+    multipath = attrs.get(RTA_MULTIPATH)
     if told is None and multipath:
-        told, hop = _hop(multipath, oif)
+        hops = _hops(multipath)
+        told, hop = next((one for one in hops if one[0] == oif), hops[0])
+        oifs = tuple(index for index, _ in hops)
     dst = attrs.get(RTA_DST, bytes(length))
     gateway = hop.get(RTA_GATEWAY)
     src = attrs.get(RTA_PREFSRC)
@@ -307,6 +313,7 @@ def parse_route(body: bytes, oif: "int | None" = None) -> RouteInfo:
         type=kind,
         flags=flags,
         oif=told,
+        oifs=oifs,
         gateway=gateway,
         src=src,
         priority=get_u32(attrs, RTA_PRIORITY) if RTA_PRIORITY in attrs else None,
@@ -321,33 +328,22 @@ def next_hops(body: bytes) -> "list[bytes]":
     Raises: NetlinkError when it is malformed.
     """
     attrs = parse_attrs(body, _RTMSG.size)
-    found = [attrs.get(RTA_GATEWAY)]
-    multipath, start = attrs.get(RTA_MULTIPATH, b""), 0
+    multipath = attrs.get(RTA_MULTIPATH)
+    found = [attrs, *(hop for _, hop in _hops(multipath))] if multipath else [attrs]
+    return [hop[RTA_GATEWAY] for hop in found if RTA_GATEWAY in hop]
+
+
+def _hops(multipath: bytes) -> "list[tuple[int, dict[int, bytes]]]":
+    """Return interface and attributes of each hop, one at least."""
+    found = []
+    start = 0
     while start < len(multipath):
-        length, _, _, _ = fixed(_RTNEXTHOP, multipath[start:], "rtnexthop")
+        length, _, _, oif = fixed(_RTNEXTHOP, multipath[start:], "rtnexthop")
         end = start + length
         if length < _RTNEXTHOP.size or end > len(multipath):
             raise malformed("rtnexthop")
-        found.append(parse_attrs(multipath, start + _RTNEXTHOP.size, end).get(RTA_GATEWAY))
+        found.append((oif, parse_attrs(multipath, start + _RTNEXTHOP.size, end)))
         start = end + -end % 4
-    return [one for one in found if one is not None]
-
-
-def _hop(multipath: bytes, oif: "int | None") -> "tuple[int, dict[int, bytes]]":
-    """Return interface and attributes of a route's hop by an interface, else of its first."""
-    first: tuple[int, dict[int, bytes]] | None = None
-    start = 0
-    while start < len(multipath):
-        hop_length, _, _, hop_oif = fixed(_RTNEXTHOP, multipath[start:], "rtnexthop")
-        end = start + hop_length
-        if hop_length < _RTNEXTHOP.size or end > len(multipath):
-            raise malformed("rtnexthop")
-        if first is None or hop_oif == oif:
-            found = hop_oif, parse_attrs(multipath, start + _RTNEXTHOP.size, end)
-            first = first or found
-            if oif in (None, hop_oif):
-                return found
-        start = end + -end % 4
-    if first is None:
+    if not found:
         raise malformed("rtnexthop")
-    return first
+    return found

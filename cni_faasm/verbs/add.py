@@ -103,7 +103,8 @@ def _attach(
             f"CNI_IFNAME: the container already has an interface {request.ifname!r}",
             "DEL the attachment that made it, or ask for another name",
         )
-    mtu = plan.link_mtu(config, 0 if config.mtu else veth.uplink_mtu(host))
+    lengths = {len(range_set[0].network) for range_set in config.range_sets}
+    mtu = plan.link_mtu(config, 0 if config.mtu else veth.uplink_mtu(host, lengths))
     boot_id = record.boot_id()
     with Store(config.data_dir, config.name, config.lock_timeout_ms) as store:
         marker = reclaim.read_marker(config.state_dir, config.name)

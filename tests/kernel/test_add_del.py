@@ -421,6 +421,58 @@ def test_unlimited_has_no_qdisc(host: Host, container: Namespace) -> None:
     assert [one["kind"] for one in container.qdiscs("eth0")] == ["noqueue"]
 
 
+WAYS_OUT = {
+    "the smallest of several hops": (
+        ["default nexthop via 198.51.100.1 nexthop via 203.0.113.1"],
+        (1300, 1300),
+    ),
+    "the route's own": (["default via 198.51.100.1 mtu 1350"], (1350, 1350)),
+    "the route's own is larger": (["default via 203.0.113.1 mtu 1450"], (1300, 1300)),
+    "one that is not taken": (
+        ["default via 198.51.100.1", "default via 203.0.113.1 metric 100"],
+        (1400, 1400),
+    ),
+    "each family by its own": (
+        ["default via 198.51.100.1", "default via 2001:db8:200::1"],
+        (1400, 1300),
+    ),
+    "several hops of IPv6": (
+        ["default nexthop via 2001:db8:100::1 nexthop via 2001:db8:200::1"],
+        (1300, 1300),
+    ),
+    "the other family where there is no way out by the own": (
+        ["default via 2001:db8:200::1 mtu 1290"],
+        (1290, 1290),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WAYS_OUT)
+def test_mtu_is_the_smallest_on_the_way_out(host: Host, case: str) -> None:
+    """Of a network with IPv4 alone, and of one with both."""
+    routes, expected = WAYS_OUT[case]
+    host.add_remote(mtu=1400, default_route=False)
+    host.add_remote(subnet="203.0.113", subnet6="2001:db8:200:", mtu=1300, default_route=False)
+    for words in routes:
+        family = "-6" if "2001:" in words else "-4"
+        host.run(["ip", family, "route", "add", *words.split()])
+    ranges = [[{"subnet": "10.201.0.0/16"}], [{"subnet": "fd00:201::/64"}]]
+    dual = host.config(name="dual", ipam={"subnet": None, "ranges": ranges})
+    found = [
+        host.add(host.add_container(), config)["interfaces"][1]["mtu"]
+        for config in (host.config(), dual)
+    ]
+    assert tuple(found) == expected
+
+
+def test_mtu_where_hops_are_told_apart_from_routes(host: Host, container: Namespace) -> None:
+    host.add_remote(mtu=1400, default_route=False)
+    host.sysctl("net.ipv4.nexthop_compat_mode", "0")
+    host.run(["ip", "nexthop", "add", "id", "7", "via", "198.51.100.1", "dev", "uplink"])
+    host.run(["ip", "route", "add", "default", "nhid", "7"])
+    assert host.add(container, host.config())["interfaces"][1]["mtu"] == 1400
+
+
 def test_mtu_without_a_default_route(host: Host, container: Namespace) -> None:
     result = host.add(container, host.config())
     assert result["interfaces"][1]["mtu"] == 1500

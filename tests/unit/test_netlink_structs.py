@@ -247,7 +247,7 @@ def test_rtmsg(  # noqa: PLR0917 -- hypothesis gives them in order
     assert (found.advmss, found.src, found.scope, found.protocol) == (None, None, scope, 3)
 
 
-def test_the_first_hop_of_a_multipath_route_is_read() -> None:
+def test_the_hops_of_a_multipath_route_are_read() -> None:
     hops = b"".join(
         bytes(Rtnexthop(rtnh_len=16, rtnh_ifindex=index)) + wire.attr(route.RTA_GATEWAY, gateway)
         for index, gateway in ((7, b"gw_1"), (8, b"gw_2"))
@@ -255,6 +255,9 @@ def test_the_first_hop_of_a_multipath_route_is_read() -> None:
     body = bytes(Rtmsg(rtm_family=2)) + wire.attr(route.RTA_MULTIPATH, hops)
     found = route.parse_route(body)
     assert (found.oif, found.gateway, found.prefix_len) == (7, b"gw_1", 0)
+    assert found.oifs == (7, 8)
+    assert (route.parse_route(body, 8).oif, route.parse_route(body, 9).oif) == (8, 7)
+    assert route.next_hops(body) == [b"gw_1", b"gw_2"]
 
 
 @pytest.mark.parametrize("length", [0, 7, 17])
@@ -263,6 +266,8 @@ def test_a_malformed_hop_is_refused(length: int) -> None:
     body = bytes(Rtmsg(rtm_family=2)) + wire.attr(route.RTA_MULTIPATH, hop)
     with pytest.raises(NetlinkError, match="malformed rtnexthop"):
         route.parse_route(body)
+    with pytest.raises(NetlinkError, match="malformed rtnexthop"):
+        route.next_hops(body)
 
 
 def test_a_route_of_mixed_families_is_refused() -> None:
