@@ -135,7 +135,7 @@ def _answer(
         document, status = protocol.error_document(known, version), 1
     _ignore_signals()
     try:
-        for warning in warnings:
+        for warning in dict.fromkeys(warnings):  # each once
             _write(stderr, f"cni-faasm: {warning}\n".encode("utf-8", "replace"))
     except OSError:
         pass  # nobody listens on stderr: not a reason to fail

@@ -265,10 +265,10 @@ def _read_folders(config: NetworkConfig, top: Section, ipam: "Section | None") -
     data_dir = _path(top, "dataDir")
     leases_dir = _path(ipam, "dataDir") if ipam else None
     if ipam and data_dir and leases_dir and data_dir != leases_dir:
-        ipam.fault("dataDir", f"the value of {top.path}dataDir, or only one of the two")
+        ipam.fault("dataDir", must=f"be that of {top.path}dataDir: use only one of them")
     config.data_dir = leases_dir or data_dir or DEFAULT_DATA_DIR
     if config.data_dir == config.state_dir:
-        top.fault("stateDir", f"another directory than dataDir, which is {config.data_dir!r} too")
+        top.fault("stateDir", must="differ from dataDir")
 
 
 def _path(section: Section, key: str) -> "str | None":

@@ -138,15 +138,13 @@ def _check_range_sets(
         for index, one in enumerate(range_set):
             where = path if path.endswith("subnet") else f"{path}[{index}]"
             if len(one.network) != length:
-                faults.append(
-                    Fault(where, one.subnet_text(), "one family in a set; make a second set")
-                )
+                must = f"be of the family of {path}[0]: make a second set of ranges for it"
+                faults.append(Fault(where, one.subnet_text(), must=must))
                 continue
             for other, earlier in seen:
                 if one.overlaps(earlier):
-                    faults.append(
-                        Fault(where, one.subnet_text(), f"no overlap with {other} ({earlier!r})")
-                    )
+                    must = f"not overlap with {other} ({earlier.subnet_text()})"
+                    faults.append(Fault(where, one.subnet_text(), must=must))
                     break
             seen.append((where, one))
     if max(families.values()) > 1 and cni_version in ("0.1.0", "0.2.0"):

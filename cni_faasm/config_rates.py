@@ -40,9 +40,11 @@ def limit(
             _check_same(top, nested, key)
     rate_bps = _rate(top, rate_key)
     burst_bits = _burst(top, burst_key)
+    burst_path = top.path + burst_key
     if nested:
         rate_bps = _rate(nested, rate_key) if rate_key in nested.values else rate_bps
-        burst_bits = _burst(nested, burst_key) if burst_key in nested.values else burst_bits
+        if burst_key in nested.values:
+            burst_bits, burst_path = _burst(nested, burst_key), nested.path + burst_key
     cap_bps = _rate(top, cap_key)
     if asked:
         asked_bps = _rate(asked, rate_key)
@@ -54,18 +56,18 @@ def limit(
                     f"{units.rate_text(cap_bps)}, the network's {cap_key}"
                 )
                 asked_bps = cap_bps
-            rate_bps, burst_bits = asked_bps, asked_bits
+            rate_bps, burst_bits, burst_path = asked_bps, asked_bits, asked.path + burst_key
         elif asked_bits:
-            burst_bits = asked_bits
+            burst_bits, burst_path = asked_bits, asked.path + burst_key
     if not rate_bps:
         if burst_bits:
-            warnings.append(f"{burst_key}: has no effect without {rate_key}")
+            warnings.append(f"{burst_path}: has no effect without {rate_key}")
         return Limit()
     if burst_bits:
         most = units.max_burst_bits(rate_bps)
         if burst_bits > most:
             warnings.append(
-                f"{burst_key}: {burst_bits} bits lowered to {most}, the most that the kernel "
+                f"{burst_path}: {burst_bits} bits lowered to {most}, the most that the kernel "
                 f"keeps at {units.rate_text(rate_bps)}"
             )
             burst_bits = most
@@ -79,7 +81,7 @@ def _check_same(top: Section, nested: Section, key: str) -> None:
     except (ValueError, OverflowError):
         return  # a fault of its own
     if not same:
-        nested.fault(key, f"the value of {top.path}{key}, or only one of the two")
+        nested.fault(key, must=f"be that of {top.path}{key}: use only one of them")
 
 
 def _rate(section: Section, key: str) -> "int | None":
@@ -98,7 +100,7 @@ def read_subnets(places: "list[Section]") -> "tuple[list[tuple[bytes, int]], boo
     for place in places:
         found = {key: _subnets(place, key) for key in SUBNET_KEYS if key in place.values}
         if len([key for key in found if place.values[key]]) > 1:
-            place.fault(SUBNET_KEYS[1], f"nothing beside {SUBNET_KEYS[0]}: one of the two")
+            place.fault(SUBNET_KEYS[1], must=f"not stand beside {SUBNET_KEYS[0]}: use only one")
         for key, subnets in found.items():
             if subnets:
                 return subnets, key == SUBNET_KEYS[1]

@@ -67,18 +67,24 @@ FOREIGN = _keys(
 class Fault:
     """One fault of a configuration: where, what stands there, what is allowed.
 
-    found: how the value is told, such as "value '10Q'".
+    found: how the value is told, such as `value "10Q"`. must: in the place of what is allowed,
+    what the value must be or not be.
     """
 
-    __slots__ = ("allowed", "found", "path", "value")
+    __slots__ = ("allowed", "found", "must", "path", "value")
 
-    def __init__(self, path: str, value: object, allowed: str, found: str = "") -> None:
+    def __init__(
+        self, path: str, value: object, allowed: str = "", found: str = "", *, must: str = ""
+    ) -> None:
         self.path = path
         self.value = value
         self.allowed = allowed
+        self.must = must
         self.found = found or "value " + shown(value)
 
     def __str__(self) -> str:
+        if self.must:
+            return f"{self.path}: {self.found} must {self.must}"
         return f"{self.path}: {self.found}: allowed is {self.allowed}"
 
 
@@ -93,7 +99,9 @@ def shown(value: object) -> str:
     elif isinstance(value, list):
         text = "[...]" if value else "[]"
     else:
-        text = repr(value)
+        from cni_faasm import jsonio  # only a fault needs it
+
+        text = jsonio.dumps(value).decode("utf-8", "replace")
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -164,10 +172,10 @@ class Section:
         elif any(known is place for _, place in _HOMES):
             self.faults.unknown.append(self.path + key)
 
-    def fault(self, key: str, allowed: str) -> None:
-        """Note that the value at a key, or its absence, is not allowed."""
+    def fault(self, key: str, allowed: str = "", *, must: str = "") -> None:
+        """Note that the value at a key, or its absence, is not allowed. must: as in Fault."""
         if key in self.values:
-            self.faults.append(Fault(self.path + key, self.values[key], allowed))
+            self.faults.append(Fault(self.path + key, self.values[key], allowed, must=must))
         else:
             self.faults.append(Fault(self.path + key, None, allowed, "missing"))
 

@@ -165,7 +165,7 @@ def _line_in(message: str) -> int:
 def _versions(folded: dict[str, Any], lines: Lines) -> Iterator[Remark]:
     stated = folded.get("cniversion")
     if isinstance(stated, str) and stated not in protocol.SUPPORTED_VERSIONS:
-        text = f"value {stated!r}: allowed is any of {', '.join(protocol.SUPPORTED_VERSIONS)}"
+        text = f"value {config_schema.shown(stated)}: allowed is any of {', '.join(protocol.SUPPORTED_VERSIONS)}"
         yield Remark(lines.of("cniVersion"), "cniVersion", text, True)
         return
     offered = folded.get("cniversions")
@@ -182,7 +182,7 @@ def _surprises(
     for path in config.unknown:
         yield path, "no such key: faasm passes it over"
     for text in config.warnings:
-        yield where + text.partition(":")[0], text.partition(": ")[2]
+        yield text.partition(": ")[0], text.partition(": ")[2]
     for direction, limit in (("ingress", config.ingress), ("egress", config.egress)):
         yield from _burst(f"{where}bandwidth.{direction}Burst", limit)
     if bool(config.ingress.rate_bps) != bool(config.egress.rate_bps):

@@ -70,7 +70,7 @@ def test_all_faults_with_their_lines(tool: Tool) -> None:
         (18, "fault", "plugins[0].ipam.routez"),
     }
     text = tool("validate", path).expect(1).stdout
-    assert f"{path}:9: plugins[0].bandwidth.ingressRate: value '10Q': allowed is" in text
+    assert f'{path}:9: plugins[0].bandwidth.ingressRate: value "10Q": allowed is' in text
     assert "routes" in found[18, "fault", "plugins[0].ipam.routez"]
 
 
@@ -96,7 +96,7 @@ def test_all_faults_with_their_lines(tool: Tool) -> None:
                 '{"type": "faasm", "ipam": {"subnet": "10.9.0.0/16"}}]}'
             ),
             2,
-            "'7.0.0'",
+            "7.0.0",
         ),
     ],
 )
@@ -129,7 +129,7 @@ SURPRISES: dict[str, tuple[dict[str, Any], str, str]] = {
     "no routes": ({"ipam": {"routes": []}}, "ipam.routes", "reach nothing beyond"),
     "burst alone": (
         {"bandwidth": {"ingressBurst": "1M"}},
-        "ingressBurst",
+        "bandwidth.ingressBurst",
         "no effect without ingressRate",
     ),
     "capabilities": ({}, "capabilities", "are not passed on"),

@@ -146,10 +146,10 @@ def test_only_limits(host: Host, container: Namespace) -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"unshapedSubnets": ["10.0.0.0"]}, "unshapedSubnets[0]: value '10.0.0.0'"),
+        ({"unshapedSubnets": ["10.0.0.0"]}, 'unshapedSubnets[0]: value "10.0.0.0"'),
         ({"shapedSubnets": [7]}, "shapedSubnets[0]: value 7"),
         ({"shapedSubnets": "10.0.0.0/8"}, "a list"),
-        ({"shapedSubnets": NEAR, "unshapedSubnets": NEAR}, "one of the two"),
+        ({"shapedSubnets": NEAR, "unshapedSubnets": NEAR}, "use only one"),
     ],
 )
 def test_faults(host: Host, container: Namespace, given: dict[str, Any], words: str) -> None:

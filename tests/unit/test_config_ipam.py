@@ -81,31 +81,31 @@ def test_bounds_of_a_range() -> None:
         (
             {"ranges": [[{"subnet": "10.1.0.0/16"}, {"subnet": "fd00::/64"}]]},
             "ipam.ranges[0][1]",
-            "one family",
+            "be of the family of",
         ),
         (
             {"ranges": [[{"subnet": "10.1.0.0/16"}, {"subnet": "10.1.2.0/24"}]]},
             "ipam.ranges[0][1]",
-            "no overlap with plugins[0].ipam.ranges[0][0]",
+            "not overlap with plugins[0].ipam.ranges[0][0]",
         ),
         (
             {"subnet": "10.1.0.0/16", "ranges": [[{"subnet": "10.1.2.0/24"}]]},
             "ipam.ranges[0][0]",
-            "no overlap with plugins[0].ipam.subnet",
+            "not overlap with plugins[0].ipam.subnet",
         ),
     ],
 )
 def test_faults(ipam: object, path: str, allowed: str) -> None:
     _, faults = check_faults(document(ipam))
     assert [fault.path for fault in faults] == ["plugins[0]." + path]
-    assert allowed in faults[0].allowed
+    assert allowed in str(faults[0])
 
 
 def test_an_overlap_with_what_the_runtime_gives() -> None:
     asked = {"ipRanges": [[{"subnet": "10.1.2.0/24"}]]}
     _, faults = check_faults(document({"subnet": "10.1.0.0/16"}, runtimeConfig=asked))
     assert [fault.path for fault in faults] == ["plugins[0].ipam.subnet"]
-    assert "runtimeConfig.ipRanges[0][0]" in faults[0].allowed
+    assert "must not overlap with runtimeConfig.ipRanges[0][0]" in str(faults[0])
 
 
 def test_old_versions_can_say_one_address_of_a_family() -> None:
