@@ -181,11 +181,13 @@ class Plan:
         gateways = {len(item.address): item.gateway for item in self.addresses}
         routes: list[Route] = []
         seen = [(gateway, len(gateway) * 8, RT_TABLE_MAIN) for gateway in self.gateways]
+        own = [item.address for item in self.addresses]
         asked = [_destination(route) for route in self.routes]
         for net, prefix_len in self.ranges:
             gateway = gateways.get(len(net))
             if (
                 gateway is not None
+                and (prefix_len < len(net) * 8 or net not in (*own, *self.gateways))
                 and not self._has_default(len(net))
                 and (net, prefix_len, RT_TABLE_MAIN) not in asked
             ):

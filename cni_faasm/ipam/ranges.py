@@ -55,25 +55,27 @@ def make(
     """Make a range, filling in what is absent.
 
     Without first and last it spans the subnet but for its own address and, in IPv4, the
-    broadcast address; the gateway is the subnet's first host.
+    broadcast address; the gateway is the subnet's first host. In a subnet of one or two addresses
+    each is a host, as every link is routed, and the gateway must be given.
     Raises: RangeError.
     """
     length = len(network)
     bits = length * 8
-    if prefix_len > bits - 2:
-        raise RangeError(
-            "subnet", f"a prefix length up to {bits - 2}: a smaller subnet has no host"
-        )
+    is_tiny = prefix_len > bits - 2
+    if is_tiny and gateway is None:
+        raise RangeError("subnet", f"a prefix length up to {bits - 2}, or a gateway outside of it")
     base = inet.network(network, prefix_len)
     if base != network:
         raise RangeError("subnet", f"{inet.cidr(base, prefix_len)}, without host bits")
     low = inet.to_int(network)
     high = low | ((1 << (bits - prefix_len)) - 1)
+    lowest = low if is_tiny else low + 1
+    highest = high if is_tiny or length == 16 else high - 1
     one = Range(
         network=network,
         prefix_len=prefix_len,
-        first=inet.from_int(low + 1, length) if first is None else first,
-        last=inet.from_int(high - (length == 4), length) if last is None else last,
+        first=inet.from_int(lowest, length) if first is None else first,
+        last=inet.from_int(highest, length) if last is None else last,
         gateway=inet.from_int(low + 1, length) if gateway is None else gateway,
     )
     for key, packed in (("rangeStart", first), ("rangeEnd", last)):
@@ -85,6 +87,8 @@ def make(
         raise RangeError("rangeEnd", f"at least {inet.unpack(one.first)}, the range's start")
     if len(one.gateway) != length:
         raise RangeError("gateway", f"an address of the family of {one.subnet_text()}")
+    if is_tiny and one.gateway == one.first == one.last:
+        raise RangeError("gateway", f"an address outside of {one.subnet_text()}, which is leased")
     return one
 
 

@@ -421,6 +421,46 @@ def test_unlimited_has_no_qdisc(host: Host, container: Namespace) -> None:
     assert [one["kind"] for one in container.qdiscs("eth0")] == ["noqueue"]
 
 
+@pytest.mark.parametrize(
+    ("subnets", "expected", "has_default"),
+    [
+        (["10.201.0.2/31"], ["10.201.0.2", "10.201.0.3"], True),
+        (["10.201.0.2/32", "10.202.0.9/32"], ["10.201.0.2", "10.202.0.9"], False),
+        (["fd00:201::2/127"], ["fd00:201::2", "fd00:201::3"], False),
+        (["fd00:201::2/128", "fd00:202::9/128"], ["fd00:201::2", "fd00:202::9"], True),
+    ],
+)
+def test_pools_of_one_or_two_addresses(
+    host: Host, subnets: list[str], expected: list[str], has_default: bool
+) -> None:
+    """All are leased, reach one another by the gateway outside, and the world by masquerading."""
+    host.add_remote()
+    is_v6 = ":" in subnets[0]
+    gateway, bits, world = "10.200.0.1", 32, "198.51.100.1"
+    if is_v6:
+        gateway, bits, world = "fd00:200::1", 128, "2001:db8:100::1"
+    routes = [{"dst": "::/0" if is_v6 else "0.0.0.0/0"}] if has_default else []
+    ranges = [[{"subnet": subnet, "gateway": gateway} for subnet in subnets]]
+    config = host.config(ipMasq=True, ipam={"subnet": None, "ranges": ranges, "routes": routes})
+    containers = [host.add_container() for _ in expected]
+    results = [host.add(container, config) for container in containers]
+    assert [one["ips"][0]["address"] for one in results] == [f"{a}/{bits}" for a in expected]
+    assert host.addresses("faasm0") == [f"{gateway}/{bits}"]
+    for container, result in zip(containers, results, strict=True):
+        host.check(container, config, result).ok()
+    targets = [gateway, expected[1], *([world] if has_default else [])]
+    for target in targets:
+        containers[0].run(["busybox", "ping", "-c1", "-W2", target])
+    error = host.cni("ADD", host.add_container(), config).error(103)
+    assert "2 of 2 are leased" in error["msg"]
+    listed = host.run(["nft", "list", "ruleset"]).stdout
+    host.run(["nft", "-f", "-"], stdin=f"flush ruleset\n{listed}")
+    for container, result in zip(containers, results, strict=True):
+        host.check(container, config, result).ok()
+        host.delete_attachment(container, config)
+    assert host.leases() == {}
+
+
 WAYS_OUT = {
     "the smallest of several hops": (
         ["default nexthop via 198.51.100.1 nexthop via 203.0.113.1"],

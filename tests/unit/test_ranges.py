@@ -47,12 +47,31 @@ def test_a_gateway_outside_the_subnet_is_allowed() -> None:
 
 
 @pytest.mark.parametrize(
+    ("subnet", "gateway", "first", "last"),
+    [
+        ("10.1.2.2/31", "10.9.0.1", "10.1.2.2", "10.1.2.3"),
+        ("10.1.2.3/32", "10.9.0.1", "10.1.2.3", "10.1.2.3"),
+        ("fd00::2/127", "fe80::1", "fd00::2", "fd00::3"),
+        ("fd00::2/128", "fd00:9::1", "fd00::2", "fd00::2"),
+        ("10.1.2.2/31", "10.1.2.2", "10.1.2.2", "10.1.2.3"),
+    ],
+)
+def test_subnets_of_one_or_two_addresses(subnet: str, gateway: str, first: str, last: str) -> None:
+    """Each is a host: a routed link needs neither a network's address nor a broadcast one."""
+    one = make(subnet, gateway=gateway)
+    assert (inet.unpack(one.first), inet.unpack(one.last)) == (first, last)
+
+
+@pytest.mark.parametrize(
     ("texts", "key", "allowed"),
     [
         (("10.1.2.3/16",), "subnet", "10.1.0.0/16"),
-        (("10.1.2.2/31",), "subnet", "up to 30"),
+        (("10.1.2.2/31",), "subnet", "up to 30, or a gateway outside"),
         (("10.1.2.3/32",), "subnet", "up to 30"),
         (("fd00::/127",), "subnet", "up to 126"),
+        (("10.1.2.3/32", "", "", "10.1.2.3"), "gateway", "outside of 10.1.2.3/32"),
+        (("10.1.2.2/31", "10.1.2.3", "", "10.1.2.3"), "gateway", "outside of 10.1.2.2/31"),
+        (("10.1.2.3/31", "", "", "10.9.0.1"), "subnet", "10.1.2.2/31, without host bits"),
         (("10.1.0.0/16", "10.2.0.1"), "rangeStart", "10.1.0.0/16"),
         (("10.1.0.0/16", "fd00::1"), "rangeStart", "10.1.0.0/16"),
         (("10.1.0.0/16", "", "10.0.255.255"), "rangeEnd", "10.1.0.0/16"),
