@@ -54,13 +54,20 @@ def traverses(name: str) -> bool:
     return name in ("", ".", "..") or "/" in name or "\0" in name
 
 
-def open_folder(base: str, name: str, *, create: bool, mode: int) -> int:
+class UntrustedFolderError(CniError):
+    """A folder in which somebody else than root could have planted files."""
+
+
+def open_folder(
+    base: str, name: str, *, create: bool, mode: int, doubts: "list[str] | None" = None
+) -> int:
     """Open base/name and return its descriptor, or -1 when it is absent and not to be made.
 
     mode is that of the folders made, `base` and `base/name`; ancestors of `base` get 0755.
-    Raises: CniError 7 for a name that is no folder's name; CniError 5, also when the folder
-    is a symlink, belongs to somebody else or can be written by others: whoever can plant
-    files there can take addresses over.
+    doubts: receives why the folder is not to be trusted, where that is no reason to stop.
+    Raises: CniError 7 for a name that is no folder's name; CniError 5 for a symlink;
+    UntrustedFolderError when the folder belongs to somebody else or can be written by others:
+    whoever can plant files there can take addresses over.
     """
     path = base + "/" + name
     if traverses(name) or "\0" in base:
@@ -82,12 +89,16 @@ def open_folder(base: str, name: str, *, create: bool, mode: int) -> int:
         # In a sticky folder (/tmp) others may write, but not replace what is ours.
         if not above.st_mode & 0o1000:
             _demand_ours(above, base)
+    except UntrustedFolderError as error:
+        if doubts is None:
+            close(folder)
+            raise
+        text = f"{error.msg}; {error.details}"
+        if text not in doubts:
+            doubts.append(text)
     except OSError as error:
         close(folder)
         raise io_error(error, "cannot examine the folder", path) from None
-    except CniError:
-        close(folder)
-        raise
     return folder
 
 
@@ -106,9 +117,9 @@ def _demand_ours(status: "posix.stat_result", path: str) -> None:
         why = f"others may write in it (mode {status.st_mode & 0o7777:04o})"
     else:
         return
-    raise CniError(
+    raise UntrustedFolderError(
         IO_FAILURE,
-        f"refuse the folder {path}: {why}",
+        f"the folder {path} is not to be trusted: {why}",
         f"give it to root and close it for others: chown root {path}; chmod go-w {path}",
     )
 

@@ -151,13 +151,20 @@ def exists(state_dir: str, network: str, container_id: str, ifname: str) -> bool
     return True
 
 
-def remove(state_dir: str, network: str, container_id: str, ifname: str) -> bool:
+def remove(
+    state_dir: str,
+    network: str,
+    container_id: str,
+    ifname: str,
+    doubts: "list[str] | None" = None,
+) -> bool:
     """Remove a record (the last act of DEL); say whether there was one.
 
-    The attachment is noted as gone, for `was_removed`. Raises: CniError 5.
+    The attachment is noted as gone, for `was_removed`. doubts: as files.open_folder.
+    Raises: CniError 5.
     """
     name = _name(container_id, ifname)
-    folder = files.open_folder(state_dir, network, create=False, mode=0o700)
+    folder = files.open_folder(state_dir, network, create=False, mode=0o700, doubts=doubts)
     if folder < 0:
         return False
     try:

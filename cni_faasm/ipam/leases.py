@@ -67,6 +67,7 @@ class Leases:
 
     __slots__ = (
         "_create",
+        "_doubts",
         "_exclusive",
         "_folder",
         "_lock",
@@ -84,12 +85,14 @@ class Leases:
         *,
         create: bool = True,
         lock: bool = True,
+        doubts: "list[str] | None" = None,
     ) -> None:
         """Name a store; `open` or `with` opens it.
 
         timeout_ms: how long to wait for the lock; 0 tries once.
         create: make absent folders. Otherwise an absent store opens as an empty one.
         lock: False to read only, as CHECK does, also on a read-only file system.
+        doubts: receives why the folder is not to be trusted; None refuses it.
         """
         self.data_dir = data_dir.rstrip("/") or "/"
         self.network = network
@@ -97,6 +100,7 @@ class Leases:
         self._timeout_ms = timeout_ms
         self._create = create
         self._exclusive = lock
+        self._doubts = doubts
         self._folder = -1
         self._lock = -1
 
@@ -119,7 +123,11 @@ class Leases:
         """
         for _ in range(8):
             self._folder = files.open_folder(
-                self.data_dir, self.network, create=self._create, mode=0o755
+                self.data_dir,
+                self.network,
+                create=self._create,
+                mode=0o755,
+                doubts=self._doubts,
             )
             if self._folder < 0 or not self._exclusive:
                 return

@@ -6,7 +6,7 @@ network's), then the link goes, and the address is released last.
 """
 
 from cni_faasm import config as configuration
-from cni_faasm import netns, plan, plan_fields, policy, record, removal, veth
+from cni_faasm import files, netns, plan, plan_fields, policy, record, removal, veth
 from cni_faasm.errors import TRY_AGAIN, CniError
 from cni_faasm.ipam.store import Store
 from cni_faasm.netlink.transport import Netlink
@@ -60,12 +60,12 @@ def _detach(
     warnings: "list[str]",
 ) -> None:
     for _ in range(_ATTEMPTS):
-        promised = load_record(config, name, request.container_id, request.ifname)
+        promised = load_record(config, name, request.container_id, request.ifname, warnings)
         if promised is not None and promised.shapes_only:
             from cni_faasm import chained
 
             chained.remove(host, promised, request.netns)
-            record.remove(config.state_dir, name, request.container_id, request.ifname)
+            record.remove(config.state_dir, name, request.container_id, request.ifname, warnings)
             return
         outer = _find_outer(request, config, name, promised, host)
         if promised is None and config.shapes_only and outer is None:
@@ -77,7 +77,7 @@ def _detach(
                 from cni_faasm import chained
 
                 chained.remove_unrecorded(request, name, host, other)
-            record.remove(config.state_dir, name, *identity)
+            record.remove(config.state_dir, name, *identity, warnings)
             return
         if promised is not None and promised.addresses:
             _forget(host, promised, warnings)
@@ -94,7 +94,7 @@ def _detach(
 
             egress.remove(host, promised, detach=detach)
         if not name or release(
-            request, config, name, (request.container_id, request.ifname), promised
+            request, config, name, (request.container_id, request.ifname), promised, doubts=warnings
         ):
             return
     raise CniError(
@@ -131,12 +131,28 @@ def _sweeping(promised: "Plan | None") -> "Callable[[], None] | None":
 
 
 def load_record(
-    config: "NetworkConfig", name: str, container_id: str, ifname: str
+    config: "NetworkConfig",
+    name: str,
+    container_id: str,
+    ifname: str,
+    doubts: "list[str] | None" = None,
 ) -> "Plan | None":
-    """Return what ADD promised, or None when no readable record is there."""
+    """Return what ADD promised, or None when no readable record is there.
+
+    doubts: receives why there is none to be believed, as others may write in its folder: it
+    names a link and a plugin. None refuses the folder.
+    """
     if not name:
         return None
-    return plan_fields.load(config.state_dir, name, container_id, ifname)
+    try:
+        return plan_fields.load(config.state_dir, name, container_id, ifname)
+    except files.UntrustedFolderError as error:
+        if doubts is None:
+            raise
+        text = f"{error.msg}; {error.details}"
+        if text not in doubts:
+            doubts.append(text)
+        return None
 
 
 def _find_outer(
@@ -201,10 +217,13 @@ def release(
     name: str,
     identity: "tuple[str, str]",
     promised: "Plan | None",
+    *,
+    doubts: "list[str] | None" = None,
 ) -> bool:
     """Free the addresses of an attachment, then forget it: a lease is never without record.
 
-    identity: (container id, ifname).
+    identity: (container id, ifname). doubts: receives which folders are not to be trusted, which is
+    no reason to stop; None refuses them.
     Returns: False, and nothing is done, when the record is not the one that the link was
     looked for by: an ADD is at work, and has made another link or has only now made it.
     """
@@ -215,8 +234,9 @@ def release(
         from cni_faasm.ipam import delegate
 
         delegate.release(request, config, name, identity, promised)
-    with Store(data_dir, name, config.lock_timeout_ms, create=False) as store:
-        current = load_record(config, name, container_id, ifname)
+    timeout_ms = config.lock_timeout_ms
+    with Store(data_dir, name, timeout_ms, create=False, doubts=doubts) as store:
+        current = load_record(config, name, container_id, ifname, doubts)
         if current is not None and (
             promised is None
             or current.host_mac != promised.host_mac
@@ -236,10 +256,21 @@ def release(
             promised is None
             and not plugin
             and not released
-            and not record.was_removed(config.state_dir, name, container_id, ifname)
+            and not _was_removed(config, name, identity, doubts)
         ):
             # Attached by host-local, or the record is lost: look through all leases.
             found = store.find(container_id, ifname)
             store.release(found, container_id, ifname)
-        record.remove(config.state_dir, name, container_id, ifname)
+        record.remove(config.state_dir, name, container_id, ifname, doubts)
     return True
+
+
+def _was_removed(
+    config: "NetworkConfig", name: str, identity: "tuple[str, str]", doubts: "list[str] | None"
+) -> bool:
+    try:
+        return record.was_removed(config.state_dir, name, *identity)
+    except files.UntrustedFolderError:
+        if doubts is None:
+            raise
+        return False

@@ -1,5 +1,6 @@
 """What else a container with CAP_NET_RAW and CAP_NET_ADMIN tries, against host and neighbours."""
 
+import json
 import socket
 import struct
 import subprocess
@@ -337,3 +338,48 @@ def test_what_is_allowed_is_exact(host: Host, version: int, allowed: str) -> Non
     for port in (7699, 7701):
         assert not answers(host, one.inside, GATEWAY[version], port=port)
         assert not datagram_arrives(port)
+
+
+@pytest.mark.parametrize("which", ["leases", "state"])
+def test_del_goes_on_where_others_may_write_and_says_so(host: Host, which: str) -> None:
+    """ADD refuses such a folder, but containers must be able to go."""
+    before = host.snapshot()
+    config = host.config(bandwidth={"egressRate": 10**7})
+    container = host.add_container()
+    host.add(container, config)
+    folder = (host.data_dir if which == "leases" else host.state_dir) / "testnet"
+    folder.chmod(0o777)
+    error = host.cni("ADD", host.add_container(), config).error(5)
+    assert f"the folder {folder} is not to be trusted: others may write in it" in error["msg"]
+    call = host.cni("DEL", container, config)
+    call.ok()
+    text = call.stderr.decode()
+    assert text.count(f"the folder {folder} is not to be trusted") == 1
+    assert f"chmod go-w {folder}" in text
+    folder.chmod(0o700)
+    assert host.links() == []
+    assert host.leases() == host.records() == {}
+    host.delete_attachment(container, config)
+    host.assert_unchanged(before, ignore=[*AFTER_LAST_DEL, "containers"])
+
+
+def test_del_believes_no_record_that_others_may_have_written(host: Host, tmp_path: Path) -> None:
+    """It could name a plugin to execute, and another container's link."""
+    config = host.config()
+    victim, container = host.add_container(), host.add_container()
+    host.add(victim, config)
+    host.add(container, config)
+    mark = tmp_path / "executed"
+    plugin = tmp_path / "evil"
+    plugin.write_text(f"#!/bin/sh\necho >{mark}\n", encoding="utf-8")
+    plugin.chmod(0o755)
+    folder = host.state_dir / "testnet"
+    fields = json.loads((folder / f"{victim.name}@eth0").read_bytes())
+    planted = {**fields, "containerID": container.name, "ipamPlugin": f"..{plugin}"}
+    (folder / f"{container.name}@eth0").write_text(json.dumps(planted), encoding="utf-8")
+    folder.chmod(0o777)
+    host.cni("DEL", container, config).ok()
+    assert victim.link("eth0") is not None
+    assert container.link("eth0") is None
+    assert not mark.exists()
+    assert list(host.leases()) == ["testnet/10.200.0.2"]

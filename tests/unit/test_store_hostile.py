@@ -311,6 +311,11 @@ def test_folders_that_others_could_change_are_refused(data_dir: str, folder: Pat
     os.chown(folder, 0, 65534)
     with pytest.raises(CniError, match="others may write"):
         Store(data_dir, "net").open()
+    doubts: list[str] = []
+    with Store(data_dir, "net", doubts=doubts):
+        assert [text.partition(": ")[2].partition(" (")[0] for text in doubts] == [
+            "others may write in it"
+        ]
     folder.parent.chmod(0o1777)
     folder.chmod(0o755)
     with Store(data_dir, "net"):
