@@ -13,6 +13,15 @@ if TYPE_CHECKING:
 HOST_LOCAL = "host-local"
 MAX_RANGES = 1024  # each is compared with all others
 _U32 = 0xFFFFFFFF
+# "This network", loopback, multicast, reserved; unspecified and loopback, link-local, multicast
+# (IANA's special-purpose address registries).
+_SPECIAL = tuple(
+    inet.parse_cidr(text)
+    for text in (
+        *("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "240.0.0.0/4"),
+        *("::/127", "fe80::/10", "ff00::/8"),
+    )
+)
 
 
 def read_plugin(top: Section, own_type: str) -> str:
@@ -119,11 +128,21 @@ def _range(section: Section) -> "Range | None":
     )
     if subnet is None or len(section.faults) > before:
         return None
+    for special in _SPECIAL:
+        shorter = min(special[1], subnet[1])
+        if inet.contains(special[0], shorter, subnet[0]):
+            text = inet.cidr(*special)
+            section.fault("subnet", must=f"not overlap with {text}, which no container can have")
+            return None
     try:
-        return ranges.make(*subnet, first, last, gateway)
+        one = ranges.make(*subnet, first, last, gateway)
     except ranges.RangeError as error:
         section.fault(error.key, error.allowed)
         return None
+    if one.first == one.last == one.gateway:
+        section.fault("subnet", "a range with more addresses than the gateway's")
+        return None
+    return one
 
 
 def _check_range_sets(

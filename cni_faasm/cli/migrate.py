@@ -85,6 +85,11 @@ def translate(listed: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
             "plugins[0].ipam: without it the old list gives no addresses",
             "faasm needs an ipam object, or to stand after the plugin that makes the interface",
         )
+    if ipam["type"] == "dhcp":
+        raise ToolError(
+            "plugins[0].ipam.type: dhcp cannot ask for an address on a routed link",
+            "give the network a range of its own, leased by host-local",
+        )
     notes: list[str] = []
     own: dict[str, Any] = {"type": "faasm"}
     own |= {key: first[key] for key in SAME if key in first}

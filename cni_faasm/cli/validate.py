@@ -1,14 +1,15 @@
 """Say everything that is wrong with a configuration, and what of it will surprise."""
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import typer
 
 from cni_faasm import config as configuration
 from cni_faasm import config_schema, inet, jsonio, protocol, units, veth
-from cni_faasm.cli import firewall_trust, networks, output
+from cni_faasm.cli import firewall_trust, networks, output, validate_list
 from cni_faasm.cli.fault import ToolError
 from cni_faasm.cli.jsonlines import Lines
 from cni_faasm.config import NetworkConfig
@@ -32,6 +33,7 @@ LIST_KEYS = frozenset(
 )
 MAX_BURST_S = 1.0
 MAIN_TABLE = 254
+CNI_PATH = "/opt/cni/bin:/usr/lib/cni"
 
 
 class Remark(NamedTuple):
@@ -44,49 +46,88 @@ class Remark(NamedTuple):
 
 
 def validate(
-    path: Annotated[str, typer.Argument(metavar="CONFLIST", help="The file to look at.")],
+    paths: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="Files and folders; - is stdin.")
+    ],
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Warnings count as faults, as in CI.")
+    ] = False,
+    cni_path: Annotated[
+        str, typer.Option("--cni-path", metavar="DIR[:DIR]", help="Where plugins are installed.")
+    ] = CNI_PATH,
     conf_dir: networks.ConfDir = networks.CONF_DIR,
     as_json: output.AsJson = False,
 ) -> None:
-    """Find all faults of a network configuration, with their lines, and what will surprise.
+    """Find all faults of network configurations, with their lines, and what will surprise.
 
-    Warnings are no faults: with warnings only, the status is 0.
+    Warnings are no faults: with warnings only, the status is 0, but for --strict. Of a folder,
+    the files with a plugin of type faasm are looked at. With --json, one file gives one
+    document, and several a list of such documents.
 
     Examples:
 
         cni-faasm validate /etc/cni/net.d/10-faasm.conflist
 
-        cni-faasm validate ./my.conflist --json
+        cni-faasm validate --strict conf/*.conflist
+
+        generate-config | cni-faasm validate - --json
     """
-    with open(path, "rb") as file:
-        data = file.read()
-    remarks = sorted(remarks_on(data, path, conf_dir), key=lambda one: (one.line, not one.is_fault))
-    faults = sum(one.is_fault for one in remarks)
+    documents = []
+    for path in _files(paths):
+        name, data = ("stdin", sys.stdin.buffer.read()) if path == "-" else (path, _contents(path))
+        remarks = sorted(
+            remarks_on(data, path, conf_dir, cni_path),
+            key=lambda one: (one.line, not one.is_fault),
+        )
+        documents.append(_report(name, remarks, strict, as_json))
     if as_json:
-        listed = [
-            {
-                "line": one.line,
-                "place": one.place,
-                "severity": "fault" if one.is_fault else "warning",
-                "message": one.text,
-            }
-            for one in remarks
-        ]
-        output.print_json({"file": path, "valid": not faults, "remarks": listed})
-    else:
+        together = {"valid": all(one["valid"] for one in documents), "files": documents}
+        output.print_json(documents[0] if len(documents) == 1 else together)
+    if not all(one["valid"] for one in documents):
+        raise typer.Exit(1)
+
+
+def _files(paths: Sequence[str]) -> Iterator[str]:
+    for path in paths:
+        if not os.path.isdir(path):
+            yield path
+            continue
+        found = [one.path for one in networks.installed(path)]
+        if not found:
+            raise ToolError(f"{path}: no file there has a plugin of type {networks.PLUGIN}")
+        yield from found
+
+
+def _contents(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _report(path: str, remarks: list[Remark], strict: bool, as_json: bool) -> dict[str, Any]:
+    """Print what is said of one file. Returns: the same as a document."""
+    is_valid = not any(strict or one.is_fault for one in remarks)
+    listed = [
+        {
+            "line": one.line,
+            "place": one.place,
+            "severity": "fault" if one.is_fault else "warning",
+            "message": one.text,
+        }
+        for one in remarks
+    ]
+    if not as_json:
         for one in remarks:
             word = "" if one.is_fault else "warning: "
             place = f"{one.place}: " if one.place else ""
             typer.echo(f"{path}:{one.line}: {word}{place}{one.text}")
-        if not faults:
+        if is_valid:
             typer.echo(
                 f"{path}: valid" + (f", {output.count(len(remarks), 'warning')}" if remarks else "")
             )
-    if faults:
-        raise typer.Exit(1)
+    return {"file": path, "valid": is_valid, "remarks": listed}
 
 
-def remarks_on(data: bytes, path: str, conf_dir: str) -> Iterator[Remark]:
+def remarks_on(data: bytes, path: str, conf_dir: str, cni_path: str = CNI_PATH) -> Iterator[Remark]:
     """Yield every remark on a file's contents."""
     try:
         listed = jsonio.load_object(data, "the file")
@@ -109,10 +150,20 @@ def remarks_on(data: bytes, path: str, conf_dir: str) -> Iterator[Remark]:
         and any(k.lower() == "type" and v == networks.PLUGIN for k, v in plugin.items())
     ]
     if not ours:
+        slips = list(validate_list.misspelt(plugins, prefix))
+        for place, text, is_fault in slips:
+            yield Remark(lines.of(place), place, text, is_fault)
+        if slips:
+            return
         yield Remark(lines.of("plugins"), "plugins", "none is of type faasm", True)
         return
     if "plugins" in folded:
         yield from _of_the_list(listed, lines, prefix.format(ours[0]))
+    for place, text, is_fault in (
+        *validate_list.order(plugins, prefix),
+        *validate_list.installed(plugins, prefix, cni_path),
+    ):
+        yield Remark(lines.of(place), place, text, is_fault)
     for index in ours:
         where = prefix.format(index)
         document: dict[str, object] = dict(plugins[index])
@@ -136,6 +187,8 @@ def remarks_on(data: bytes, path: str, conf_dir: str) -> Iterator[Remark]:
             yield Remark(lines.of(where.rstrip(".")), where.rstrip("."), text, True)
         yield from _versions(folded, lines)
         if config is not None:
+            for place, text, is_fault in validate_list.of_plugin(config, document, where):
+                yield Remark(lines.of(place), place, text, is_fault)
             surprises = _surprises(config, document, where)
             for place, text in (*surprises, *_others(config, path, conf_dir)):
                 yield Remark(lines.of(place), place, text, False)

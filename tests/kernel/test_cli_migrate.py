@@ -67,6 +67,7 @@ def test_tells_what_a_bridge_did_otherwise(tool: Tool) -> None:
         ({"type": "macvlan"}, "'macvlan' cannot be translated"),
         ({"ipam": {}}, "no addresses"),
         ({"mtu": 5}, "mtu"),
+        ({"ipam": {"type": "dhcp"}}, "dhcp cannot ask"),
     ],
 )
 def test_refuses(tool: Tool, change: dict[str, Any], words: str) -> None:

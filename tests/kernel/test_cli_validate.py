@@ -1,6 +1,7 @@
 """validate: every fault with its line, and what will surprise on this host."""
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -191,3 +192,110 @@ def test_keys_beside_plugins_and_keys_that_nobody_reads(tool: Tool) -> None:
     assert "plugins[0].bandwidth.latency" in told["latency"][1]
     assert told["team"][0] == told["plugins[0].rateClass"][0] == "warning"
     assert "disableCheck" not in told
+
+
+def listed(*plugins: dict[str, Any], **keys: object) -> str:
+    return json.dumps({"cniVersion": "1.0.0", "name": "testnet", "plugins": plugins, **keys})
+
+
+SUBNET = {"subnet": "10.9.0.0/24"}
+OURS: dict[str, Any] = {"type": "faasm", "ipam": SUBNET}
+PTP = {"type": "ptp", "ipam": {"type": "host-local", "subnet": "10.9.0.0/24"}}
+LIMITS = {"type": "faasm", "bandwidth": {"ingressRate": 10**6}}
+CANNOT: dict[str, tuple[tuple[dict[str, Any], ...], str, str]] = {
+    "bandwidth behind": ((OURS, {"type": "bandwidth"}), "plugins[1]", "both limit"),
+    "bandwidth before": ((PTP, {"type": "bandwidth"}, LIMITS), "plugins[1]", "both limit"),
+    "macvlan": (({"type": "macvlan"}, LIMITS), "plugins[0]", "no veth pair"),
+    "not installed": ((OURS, {"type": "firewal"}), "plugins[1].type", "is firewall meant?"),
+    "no such IPAM": (({**OURS, "ipam": {"type": "dhcpd"}},), "plugins[0].ipam.type", "is dhcp"),
+    "a slip": (({**OURS, "type": "fasm"},), "plugins[0].type", "allowed is faasm"),
+    "route": (
+        ({**OURS, "ipam": {**SUBNET, "routes": [{"dst": "::/0"}]}},),
+        "plugins[0].ipam.routes",
+        "no IPv6 range",
+    ),
+    "only the gateway": (
+        ({**OURS, "ipam": {"subnet": "10.9.0.0/24", "rangeEnd": "10.9.0.1"}},),
+        "plugins[0].ipam.subnet",
+        "more addresses than the gateway's",
+    ),
+    **{
+        f"range {net}": (
+            ({**OURS, "ipam": {"subnet": net}},),
+            "plugins[0].ipam.subnet",
+            "must not overlap with",
+        )
+        for net in ("127.0.0.0/16", "224.0.0.0/16", "0.0.0.0/16", "240.0.0.0/8", "112.0.0.0/4")
+    },
+    **{
+        f"range {net}": (
+            ({**OURS, "ipam": {"subnet": net}},),
+            "plugins[0].ipam.subnet",
+            "must not overlap with",
+        )
+        for net in ("fe80::/64", "ff02::/64")
+    },
+    "capability": (
+        ({**OURS, "capabilities": {"bandwith": True}},),
+        "plugins[0].capabilities.bandwith",
+        "is bandwidth meant?",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CANNOT)
+def test_what_cannot_work(tool: Tool, case: str) -> None:
+    """What validate passes, ADD must do."""
+    plugins, place, words = CANNOT[case]
+    found = remarks(tool, write(tool, listed(*plugins)), 1)
+    texts = [
+        text for (_, severity, at), text in found.items() if (severity, at) == ("fault", place)
+    ]
+    assert any(words in text for text in texts), found
+
+
+ODD: dict[str, tuple[dict[str, Any], str, str]] = {
+    "allowHost": ({"allowHost": ["tcp/53"]}, "allowHost", "without isolated"),
+    "cap": ({"ingressRate": "10M", "maxIngressRate": "1M"}, "maxIngressRate", "below the file's"),
+    "no limit": ({}, "", "are not limited"),
+    "log": ({"logFile": "/nowhere/log"}, "logFile", "cannot be written"),
+    "capability": ({"capabilities": {"weather": True}}, "capabilities.weather", "not know it"),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_what_has_no_effect(tool: Tool, case: str) -> None:
+    keys, place, words = ODD[case]
+    path = write(tool, listed({**OURS, **keys}))
+    found = remarks(tool, path, 0)
+    where = f"plugins[0].{place}".rstrip(".")
+    texts = [
+        text for (_, severity, at), text in found.items() if (severity, at) == ("warning", where)
+    ]
+    assert any(words in text for text in texts), found
+    assert tool("validate", "--strict", path).expect(1).stdout.count("warning: ") == len(found)
+
+
+def test_several_files_a_folder_and_stdin(tool: Tool) -> None:
+    good = write(tool, listed(OURS), "1.conflist")
+    bad = write(tool, listed({**OURS, "mtu": 1}), "2.conflist")
+    write(tool, listed(PTP), "3.conflist")
+    document = tool("validate", good, bad, "--json").expect(1).document
+    assert [(one["file"], one["valid"]) for one in document["files"]] == [
+        (good, True),
+        (bad, False),
+    ]
+    assert document["valid"] is False
+    folder = tool("validate", str(tool.conf_dir), "--json").expect(1).document
+    assert [one["file"] for one in folder["files"]] == [good, bad]
+    with tool.host.entered():
+        done = subprocess.run(
+            tool.argv("validate", "-", "--json"),
+            input=listed({**OURS, "mtu": 1}),
+            capture_output=True,
+            text=True,
+            check=False,
+            env=tool.environment(),
+        )
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["file"] == "stdin"
