@@ -173,7 +173,9 @@ def _find_outer(
         if found is not None:
             return found
     found = _through_namespace(request, host)
-    if found is not None and _is_marked(found, name, alias):
+    if found is not None and (
+        _is_marked(found, name, alias) or _is_leased_here(request, config, name)
+    ):
         return found
     if config.prev_result is not None:
         for interface in config.prev_result.interfaces:
@@ -196,6 +198,29 @@ def _is_marked(found: "Link", name: str, alias: str) -> bool:
     if not name:
         return found.group & policy.GROUP_MASK == policy.GROUP_BASE
     return found.group == policy.group(name)
+
+
+def _is_leased_here(request: "Request", config: "NetworkConfig", name: str) -> bool:
+    """Say whether the container's interface has an address that the network leased to it.
+
+    So it is with those that ptp or bridge attached with host-local, before their list was
+    translated to ours; not with a pair for whose name an ADD was refused.
+    """
+    if not name or config.ipam_plugin:
+        return False
+    try:
+        inner = netns.connect(request.netns)
+    except netns.NoNamespaceError:
+        return False
+    from cni_faasm.netlink import dumps  # only what is attached without a record needs it
+
+    with inner:
+        found = veth.find(inner, name=request.ifname)
+        addresses = [] if found is None else dumps.addrs(inner, found.ifindex)
+    with Store(config.data_dir, name, create=False, lock=False) as store:
+        owners = [store.owner(one.address) for one in addresses]
+    identities = [(request.container_id, ifname) for ifname in (request.ifname, "")]
+    return any(owner in identities for owner in owners)
 
 
 def _through_namespace(request: "Request", host: Netlink) -> "Link | None":

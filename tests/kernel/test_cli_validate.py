@@ -236,8 +236,8 @@ CANNOT: dict[str, tuple[tuple[dict[str, Any], ...], str, str]] = {
         for net in ("fe80::/64", "ff02::/64")
     },
     "capability": (
-        ({**OURS, "capabilities": {"bandwith": True}},),
-        "plugins[0].capabilities.bandwith",
+        ({**OURS, "capabilities": {"bandwdth": True}},),
+        "plugins[0].capabilities.bandwdth",
         "is bandwidth meant?",
     ),
 }
