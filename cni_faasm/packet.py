@@ -135,7 +135,8 @@ class Registers:
 
     def read(self, register: int, length: int) -> "tuple[bytes, bytes]":
         start = _place(register)
-        return bytes(self._value[start : start + length]), bytes(self._bits[start : start + length])
+        value, bits = self._value[start : start + length], self._bits[start : start + length]
+        return bytes(value).ljust(length, b"\0"), bytes(bits).ljust(length, b"\0")
 
     def write(self, register: int, value: bytes, bits: bytes) -> None:
         start, size = _place(register), (len(value) + 3) & ~3
