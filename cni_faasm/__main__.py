@@ -41,11 +41,11 @@ def main() -> "NoReturn":
 
 
 def cni_variables(environ: "dict[bytes, bytes]") -> "dict[str, str]":
-    """Return the specification's variables of an environment."""
+    """Return the specification's variables of an environment, and the trace a call is part of."""
     return {
         key.decode("utf-8", "surrogateescape"): value.decode("utf-8", "surrogateescape")
         for key, value in environ.items()
-        if key.startswith(b"CNI_")
+        if key.startswith(b"CNI_") or key == b"TRACEPARENT"
     }
 
 
@@ -165,6 +165,9 @@ def _begin_log(environ: "dict[str, str]", request: "protocol.Request") -> None:
         environ["CNI_FAASM_LOG"] = path
         Netlink.log = debuglog.Log(time.monotonic)
         Netlink.log.step(f"{request.verb} {request.container_id} {request.ifname} {request.netns}")
+        for name in ("TRACEPARENT", "CNI_NETNS_OVERRIDE"):
+            if environ.get(name):
+                Netlink.log.step(f"{name}={environ[name]}")
 
 
 def _end_log(environ: "dict[str, str]", fault: "dict[str, object] | None") -> None:

@@ -39,7 +39,7 @@ def add(
     """Shape both ends of the container's pair.
 
     sockets: on the host and inside.
-    Returns: prevResult.
+    Returns: prevResult, with the ifb where there is one.
     Raises: CniError, NetlinkError.
     """
     import time
@@ -100,6 +100,9 @@ def add(
 
         undo.push("enforce nothing on the host", on_host.undo, promised)
         on_host.make(host, promised)
+        if prev_result.interfaces:  # none before 0.3.0
+            # At the end, for addresses name the others by their indexes.
+            prev_result.interfaces.extend(on_host.told(promised))
     return prev_result
 
 

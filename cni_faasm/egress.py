@@ -13,8 +13,8 @@ this attachment's: a pair may go before its ifb does, and its name is given anew
 
 import errno
 
+from cni_faasm import inet, policy, shaping, veth
 from cni_faasm import plan as planning
-from cni_faasm import policy, shaping, veth
 from cni_faasm.netlink import dumps, link, tc, tc_mirred
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cni_faasm.netlink.link import Link
     from cni_faasm.netlink.wire import Message
     from cni_faasm.plan import Plan
+    from cni_faasm.results import Interface
 
     Drift = tuple[str, str, str]
 
@@ -113,6 +114,30 @@ def remove(host: Netlink, plan: "Plan", *, detach: bool = False) -> None:
         from cni_faasm import removal
 
         (removal.delete_detached if detach else removal.delete)(host, found.ifindex)
+
+
+def told(plan: "Plan") -> "list[Interface]":
+    """Return what a result tells of the ifb, which is a device of the host's."""
+    if plan.host_egress is None:
+        return []
+    from cni_faasm.results import Interface
+
+    name, mac = device_name(plan.host_interface), inet.mac_text(plan.host_mac)
+    return [Interface(name=name, mac=mac, mtu=plan.mtu)]
+
+
+def remove_unrecorded(host: Netlink, network: str, alias: str, names: "set[str]") -> None:
+    """Delete an attachment's ifb that no record tells of.
+
+    names: what it may be called; it must be an ifb of the network's and bear the alias.
+    Raises: NetlinkError.
+    """
+    for name in sorted(names):
+        found = veth.find(host, name=name)
+        if found is not None and is_of(found, network) and found.alias == alias:
+            from cni_faasm import removal
+
+            removal.delete(host, found.ifindex)
 
 
 def undo(plan: "Plan") -> None:

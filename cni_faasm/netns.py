@@ -106,7 +106,8 @@ def _verify(fd: int, path: str, own_fd: int) -> None:
         raise NoNamespaceError(
             INVALID_ENVIRONMENT,
             f"CNI_NETNS: {_shown(path)} is the host's own network namespace",
-            "a container that shares the host's network needs no attachment",
+            "a container that shares the host's network needs no attachment, and a pair needs two "
+            "namespaces whatever CNI_NETNS_OVERRIDE says",
         )
 
 

@@ -52,7 +52,6 @@ REQUIRED = (
     ("CNI_CONTAINERID", ("ADD", "DEL", "CHECK")),
     ("CNI_NETNS", ("ADD", "CHECK")),
     ("CNI_IFNAME", ("ADD", "DEL", "CHECK")),
-    ("CNI_PATH", ("ADD", "DEL", "CHECK", "GC", "STATUS")),
 )
 SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
 

@@ -21,7 +21,7 @@ class Attached:
     def __init__(self, host: Host, config: dict[str, Any], inside: Namespace | None = None) -> None:
         self.inside = inside or host.add_container()
         self.result = host.add(self.inside, config)
-        outer, inner = self.result["interfaces"]
+        outer, inner = self.result["interfaces"][:2]
         self.outer: str = outer["name"]
         self.outer_mac = frames.mac(outer["mac"])
         self.mac = frames.mac(inner["mac"])

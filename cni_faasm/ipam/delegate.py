@@ -10,6 +10,7 @@ import posix
 from cni_faasm import accepted, inet, jsonio, plan_fields, record
 from cni_faasm.errors import (
     DECODING_FAILURE,
+    INVALID_ENVIRONMENT,
     IO_FAILURE,
     IPAM_FAILED,
     TRY_AGAIN,
@@ -35,6 +36,19 @@ LINK_LOCAL = {4: bytes((169, 254, 1, 1)), 16: HOST_LINK_LOCAL}
 _LOADER_VARIABLES = (b"_PYI_", b"_MEI")
 _SIGPIPE = 13
 _SIGKILL = 9
+
+
+def demand_path(request: "Request") -> None:
+    """Refuse a call that must execute a plugin and does not say where plugins are.
+
+    Raises: CniError 4.
+    """
+    if not request.path:
+        raise CniError(
+            INVALID_ENVIRONMENT,
+            "missing: CNI_PATH",
+            "ipam.type names a plugin, which is executed from the folders in CNI_PATH",
+        )
 
 
 def lease(
@@ -182,6 +196,7 @@ def call(
     identity, netns: of another attachment than the request's.
     Returns: what it printed. Raises: CniError with its code; 108, 11 when it was ended.
     """
+    demand_path(request)
     path = _find(name, request.path)
     status, answer = _execute(
         path, _environment(verb, request, identity, netns), jsonio.dumps(document), timeout_ms

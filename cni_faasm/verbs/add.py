@@ -60,6 +60,10 @@ def add(request: "Request", undo: "Undo", warnings: "list[str]") -> Result:
             "with ipam, faasm makes the container's interface itself: put it first in the "
             "conflist, or leave ipam out and it only limits what the other has made",
         )
+    if config.ipam_plugin:
+        from cni_faasm.ipam import delegate
+
+        delegate.demand_path(request)
     own_fd = netns.open_own()
     netns_fd = -1
     try:
@@ -265,7 +269,15 @@ def _release(config: "NetworkConfig", promised: "Plan") -> None:
 
 
 def result_of(promised: "Plan") -> Result:
-    """Return the CNI result that describes an attachment."""
+    """Return the CNI result that describes an attachment.
+
+    The pair's ends come first, whatever else is made: addresses name the second by its index.
+    """
+    more = []
+    if promised.host_egress is not None:
+        from cni_faasm import egress
+
+        more = egress.told(promised)
     return Result(
         interfaces=[
             Interface(
@@ -280,6 +292,7 @@ def result_of(promised: "Plan") -> Result:
                 sandbox=promised.netns,
                 mtu=promised.mtu,
             ),
+            *more,
         ],
         ips=[
             IPConfig(

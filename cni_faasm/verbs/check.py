@@ -109,6 +109,7 @@ def _compare_result(promised: "Plan", prev_result: "Result", found: "list[Drift]
             found.append(("prevResult: address", inet.unpack(item.address), texts))
     if not prev_result.interfaces:
         return  # results before 0.3.0 name no interfaces
+    # The ifb is looked for itself; older results do not name it.
     names = [interface.name for interface in prev_result.interfaces]
     for name in (promised.host_interface, promised.ifname):
         if name not in names:

@@ -77,6 +77,7 @@ def _detach(
                 from cni_faasm import chained
 
                 chained.remove_unrecorded(request, name, host, other)
+            _remove_unrecorded(request, config, name, None, host)
             record.remove(config.state_dir, name, *identity, warnings)
             return
         if promised is not None and promised.addresses:
@@ -93,6 +94,8 @@ def _detach(
             from cni_faasm import egress
 
             egress.remove(host, promised, detach=detach)
+        if promised is None and name:
+            _remove_unrecorded(request, config, name, outer, host)
         if not name or release(
             request, config, name, (request.container_id, request.ifname), promised, doubts=warnings
         ):
@@ -128,6 +131,26 @@ def _sweeping(promised: "Plan | None") -> "Callable[[], None] | None":
             guard.sweep(promised.network, host)
 
     return sweep
+
+
+def _remove_unrecorded(
+    request: "Request",
+    config: "NetworkConfig",
+    name: str,
+    outer: "Link | None",
+    host: Netlink,
+) -> None:
+    """Take away what of an attachment is not its pair, by prevResult and the pair's name."""
+    told = [] if config.prev_result is None else config.prev_result.interfaces
+    names = {one.name for one in told if not one.sandbox and 0 < len(one.name.encode()) <= 15}
+    if outer is None and not names:
+        return
+    from cni_faasm import egress
+
+    if outer is not None:
+        names.add(egress.device_name(outer.name))
+    alias = plan.alias(name, request.container_id, request.ifname)
+    egress.remove_unrecorded(host, name, alias, names)
 
 
 def load_record(

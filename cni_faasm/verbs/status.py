@@ -47,6 +47,10 @@ def status(request: "Request") -> None:
     the host's cuts the network off; 7 for a faulty configuration.
     """
     config = configuration.load(request.document, request.args, request.verb)
+    if config.ipam_plugin:
+        from cni_faasm.ipam import delegate
+
+        delegate.demand_path(request)
     try:
         if config.shapes_only:
             from cni_faasm import chained

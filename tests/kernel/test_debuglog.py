@@ -48,6 +48,20 @@ def test_a_line_for_each_step(
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_the_trace_that_a_call_is_part_of(
+    host: Host, container: Namespace, config: dict[str, Any], tmp_path: Path
+) -> None:
+    """Newer libcni passes it on from the runtime; its baggage is nobody's business."""
+    path = tmp_path / "faasm.log"
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    env = {"TRACEPARENT": trace, "BAGGAGE": "hunter2", "CNI_NETNS_OVERRIDE": "1"}
+    host.add(container, {**config, "logFile": str(path)}, env=env)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[1].endswith(f" TRACEPARENT={trace}")
+    assert lines[2].endswith(" CNI_NETNS_OVERRIDE=1")
+    assert "hunter2" not in path.read_text(encoding="utf-8")
+
+
 def test_an_error_is_told(host: Host, container: Namespace, tmp_path: Path) -> None:
     path = tmp_path / "faasm.log"
     config = host.config(mtu=1, logFile=str(path))

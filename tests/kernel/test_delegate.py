@@ -130,6 +130,23 @@ def test_what_is_handed_over(host: Host, container: Namespace, script: Script) -
     assert script.calls() == [f"{verb} {container.name} eth0" for verb in ("ADD", "DEL")]
 
 
+@pytest.mark.parametrize("verb", ["ADD", "STATUS"])
+def test_without_a_path_to_plugins(
+    host: Host, container: Namespace, script: Script, verb: str
+) -> None:
+    """Only who executes one needs CNI_PATH."""
+    before = host.snapshot()
+    network = {**config(host, {"type": "mine"}), "cniVersion": "1.1.0"}
+    error = host.cni(verb, container, network, env={"CNI_PATH": None}).error(4)
+    assert error["msg"] == "missing: CNI_PATH"
+    assert script.calls() == []
+    host.assert_unchanged(before)
+    own = {**host.config(), "cni.dev/valid-attachments": None}
+    result = host.add(container, own, env={"CNI_PATH": None})
+    for call in ("CHECK", "STATUS", "DEL", "GC"):
+        host.cni(call, container, {**own, "prevResult": result}, env={"CNI_PATH": None}).ok()
+
+
 def test_its_error_is_ours(host: Host, container: Namespace, script: Script) -> None:
     before = host.snapshot()
     network = config(host, {"type": "mine"})

@@ -40,6 +40,41 @@ def test_it_holds_when_the_inner_queue_is_gone(host: Host, container: Namespace)
     assert "container eth0: root qdisc" in error["msg"]
 
 
+def test_the_result_names_the_ifb(host: Host, container: Namespace) -> None:
+    """Behind the pair, for addresses name the container's end by its index."""
+    network = {**config(host), "cniVersion": "1.1.0"}
+    result = host.add(container, network)
+    outer, inner, ifb = result["interfaces"]
+    assert (outer["name"], inner["name"]) == ("faasm0", "eth0")
+    assert ifb == {"name": "ifaasm0", "mac": outer["mac"], "mtu": outer["mtu"]}
+    found = host.link("ifaasm0")
+    assert found is not None
+    assert (found["address"], found["mtu"]) == (ifb["mac"], ifb["mtu"])
+    assert [one["interface"] for one in result["ips"]] == [1]
+    host.check(container, network, result).ok()
+    earlier = {**result, "interfaces": result["interfaces"][:2]}
+    host.check(container, network, earlier).ok()
+    old = {**config(host), "cniVersion": "0.2.0"}
+    assert "interfaces" not in host.add(host.add_container(), old)
+
+
+@pytest.mark.parametrize("known", ["namespace", "prevResult"])
+@pytest.mark.also_reluctant
+def test_del_without_a_record_takes_the_ifb(host: Host, container: Namespace, known: str) -> None:
+    network = config(host)
+    result = host.add(container, network)
+    other = host.add_container()
+    host.add(other, network)
+    (host.state_dir / "testnet" / f"{container.name}@eth0").unlink()
+    if known == "prevResult":
+        # Everybody's ifb may be named; the container's own alone bears its alias.
+        result["interfaces"].append({"name": "ifaasm1"})
+        host.delete_attachment(None, {**network, "prevResult": result}, container_id=container.name)
+    else:
+        host.delete_attachment(container, network)
+    assert host.links() == ["faasm1", "ifaasm1"]
+
+
 FRAMES = {
     "IPv4": (frames.ETH_P_IP, 900),
     "small": (frames.ETH_P_IP, 30),
@@ -57,7 +92,7 @@ def test_it_holds_for_whatever_is_sent(host: Host, container: Namespace, case: s
     network = config(host)
     result = host.add(container, network)
     container.run(["tc", "qdisc", "del", "dev", "eth0", "root"])
-    outer, inner = (frames.mac(one["mac"]) for one in result["interfaces"])
+    outer, inner = (frames.mac(one["mac"]) for one in result["interfaces"][:2])
     addresses = ("10.200.0.2", "10.200.0.1") if kind == frames.ETH_P_IP else ("fe80::7", "fe80::1")
     payload = frames.udp(*addresses, bytes(size))
     frame = frames.ethernet(outer, inner, kind, payload)
@@ -290,6 +325,10 @@ def test_after_bridge(host: Host, container: Namespace) -> None:
     listed = {"name": "testnet", "cniVersion": "1.0.0", "plugins": [bridge, own]}
     result = host.chain("ADD", container, listed)
     assert len(host.links()) == 3  # the bridge, the pair, the ifb
+    *first, ifb = result["interfaces"]
+    assert sorted(one["name"] for one in (*first, ifb)) == sorted([*host.links(), "eth0"])
+    assert ifb["name"].startswith("i")
+    assert first[result["ips"][0]["interface"]]["sandbox"] == container.path
     host.chain("CHECK", container, {**listed, "plugins": [own], "prevResult": result})
     host.chain("DEL", container, {**listed, "prevResult": result})
     assert host.links() == ["br0"]
