@@ -45,7 +45,7 @@ The tables follow the network's latest ADD.
 import errno
 
 from cni_faasm import plan_fields, record
-from cni_faasm.errors import KERNEL_LACKS_FEATURE, TRY_AGAIN, CniError
+from cni_faasm.errors import TRY_AGAIN, CniError
 from cni_faasm.guard_rules import (
     ALSO,
     BOUND,
@@ -59,6 +59,7 @@ from cni_faasm.guard_rules import (
 )
 from cni_faasm.guard_rules import tables as tables_of
 from cni_faasm.netlink import dumps, nft, nft_set
+from cni_faasm.netlink.lacking import IfNftables, is_lacking
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
 from cni_faasm.netlink.wire import NetlinkError, text_of
 
@@ -82,9 +83,14 @@ def ensure(plan: "Plan", state_dir: "str | None", *, renew: bool = False) -> boo
     Call it before the container's end is up. state_dir: where the other attachments' records
     are, None for none. renew: make everything anew.
     Returns: whether there was nothing before.
-    Raises: NetlinkError; CniError 106 when the kernel cannot; 11 when others change the
-    tables all the time.
+    Raises: NetlinkError; CniError 11 when others change the tables all the time.
     """
+    with IfNftables(needed=plan.guard is not None):
+        return _ensure(plan, state_dir, renew=renew)
+    return False
+
+
+def _ensure(plan: "Plan", state_dir: "str | None", *, renew: bool) -> bool:
     name = table_name(plan.network)
     with Netlink(NETLINK_NETFILTER) as netfilter:
         for _ in range(_ATTEMPTS):
@@ -121,21 +127,12 @@ def ensure(plan: "Plan", state_dir: "str | None", *, renew: bool = False) -> boo
 
 def _must_renew(error: NetlinkError) -> bool:
     """Say whether the tables must be made anew to get any further. Raises: what is no race."""
-    from cni_faasm import kernel  # only a refusal needs it
-
     if error.errno == errno.ENOENT and error.label.startswith("nft delete element"):
         return False  # it has timed out meanwhile
-    if error.errno == errno.ENOENT and not error.label.startswith(("nft create", "nft add rule")):
+    if is_lacking(error):
+        raise error
+    if error.errno == errno.ENOENT:
         return True  # a part of it is missing
-    if kernel.is_lacking(error) or (
-        error.errno == errno.ENOENT and error.label.startswith("nft add rule")
-    ):
-        raise CniError(
-            KERNEL_LACKS_FEATURE,
-            f"this kernel lacks what keeps containers from spoofing: {error}",
-            "load or build nft_fib_inet, nf_tables_arp and nft_ct, or set antiSpoof (and "
-            "isolated) to false",
-        ) from None
     if error.errno not in _RACES:
         raise error
     return False
@@ -249,31 +246,24 @@ def forget(host: Netlink, *plans: "Plan") -> None:
     ends = [plan for plan in plans if _has_name(host, plan)]
     names = [end_key(plan.host_interface) for plan in ends]
     inet = nft.NFPROTO_INET
-    try:
-        with Netlink(NETLINK_NETFILTER) as netfilter:
-            for network in {plan.network for plan in ends}:
-                keys = [
-                    key
-                    for plan in ends
-                    if plan.network == network
-                    for key in [*keys_of(plan), *_of_packets(plan)]
+    with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
+        for network in {plan.network for plan in ends}:
+            keys = [
+                key
+                for plan in ends
+                if plan.network == network
+                for key in [*keys_of(plan), *_of_packets(plan)]
+            ]
+            _take_out(netfilter, table_name(network), keys)
+        for table in dumps.tables(netfilter, inet):
+            if table.name.startswith(table_name("")):
+                stale = [
+                    (inet, place, key)
+                    for place in ALSO.values()
+                    for key in _dump(netfilter, inet, table.name, place)
+                    if key[:IFNAMSIZ] in names or key[IFNAMSIZ:] in addresses
                 ]
-                _take_out(netfilter, table_name(network), keys)
-            for table in dumps.tables(netfilter, inet):
-                if table.name.startswith(table_name("")):
-                    stale = [
-                        (inet, place, key)
-                        for place in ALSO.values()
-                        for key in _dump(netfilter, inet, table.name, place)
-                        if key[:IFNAMSIZ] in names or key[IFNAMSIZ:] in addresses
-                    ]
-                    _take_out(netfilter, table.name, stale)
-    except NetlinkError as error:
-        from cni_faasm import kernel  # only a refusal needs it
-
-        # Who guards nothing needs no nf_tables.
-        if not kernel.is_lacking(error) or any(plan.guard is not None for plan in plans):
-            raise
+                _take_out(netfilter, table.name, stale)
 
 
 def forget_again(plan: "Plan") -> None:
@@ -336,7 +326,7 @@ def sweep(network: str, host: Netlink) -> None:
     from cni_faasm.policy import group
 
     name = table_name(network)
-    with Netlink(NETLINK_NETFILTER) as netfilter:
+    with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
         stale: Keys = []
         known: dict[bytes, bool] = {}
         for family, place in (
@@ -368,7 +358,7 @@ def remove(network: str, *, dry_run: bool = False) -> bool:
     """Take away a network's guard; say if there was any. Raises: NetlinkError."""
     name = table_name(network)
     removed = False
-    with Netlink(NETLINK_NETFILTER) as netfilter:
+    with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
         for family, table in zip(FAMILIES, look(netfilter, name), strict=True):
             if table is None:
                 continue

@@ -6,13 +6,13 @@ from cni_faasm import netns
 from cni_faasm.errors import (
     INTERFACE_EXISTS,
     IO_FAILURE,
-    KERNEL_LACKS_FEATURE,
     KERNEL_REFUSED,
     TRY_AGAIN,
     CniError,
 )
 from cni_faasm.ipam import reclaim
 from cni_faasm.netlink import tc
+from cni_faasm.netlink.lacking import is_lacking
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
 
@@ -37,19 +37,19 @@ _REMEDIES = {
     errno.ETIMEDOUT: "the kernel did not answer; call again",
     errno.EAGAIN: "the kernel did not answer in time; call again",
 }
-_LACKING = (errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT)
 
 
-def refusal(error: NetlinkError) -> CniError:
-    """Turn the kernel's refusal into the error that the runtime gets."""
+def refusal(error: NetlinkError, config: "NetworkConfig | None" = None) -> CniError:
+    """Turn the kernel's refusal into the error that the runtime gets.
+
+    config: what was being done; without it the whole of what any network needs is looked at.
+    """
     number = error.errno
     text = str(error)
-    if is_lacking(error):
-        return CniError(
-            KERNEL_LACKS_FEATURE,
-            f"this kernel lacks something the network needs: {text}",
-            "load or build veth, sch_htb, sch_fifo and nf_tables with nft_masq",
-        )
+    lack = _lack(error, config)
+    if lack is not None:
+        lack.details += f"; the kernel said: {text}"
+        return lack
     if number == errno.EEXIST and error.label.startswith("ip link add"):
         return CniError(
             INTERFACE_EXISTS,
@@ -63,14 +63,21 @@ def refusal(error: NetlinkError) -> CniError:
     return CniError(KERNEL_REFUSED, f"the kernel refused: {text}", _REMEDIES.get(number, ""))
 
 
-def is_lacking(error: NetlinkError) -> bool:
-    """Say whether a refusal means that this kernel does not know the thing at all."""
-    if error.errno in _LACKING:
-        return True
-    # What nfnetlink says to a request for a subsystem that nobody has registered.
-    if error.errno == errno.EINVAL and error.label.startswith("nft list table"):
-        return True
-    return error.errno == errno.ENOENT and "unknown" in error.ext_ack.lower()
+def _lack(error: NetlinkError, config: "NetworkConfig | None") -> "CniError | None":
+    """Return what the kernel lacks, if that is why it refused."""
+    if not is_lacking(error):
+        return None
+    from cni_faasm import features
+
+    try:
+        if config is None:
+            found = features.missing()
+        else:
+            keys = features.keys_of(config)
+            found = features.missing(keys, makes_pairs=not config.shapes_only)
+    except (CniError, NetlinkError):  # it cannot be found out
+        return None
+    return features.lacking(found) if found else None
 
 
 def leaf(
@@ -98,7 +105,7 @@ def scope(
     """Return what the network's limits hold for; None for everything.
 
     The kernel is asked once per boot and network which classifier it has.
-    Raises: CniError 106 when it has none that will do.
+    Raises: NetlinkError when it has none that will do.
     """
     if not config.subnets:
         return None
@@ -133,17 +140,16 @@ def _offered_classifier() -> str:
     from cni_faasm.netlink import tc_filter
 
     one = tc_filter.Filter(bytes(4), 0, 0x10000, by_source=False)
+    u32, flower = (
+        tc_filter.new_filter(LOOPBACK_IFINDEX, 0x10000, kind, one)
+        for kind in (tc_filter.U32, tc_filter.FLOWER)
+    )
     with netns.Empty(), Netlink() as scratch:
         scratch.execute([tc.new_qdisc_htb(LOOPBACK_IFINDEX, 0x10000, 0)])
-        for kind in (tc_filter.U32, tc_filter.FLOWER):
-            message = tc_filter.new_filter(LOOPBACK_IFINDEX, 0x10000, kind, one)
-            if not isinstance(scratch.execute_tolerant([message])[0], NetlinkError):
-                return kind
-    raise CniError(
-        KERNEL_LACKS_FEATURE,
-        "unshapedSubnets and shapedSubnets need a classifier, and this kernel has none",
-        "load or build cls_u32 or cls_flower",
-    )
+        if not isinstance(scratch.execute_tolerant([u32])[0], NetlinkError):
+            return tc_filter.U32
+        scratch.execute([flower])
+        return tc_filter.FLOWER
 
 
 def offers_fq_codel() -> bool:

@@ -24,6 +24,7 @@ import errno
 from cni_faasm import inet
 from cni_faasm.errors import TRY_AGAIN, CniError
 from cni_faasm.netlink import dumps, nft
+from cni_faasm.netlink.lacking import IfNftables, is_lacking
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
 from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.plan import digest
@@ -61,7 +62,7 @@ def ensure(plan: "Plan", *, renew: bool = False) -> None:
     renew: make the table anew even when it looks right; connections keep their addresses.
     Raises: NetlinkError; CniError 11 when others change the table all the time.
     """
-    with Netlink(NETLINK_NETFILTER) as netfilter:
+    with IfNftables(needed=plan.ip_masq), Netlink(NETLINK_NETFILTER) as netfilter:
         for _ in range(_ATTEMPTS):
             if _ensure_table(netfilter, plan, renew=renew):
                 break
@@ -76,12 +77,21 @@ def ensure(plan: "Plan", *, renew: bool = False) -> None:
                 if _ensure_accepts(netfilter, plan, length):
                     break
             else:
-                raise CniError(
-                    TRY_AGAIN,
-                    f"chain FORWARD of {_IPTABLES_NAMES[length]} was changed by others at each "
-                    "attempt",
-                    "call again",
-                )
+                raise _never_forwarded(length)
+
+
+def _never_forwarded(length: int) -> CniError:
+    """Return why FORWARD never took our rules."""
+    from cni_faasm import features  # only a refusal needs it
+
+    lacks = features.missing({features.FORWARD}, makes_pairs=False)
+    if lacks:
+        return features.lacking(lacks)
+    return CniError(
+        TRY_AGAIN,
+        f"chain FORWARD of {_IPTABLES_NAMES[length]} was changed by others at each attempt",
+        "call again",
+    )
 
 
 def _ensure_table(netfilter: Netlink, plan: "Plan", *, renew: bool) -> bool:
@@ -104,9 +114,7 @@ def _ensure_table(netfilter: Netlink, plan: "Plan", *, renew: bool) -> bool:
     try:
         netfilter.nft_batch(messages)
     except NetlinkError as error:
-        from cni_faasm import kernel  # only a refusal needs it
-
-        if kernel.is_lacking(error) or error.errno not in _RACES:
+        if is_lacking(error) or error.errno not in _RACES:
             raise
         return False  # another ADD was here between the question and the transaction
     if wanted:
@@ -280,7 +288,7 @@ def remove(network: str, *, dry_run: bool = False) -> bool:
     Raises: NetlinkError.
     """
     removed = False
-    with Netlink(NETLINK_NETFILTER) as netfilter:
+    with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
         if _look(netfilter, table_name(network))[0] is not None:
             if not dry_run:
                 netfilter.nft_batch([nft.del_table(nft.NFPROTO_INET, table_name(network))])
@@ -304,7 +312,7 @@ def drifts(plan: "Plan") -> "list[tuple[str, str, str]]":
     """
     found: list[tuple[str, str, str]] = []
     name = table_name(plan.network)
-    with Netlink(NETLINK_NETFILTER) as netfilter:
+    with IfNftables(needed=plan.ip_masq), Netlink(NETLINK_NETFILTER) as netfilter:
         if plan.ip_masq:
             what = f"masquerade: nft table inet {name}"
             table, chain = _look(netfilter, name)

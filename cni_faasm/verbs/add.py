@@ -79,7 +79,7 @@ def add(request: "Request", undo: "Undo", warnings: "list[str]") -> Result:
                 sockets, namespaces = (host, inner), (netns_fd, own_fd)
                 return _attach(request, config, undo, sockets, namespaces, warnings=warnings)
     except NetlinkError as error:
-        cause = kernel.refusal(error)
+        cause = kernel.refusal(error, config)
         undo.roll_back(cause)
         raise cause from None
     except BaseException as cause:

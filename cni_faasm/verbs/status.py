@@ -69,7 +69,7 @@ def status(request: "Request") -> None:
             lambda sockets, inner_fd: _rehearse(config, request, allocations, sockets, inner_fd)
         )
     except NetlinkError as error:
-        raise _unavailable(kernel.refusal(error)) from None
+        raise _unavailable(kernel.refusal(error, config)) from None
     except CniError as error:
         if error.code == INVALID_CONFIG:
             raise
