@@ -43,9 +43,9 @@ def chain(request: pytest.FixtureRequest, host: Host) -> dict[str, Any]:
 
 
 def _outer(result: dict[str, Any]) -> str:
-    """Return the host's end: the last interface without a sandbox that is no bridge."""
+    """Return the host's end: the last interface without a sandbox that is no bridge and no ifb."""
     names: list[str] = [one["name"] for one in result["interfaces"] if not one.get("sandbox")]
-    return names[-1]
+    return next(name for name in reversed(names) if name[:1] != "i" or name[1:] not in names)
 
 
 def _rates(namespace: Namespace, device: str) -> list[int]:
