@@ -139,7 +139,8 @@ def is_foreign(body: bytes) -> bool:
 def parse_filter(body: bytes) -> "Filter | None":
     """Decode RTM_NEWTFILTER; None for what new_filter would not make.
 
-    u32 has hash tables beside its filters, and they come without a selector.
+    u32 has hash tables beside its filters, and they come without a selector; flower itself
+    comes without options.
     Raises: NetlinkError when it is malformed.
     """
     info = fixed(TCMSG, body, "tcmsg")[6]
@@ -147,7 +148,7 @@ def parse_filter(body: bytes) -> "Filter | None":
     options = parse_attrs(attrs.get(TCA_OPTIONS, b""))
     kind = get_text(attrs, TCA_KIND)
     lengths = [length for length, priority in _PRIORITIES.items() if priority == info >> 16]
-    if not lengths or kind not in (U32, FLOWER):
+    if not lengths or kind not in (U32, FLOWER) or not options:
         return None
     parse = _parse_u32 if kind == U32 else _parse_flower
     return parse(lengths[0], options)

@@ -449,6 +449,14 @@ def test_filters_come_back(net: bytes, prefix_len: int, kind: str, by_source: bo
     assert found.by_source == by_source
 
 
+@pytest.mark.parametrize("kind", [tc_filter.U32, tc_filter.FLOWER])
+def test_a_classifier_itself_is_no_filter(kind: str) -> None:
+    """A dump has it before its filters, without options."""
+    body = tc.TCMSG.pack(0, 0, 0, 3, 0, 0x10000, 0xFA400008)
+    assert not tc_filter.is_foreign(body)
+    assert tc_filter.parse_filter(body + wire.attr_text(1, kind)) is None
+
+
 def test_filters_by_flower() -> None:
     """pyroute2 cannot read flower: byte by byte, by <linux/pkt_cls.h>."""
     one = tc_filter.Filter(NET4, 15, 0x10000, by_source=True)
