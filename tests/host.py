@@ -193,8 +193,12 @@ class Namespace:
         return qdiscs
 
     def classes(self, dev: str) -> list[dict[str, Any]]:
-        """Return `tc -s -d class show dev`: see parse_classes."""
-        return parse_classes(self.run(["tc", "-s", "-d", "class", "show", "dev", dev]).stdout)
+        """Return the HTB classes of `tc -s -d class show dev`: see parse_classes.
+
+        fq_codel shows each of its flows as a class, while something waits in it.
+        """
+        listed = parse_classes(self.run(["tc", "-s", "-d", "class", "show", "dev", dev]).stdout)
+        return [one for one in listed if one["kind"] == "htb"]
 
     def nft(self) -> list[dict[str, Any]]:
         """Return the objects of `nft -j list ruleset` without the one about nft itself."""

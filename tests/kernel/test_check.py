@@ -13,14 +13,18 @@ from tests.host import DUAL_STACK, Host, Namespace
 MIB = 8 * 1024 * 1024
 
 
-@pytest.fixture
-def config(host: Host) -> dict[str, Any]:
+def network(host: Host) -> dict[str, Any]:
     return host.config(
         ipMasq=True,
         mtu=1400,
         bandwidth={"ingressRate": 4 * MIB, "egressRate": 2 * MIB},
         ipam=DUAL_STACK,
     )
+
+
+@pytest.fixture
+def config(host: Host) -> dict[str, Any]:
+    return network(host)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pyroute2 import IPRoute  # type: ignore[import-untyped]
 from cni_faasm.netlink import link, tc, tc_parse
 from cni_faasm.netlink.transport import Netlink, NetlinkError
 from tests.host import Host
+from tests.kernels import make_link
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,8 +33,7 @@ def rt(bare_host: Host) -> Iterator[Netlink]:
 
 @pytest.fixture
 def ifindex(rt: Netlink) -> int:
-    ((reply,),) = rt.execute([link.new_veth("v0", "v1", None)])
-    return link.parse_link(reply).ifindex
+    return make_link(rt, link.new_veth("v0", "v1", None), "v0").ifindex
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from cni_faasm.netlink.transport import (
     NetlinkError,
 )
 from tests.host import Host
+from tests.kernels import ECHOES_LINKS, HTB_REMARKS, kernel_version
 
 LO = 1
 EADDRNOTAVAIL, EAGAIN, EEXIST, ENOBUFS, ENODEV, ENOENT, ETIMEDOUT = 99, 11, 17, 105, 19, 2, 110
@@ -81,9 +82,11 @@ def test_echoes_and_answers_go_to_their_messages(rt: Netlink) -> None:
             link.new_veth("faasm%d", "b", None),
         ]
     )
-    assert [len(bodies) for bodies in results] == [1, 0, 1, 1]
-    names = [link.parse_link(bodies[0]).name for bodies in results if bodies]
-    assert names == ["faasm0", "lo", "faasm1"]
+    names = [[link.parse_link(body).name for body in bodies] for bodies in results]
+    if kernel_version() < ECHOES_LINKS:
+        assert names == [[], [], ["lo"], []]
+    else:
+        assert names == [["faasm0"], [], ["lo"], ["faasm1"]]
 
 
 def test_the_first_failure_is_raised_after_all_was_carried_out(rt: Netlink) -> None:
@@ -259,6 +262,9 @@ def test_what_the_kernel_remarks_about_a_success_is_kept(rt: Netlink) -> None:
     )
     assert rt.warnings == []
     rt.execute([tc.new_class_htb(LO, 0x10000, 0x10002, 1250, 1250, 1600, 1600, 0)])
+    if kernel_version() < HTB_REMARKS:
+        assert rt.warnings == []
+        return
     (warning,) = rt.warnings
     assert warning.startswith("tc class add dev if1 parent 1: classid 1:2 htb rate 10000bit: ")
     assert "quantum of class 10002 is small" in warning
