@@ -24,8 +24,10 @@ from tests.host import (
     source_plugin,
 )
 
-NEED_PRIVATE_HOST = ("kernel", "runtime", "roots", "demo")
-ORDER = ("tools", "unit", "property", "kernel", "runtime", "roots", "demo")
+NEED_PRIVATE_HOST = ("kernel", "runtime", "roots", "demo", "vm")
+# Whose processes must end with each test; a guest does many, one after the other.
+END_WITH_EACH_TEST = ("kernel", "runtime", "roots", "demo")
+ORDER = ("tools", "unit", "property", "kernel", "runtime", "roots", "demo", "vm")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -40,7 +42,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--soak",
         action="store_true",
-        help="run the long forms: every crash with every error, millions of inputs, 20,000 cycles",
+        help="run the long forms: every crash with every error, millions of inputs, 20,000 cycles, all kernels",
+    )
+    parser.addoption(
+        "--kernels",
+        metavar="SUITE,...",
+        help="the suites of Debian whose kernels tests/vm boots; default: bookworm,sid, with --soak all",
     )
 
 
@@ -60,7 +67,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: ORDER.index(_part(item)) if _part(item) in ORDER else len(ORDER))
     if not in_private_host() and any(_part(item) in NEED_PRIVATE_HOST for item in items):
         msg = (
-            "tests/kernel, tests/runtime and tests/demo change network namespaces, nftables and CNI's directories: "
+            "tests/kernel, tests/runtime, tests/demo and tests/vm change network namespaces, nftables and CNI's directories: "
             "run them by `tests/run.sh` (as `tests/run.sh tests/kernel -k NAME`), which gives them a private host. "
             "tests/unit and tests/property run anywhere."
         )
@@ -99,7 +106,7 @@ def no_process_outlives_the_test(request: pytest.FixtureRequest) -> Iterator[Non
 
     DEL's detached child may take some milliseconds; anything else has no business there.
     """
-    if not in_private_host() or _part(request.node) not in NEED_PRIVATE_HOST:
+    if not in_private_host() or _part(request.node) not in END_WITH_EACH_TEST:
         yield
         return
     before = processes().keys()

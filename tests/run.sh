@@ -80,6 +80,13 @@ if ! sha256sum --status --check "$stamp" 2>/dev/null; then
     sha256sum requirements/test.txt >"$stamp"
 fi
 
+# Here, for a private host has no network.
+mapfile -t kernels_and_roots < <(.venv/bin/python -m tests.vm.selection "$@")
+if [ -n "${kernels_and_roots[*]}" ]; then
+    say "Debian's kernels"
+    tests/vm/fetch.sh "${kernels_and_roots[@]}"
+fi
+
 say "build.sh"
 ./build.sh
 

@@ -273,6 +273,7 @@ def main() -> int:
         memory_mb=options.memory,
         processors=options.processors,
         timeout_s=options.timeout,
+        quiet_s=options.timeout,
     )
     with contextlib.suppress(KeyboardInterrupt), guest:
         try:

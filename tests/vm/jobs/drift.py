@@ -1,0 +1,90 @@
+"""CHECK names every kind of drift, by the tables of the tests that do the same on the host."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.host import Host, Namespace
+from tests.kernel import test_check, test_enforce_egress, test_guard, test_subnets
+from tests.kernel.test_check import Change, inside
+from tests.kernels import SIZES_OF_IPV4, kernel_version
+
+# The queue below the limit is another than on a kernel without fq_codel.
+LEAF = "tc qdisc change dev eth0 parent 1:1 handle 10: fq_codel"
+QUEUES: dict[str, tuple[Change, str]] = {
+    "inner leaf": (
+        inside("tc qdisc replace dev eth0 parent 1:1 handle 20: pfifo limit 1000"),
+        "container eth0: leaf qdisc: expected fq_codel 10:, found pfifo 20:",
+    ),
+    "inner leaf's handle": (
+        inside("tc qdisc replace dev eth0 parent 1:1 handle 20: fq_codel"),
+        "container eth0: leaf qdisc: expected fq_codel 10:, found fq_codel 20:",
+    ),
+    "inner leaf limit": (inside(f"{LEAF} limit 1"), "container eth0: fq_codel limit"),
+    "inner leaf target": (inside(f"{LEAF} target 900ms"), "container eth0: fq_codel target"),
+    "inner leaf interval": (inside(f"{LEAF} interval 9ms"), "container eth0: fq_codel interval"),
+    "inner leaf memory": (
+        inside(f"{LEAF} memory_limit 31m"),
+        "container eth0: fq_codel memory",
+    ),
+    "inner leaf ecn": (inside(f"{LEAF} noecn"), "container eth0: fq_codel ecn"),
+}
+
+
+def outside(commands: str) -> Change:
+    """Return what runs commands on the host, one after the other."""
+    return lambda host, _: [host.run(command.split()) for command in commands.split(";")]
+
+
+SUBNETS = {case: (inside(command), "filters") for case, command in test_subnets.CHANGES.items()}
+EGRESS = {
+    case: (outside(command), "ifaasm0: egress")
+    for case, command in test_enforce_egress.DRIFTS.items()
+}
+GUARD = {
+    case: (outside(command), "expected")
+    for case, command in test_guard.DRIFTS.items()
+    if not command.startswith("sysctl")
+} | {
+    "accept_ra": (
+        lambda host, _: host.sysctl("net.ipv6.conf.faasm0.accept_ra", "1"),
+        "accept_ra",
+    )
+}
+
+
+def near(host: Host) -> dict[str, Any]:
+    return test_subnets.config(host, unshapedSubnets=test_subnets.NEAR)
+
+
+def isolated(host: Host) -> dict[str, Any]:
+    return host.config(isolated=True)
+
+
+# What earlier kernels know nothing of cannot drift there.
+SINCE = {"inner gso of IPv4": SIZES_OF_IPV4, "inner gro of IPv4": SIZES_OF_IPV4}
+KINDS: dict[str, tuple[Callable[[Host], dict[str, Any]], dict[str, tuple[Change, str]]]] = {
+    "attachment": (test_check.network, {**test_check.DRIFTS, **QUEUES}),
+    "subnets": (near, SUBNETS),
+    "egress": (test_enforce_egress.config, EGRESS),
+    "guard": (isolated, GUARD),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "case"), [(kind, case) for kind, (_, cases) in KINDS.items() for case in cases]
+)
+def test_each_drift_is_named(host: Host, container: Namespace, kind: str, case: str) -> None:
+    network, cases = KINDS[kind]
+    config = network(host)
+    result = host.add(container, config)
+    host.check(container, config, result).ok()
+    change, words = cases[case]
+    change(host, container)
+    if kernel_version() < SINCE.get(case, (0, 0)):
+        host.check(container, config, result).ok()
+        return
+    words = words.format(mac=result["interfaces"][0]["mac"])
+    error = host.check(container, config, result).error(107)
+    assert words in f"{error['msg']}\n{error['details']}", error

@@ -1,0 +1,75 @@
+"""What is done on each of Debian's kernels: checks of tests/vm/jobs, and tests that exist.
+
+A call takes 0.1 to 0.5 s there, so it is what differs between kernels: what they answer, which
+modules they have, what packets do.
+
+    python -m tests.vm.selection ARGUMENT...     what fetch.sh must fetch for pytest's arguments
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+# The newest comes with every run, and the one of Debian 12.
+KERNELS = ("bookworm", "sid")
+ALL_KERNELS = ("bullseye", "bookworm", "trixie", "sid")
+# Of tests/vm/roots.txt, what tests boot.
+ROOTS = ("bookworm",)
+
+JOBS = (
+    "tests/vm/jobs/gc.py",
+    "tests/vm/jobs/verbs.py",
+    "tests/vm/jobs/subnets.py",
+    "tests/vm/jobs/egress.py",
+    "tests/vm/jobs/traffic.py",
+    "tests/vm/jobs/drift.py",
+    "tests/kernel/test_add_del.py::test_dual_stack_addresses_are_usable_at_once",
+    "tests/kernel/test_add_del.py::test_a_late_failure_undoes_everything",
+    "tests/kernel/test_chained.py::test_add_check_del",
+    "tests/kernel/test_chained.py::test_gc_leaves_the_pair",
+    "tests/kernel/test_enforce_egress.py::test_gc_finds_what_a_dead_namespace_leaves",
+    "tests/kernel/test_guard.py::test_addresses",
+    "tests/kernel/test_guard.py::test_arp",
+    "tests/kernel/test_guard.py::test_isolated",
+    "tests/kernel/test_marks.py",
+    "tests/kernel/test_nat.py::test_masquerade_is_one_rule_set_for_all_containers",
+    "tests/kernel/test_nat.py::test_forwarding_where_the_policy_is_drop",
+    "tests/kernel/test_netlink_link.py",
+    "tests/kernel/test_netlink_nft.py",
+    "tests/kernel/test_netlink_tc.py",
+    "tests/kernel/test_netlink_transport.py",
+)
+# Whole files for the long run.
+LONG_JOBS = (
+    "tests/kernel/test_add_del.py",
+    "tests/kernel/test_chained.py",
+    "tests/kernel/test_enforce_egress.py",
+    "tests/kernel/test_gc_status.py",
+    "tests/kernel/test_guard.py",
+    "tests/kernel/test_nat.py",
+    "tests/kernel/test_subnets.py",
+)
+
+
+def kernels(names: str | None, *, soak: bool) -> tuple[str, ...]:
+    """Return the suites whose kernels are booted, by the values of --kernels and --soak."""
+    if names:
+        return tuple(names.split(","))
+    return ALL_KERNELS if soak else KERNELS
+
+
+def needed(arguments: Sequence[str]) -> list[str]:
+    """Return the kernels and roots that a run of pytest with these arguments boots."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--kernels")
+    parser.add_argument("--soak", action="store_true")
+    known, rest = parser.parse_known_args(arguments)
+    paths = [one.rstrip("/") for one in rest if one.startswith("tests")]
+    if paths and not any(one == "tests" or one.startswith("tests/vm") for one in paths):
+        return []
+    chosen = kernels(known.kernels, soak=known.soak)
+    return [*(f"kernel/{suite}" for suite in chosen), *(f"root/{root}" for root in ROOTS)]
+
+
+if __name__ == "__main__":
+    print("\n".join(needed(sys.argv[1:])))
