@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cni_faasm import (
     egress,
+    first_packet,
     forwarding,
     guard,
     guard_several,
@@ -36,6 +37,8 @@ from cni_faasm.results import Route
 if TYPE_CHECKING:
     from cni_faasm.netlink.wire import Message
 
+# What the kernel makes good a moment after it has said so.
+_LATE = (": state", ": address")
 # Putting an interface up brings routes to light that went with it, and the like.
 MAX_ROUNDS = 4
 
@@ -81,6 +84,8 @@ def mend(one: Attachment, host: Netlink, inner: Netlink, *, dry_run: bool = Fals
                 reasons[drift[0]] = error.msg
     stuck = {drift[0] for drift in left}
     done = [drift for what, drift in seen.items() if what not in stuck]
+    if any(what.endswith(_LATE) for what, _, _ in done):
+        first_packet.wait(host, inner, promised, either=True)
     return Mended(
         done, [(drift, hopeless(drift) or reasons.get(drift[0], COMES_BACK)) for drift in left]
     )

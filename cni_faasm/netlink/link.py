@@ -35,6 +35,7 @@ RTEXT_FILTER_SKIP_STATS = 1 << 3
 # <linux/if.h>
 IFF_UP = 0x1
 IFF_LOOPBACK = 0x8
+IF_OPER_UP = 6  # RFC 2863's ifOperStatus
 IFNAMSIZ = 16
 IFALIASZ = 256
 

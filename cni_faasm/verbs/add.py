@@ -7,6 +7,7 @@ from cni_faasm import (
     accepted,
     claims,
     firewall,
+    first_packet,
     forwarding,
     guard,
     guard_several,
@@ -150,6 +151,7 @@ def _attach(
             delegate.lease(request, config, promised, warnings)
     _make(config, promised, undo, sockets, namespaces)
     warnings.extend(_refusals(promised, host))
+    first_packet.wait(host, inner, promised)
     return result_of(promised)
 
 
