@@ -180,6 +180,14 @@ class Namespace:
             if scope is None or address["scope"] == scope
         ]
 
+    def is_active(self, name: str) -> bool:
+        """Say whether the kernel has noticed the carrier: a moment after both ends are up."""
+        return bool(self.json("ip", "-j", "link", "show", name)[0]["operstate"] == "UP")
+
+    def is_own(self, address: str) -> bool:
+        """Say whether what comes for an address is taken in: for IPv6 a moment after it is given."""
+        return self.run(["ip", "route", "get", address], check=False).stdout.startswith("local ")
+
     def routes(self, family: int = 4, **matching: str) -> list[dict[str, Any]]:
         """Return the main table's routes whose fields (dst, dev, gateway...) are as given."""
         routes: list[dict[str, Any]] = self.json("ip", f"-{family}", "-j", "-d", "route", "show")
@@ -327,6 +335,11 @@ class Host(Namespace):
             self.run(["ip", "route", "add", "default", "via", f"{subnet}.1"])
             if subnet6 is not None:
                 self.run(["ip", "-6", "route", "add", "default", "via", f"{subnet6}:1"])
+        for namespace, device, last in ((self, uplink, 2), (remote, "eth0", 1)):
+            wait_until(lambda n=namespace, d=device: n.is_active(d), f"{device} to be active")
+            if subnet6 is not None:
+                address = f"{subnet6}:{last}"
+                wait_until(lambda n=namespace, a=address: n.is_own(a), f"the route of {address}")
         return remote
 
     def serve(
