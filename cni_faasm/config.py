@@ -14,6 +14,7 @@ from cni_faasm.config_rates import SUBNET_KEYS, Limit, limit, read_subnets
 from cni_faasm.config_schema import Fault, Section
 from cni_faasm.config_wishes import read_wishes
 from cni_faasm.errors import INVALID_CONFIG, CniError
+from cni_faasm.plan import GVISOR
 from cni_faasm.protocol import MAX_NETWORK_NAME, is_name
 from cni_faasm.results import SUPPORTED_VERSIONS, Route, parse_result
 
@@ -87,6 +88,7 @@ class NetworkConfig:
         "range_sets",
         "requested_addresses",
         "routes",
+        "sandbox",
         "shapes_only",
         "state_dir",
         "subnets",
@@ -120,6 +122,7 @@ class NetworkConfig:
         self.lock_timeout_ms = DEFAULT_LOCK_TIMEOUT_MS
         self.enforce_egress = False
         self.guard: Guard | None = None
+        self.sandbox = ""
         self.ipam_plugin = ""
         self.ipam_timeout_ms = DEFAULT_IPAM_TIMEOUT_MS
         self.prev_result: Result | None = None
@@ -237,6 +240,9 @@ def _read_flat(config: NetworkConfig, top: Section) -> None:
         else:
             config.mtu = mtu
     config.ip_masq = top.flag("ipMasq") or False
+    config.sandbox = top.text("sandbox") or ""
+    if config.sandbox not in ("", GVISOR):
+        top.fault("sandbox", f'"{GVISOR}", or "" for containers with the host\'s kernel')
     _path(top, "logFile")  # __main__ reads it, before anything is validated
     prefix = top.text("hostInterfacePrefix")
     if prefix is not None:

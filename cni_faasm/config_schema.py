@@ -22,7 +22,7 @@ def _keys(names: str) -> "dict[str, str]":
 TOP = _keys(
     "cniVersion name type mtu ipMasq hostInterfacePrefix stateDir dataDir dns bandwidth"
     " ingressRate egressRate ingressBurst egressBurst maxIngressRate maxEgressRate"
-    " logFile unshapedSubnets shapedSubnets antiSpoof isolated allowHost lockTimeout ipamTimeout ipam runtimeConfig args capabilities prevResult"
+    " logFile unshapedSubnets shapedSubnets sandbox antiSpoof isolated allowHost lockTimeout ipamTimeout ipam runtimeConfig args capabilities prevResult"
     " cni.dev/valid-attachments cni.dev/attachments"
 )
 BANDWIDTH = _keys(

@@ -40,19 +40,26 @@ def inner(promised: "Plan", netlink: "Netlink", prev_result: "Result | None") ->
         return [
             (f"{where}: interface", expected, f"{one.kind or 'no veth'}, peer index {one.link}")
         ]
-    mac, mtu = _changed_by_chain(promised, prev_result, one.mtu)
+    mac, mtu = _changed_by_chain(promised, prev_result, one)
     _check_link(where, one, mac, mtu, found)
     _check_sizes(where, one, promised.inner_gso_bytes, promised.outer_gso_bytes, found)
+    addresses = {item.address: item for item in dumps.addrs(netlink, one.ifindex)}
+    # gVisor takes all of them, with the routes, into a network stack of its own.
+    are_taken = promised.sandbox == plan.GVISOR and not any(
+        item.address in addresses for item in promised.addresses
+    )
+    gateways = [] if are_taken else promised.gateways
     if not promised.shapes_only:
         _check_settings(where, one, veth.inner_settings(promised), found)
-        _check_surroundings(where, promised, one, netlink, found)
-    addresses = {item.address: item for item in dumps.addrs(netlink, one.ifindex)}
+        _check_surroundings(where, promised, one, netlink, gateways, found)
+    if are_taken:
+        return found + shaping_drifts.of_device(where, netlink, one.ifindex, promised.egress)
     for item in promised.addresses:
         _check_address(where, item.address, addresses, found)
     routes: list[route.RouteInfo] = []
     for family in sorted({inet.family(item.address) for item in promised.addresses}):
         routes += dumps.routes(netlink, family, oif=one.ifindex)
-    for gateway in promised.gateways:
+    for gateway in gateways:
         _check_route(where, Route(dst=gateway, prefix_len=len(gateway) * 8), routes, found)
     for wanted in promised.inner_routes():
         _check_route(where, wanted, routes, found)
@@ -98,22 +105,23 @@ def outer(promised: "Plan", host: "Netlink", *, forwards: bool) -> "list[Drift]"
 
 
 def _changed_by_chain(
-    promised: "Plan", prev_result: "Result | None", mtu_found: int
+    promised: "Plan", prev_result: "Result | None", one: "link.Link"
 ) -> "tuple[bytes, int]":
-    """Return the inner end's MAC and MTU as the whole chain left them.
+    """Return the MAC and the MTU that the inner end may have.
 
-    Results tell of MTUs from 1.1.0 on. Before, a later plugin (tuning) may have lowered it.
+    A later plugin of the list (tuning) changes both and need not say so in the result. So a
+    runtime is told of no MAC but that of the host's end, with which nothing could be received,
+    and of no MTU that is lower: what is sent passes either way. Who asks without a result is
+    told of all.
     """
-    mac, mtu = promised.mac, promised.mtu
-    if prev_result is not None:
-        for interface in prev_result.interfaces:
-            if interface.name == promised.ifname and interface.sandbox:
-                mtu = interface.mtu or min(mtu, mtu_found)
-                try:
-                    mac = inet.parse_mac(interface.mac)
-                except ValueError:
-                    continue  # no or an odd MAC in the result: ours holds
-    return mac, mtu
+    if prev_result is None:
+        return promised.mac, promised.mtu
+    mtu = promised.mtu
+    for interface in prev_result.interfaces:
+        if interface.name == promised.ifname and interface.sandbox and interface.mtu:
+            mtu = interface.mtu
+    mac = promised.mac if one.address == promised.host_mac else one.address
+    return mac, min(mtu, one.mtu)
 
 
 def _check_link(where: str, one: "link.Link", mac: bytes, mtu: int, found: "list[Drift]") -> None:
@@ -159,11 +167,15 @@ def _check_settings(
             found.append((f"{where}: {path}", str(value), actual))
 
 
-def _check_surroundings(
-    where: str, promised: "Plan", one: "link.Link", netlink: "Netlink", found: "list[Drift]"
+def _check_surroundings(  # noqa: PLR0917 -- the one call stands above
+    where: str,
+    promised: "Plan",
+    one: "link.Link",
+    netlink: "Netlink",
+    gateways: "list[bytes]",
+    found: "list[Drift]",
 ) -> None:
     """Look at what the container needs besides its end: lo, and the gateways' MAC."""
-    gateways = promised.gateways
     questions = [neigh.get_neigh(one.ifindex, gateway) for gateway in gateways]
     answers = netlink.get_tolerant([link.get_link(ifindex=veth.LOOPBACK_IFINDEX), *questions])
     if isinstance(answers[0], NetlinkError):

@@ -21,6 +21,7 @@ MIN_MTU_IPV6 = 1280  # RFC 8200; below it the kernel gives an interface no IPv6 
 HOST_LINK_LOCAL = bytes.fromhex("fe800000000000000000000000000001")
 MAX_MTU = 65535  # of a veth
 IFALIASZ = 256  # <linux/if.h>, with the NUL
+GVISOR = "gvisor"  # of sandbox
 RT_SCOPE_LINK = 253  # <linux/rtnetlink.h>
 RT_TABLE_MAIN = 254  # <linux/rtnetlink.h>
 
@@ -48,6 +49,7 @@ class Plan:
     the configuration asks for, `subnets` those of its own ranges, both by the gateway.
     shapes_only: the pair is an earlier plugin's, and only its queues are promised.
     ipam_plugin: who leased the addresses, "" for ourselves.
+    sandbox: GVISOR where the container's end may lose its addresses and routes, else "".
     """
 
     __slots__ = (
@@ -74,6 +76,7 @@ class Plan:
         "network",
         "ranges",
         "routes",
+        "sandbox",
         "shapes_only",
     )
 
@@ -104,6 +107,7 @@ class Plan:
         ipam_plugin: str = "",
         guard: "Guard | None" = None,
         host_egress: "Shape | None" = None,
+        sandbox: str = "",
     ) -> None:
         self.network = network
         self.container_id = container_id
@@ -129,6 +133,7 @@ class Plan:
         self.ipam_plugin = ipam_plugin
         self.guard = guard
         self.host_egress = host_egress
+        self.sandbox = sandbox
 
     @property
     def alias(self) -> str:
@@ -331,6 +336,7 @@ def make(
         ipam_plugin=config.ipam_plugin,
         guard=config.guard,
         host_egress=on_host(config, mtu, leaf, scope),
+        sandbox=config.sandbox,
     )
 
 

@@ -45,6 +45,7 @@ def to_fields(plan: Plan) -> "dict[str, object]":
         **({"shapesOnly": True} if plan.shapes_only else {}),
         **({"ipamPlugin": plan.ipam_plugin} if plan.ipam_plugin else {}),
         **({"guard": _guard_fields(plan.guard)} if plan.guard is not None else {}),
+        **({"sandbox": plan.sandbox} if plan.sandbox else {}),
         **({"hostEgress": plan.host_egress.to_fields()} if plan.host_egress is not None else {}),
     }
 
@@ -106,6 +107,7 @@ def _from_fields(fields: "dict[str, object]") -> Plan:
         ipam_plugin=_text(fields, "ipamPlugin") if "ipamPlugin" in fields else "",
         guard=_guard(_dict(fields["guard"])) if "guard" in fields else None,
         host_egress=_shape(fields.get("hostEgress")),
+        sandbox=_text(fields, "sandbox") if "sandbox" in fields else "",
     )
 
 

@@ -83,8 +83,11 @@ DRIFTS: dict[str, tuple[Change, str]] = {
         ],
         "container eth0: interface",
     ),
-    "inner MAC": (inside("ip link set eth0 address 02:00:00:00:00:99"), "container eth0: MAC"),
-    "inner MTU": (inside("ip link set eth0 mtu 1300"), "container eth0: MTU: expected 1400"),
+    "inner MAC is the outer's": (
+        lambda h, c: c.run(["ip", "link", "set", "eth0", "address", _outer_mac(h)]),
+        "container eth0: MAC",
+    ),
+    "inner MTU": (inside("ip link set eth0 mtu 1401"), "container eth0: MTU: expected 1400"),
     "inner gso": (
         inside("ip link set eth0 gso_max_size 9000"),
         "container eth0: gso_max_size",
@@ -359,6 +362,77 @@ def test_what_a_later_plugin_adds_is_no_drift(
     )
     error = host.check(container, config, changed).error(107)
     assert "neighbour 10.200.0.1" in error["msg"]
+
+
+@pytest.mark.parametrize("version", ["0.4.0", "1.0.0", "1.1.0"])
+def test_what_tuning_changes_without_a_word_is_no_drift(
+    host: Host, container: Namespace, version: str
+) -> None:
+    """A MAC and a lower MTU; what is sent passes with either. The limits hold as before."""
+    config = {**host.config(bandwidth={"egressRate": 10**7}), "cniVersion": version}
+    result = host.add(container, config)
+    change = ["address", "02:00:00:00:00:77", "mtu", "1300"]
+    container.run(["ip", "link", "set", "eth0", *change])
+    host.check(container, config, result).ok()
+    container.run(["tc", "qdisc", "del", "dev", "eth0", "root"])
+    details = host.check(container, config, result).error(107)["details"]
+    assert details.startswith("container eth0: root qdisc")
+    details = host.cni("CHECK", container, config).error(107)["details"]
+    assert "container eth0: MAC" in details
+    assert "container eth0: MTU" in details
+
+
+def test_the_way_into_a_virtual_machine_is_no_drift(host: Host, container: Namespace) -> None:
+    """Kata and tc-redirect-tap lead what comes in to a tap, by an ingress qdisc."""
+    config = host.config(bandwidth={"ingressRate": 10**7, "egressRate": 10**7})
+    result = host.add(container, config)
+    container.run(["ip", "link", "add", "tap0_kata", "type", "ifb"])
+    for one, other in (("eth0", "tap0_kata"), ("tap0_kata", "eth0")):
+        container.run(["tc", "qdisc", "add", "dev", one, "ingress"])
+        rule = f"tc filter add dev {one} parent ffff: protocol all u32 match u8 0 0 "
+        container.run(f"{rule} action mirred egress redirect dev {other}".split())
+    host.check(container, config, result).ok()
+    container.run(
+        [
+            "tc",
+            "class",
+            "change",
+            "dev",
+            "eth0",
+            "classid",
+            "1:1",
+            "htb",
+            "rate",
+            "1gbit",
+            "quantum",
+            "60000",
+        ]
+    )
+    details = host.check(container, config, result).error(107)["details"]
+    assert "container eth0: class 1:1 rate" in details
+
+
+def test_addresses_that_gvisor_takes(host: Host, container: Namespace) -> None:
+    """Only where the network says so, all at once, and the rest is looked at."""
+    limits = {"egressRate": 10**7}
+    config = host.config(ipam=DUAL_STACK, bandwidth=limits, sandbox="gvisor")
+    result = host.add(container, config)
+    host.check(container, config, result).ok()
+    container.run(["ip", "addr", "del", "10.200.0.2/32", "dev", "eth0"])
+    details = host.check(container, config, result).error(107)["details"]
+    assert "container eth0: address: expected 10.200.0.2/32" in details
+    container.run(["ip", "addr", "flush", "dev", "eth0"])
+    for family in ("-4", "-6"):
+        container.run(["ip", family, "route", "flush", "dev", "eth0"])
+    host.check(container, config, result).ok()
+    host.check(container, {**config, "mtu": 0}, result).ok()  # the record says it
+    container.run(["tc", "qdisc", "del", "dev", "eth0", "root"])
+    details = host.check(container, config, result).error(107)["details"]
+    assert details.startswith("container eth0: root qdisc")
+    other, plain = host.add_container(), host.config(name="plain", ipam={"subnet": "10.201.0.0/16"})
+    result = host.add(other, plain)
+    other.run(["ip", "addr", "flush", "dev", "eth0"])
+    assert "address" in host.check(other, plain, result).error(107)["msg"]
 
 
 def test_a_prev_result_that_lost_what_add_gave(

@@ -134,6 +134,7 @@ def test_keys_match_without_regard_to_case_and_null_is_absent() -> None:
         ({"mtu": -1}, "plugins[0].mtu"),
         ({"mtu": 65536}, "plugins[0].mtu"),
         ({"mtu": 1400.5}, "plugins[0].mtu"),
+        ({"sandbox": "kata"}, "plugins[0].sandbox"),
         ({"ipMasq": "true"}, "plugins[0].ipMasq"),
         ({"ipMasq": 1}, "plugins[0].ipMasq"),
         ({"hostInterfacePrefix": ""}, "plugins[0].hostInterfacePrefix"),
