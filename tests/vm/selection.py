@@ -39,6 +39,12 @@ JOBS = (
     "tests/kernel/test_netlink_tc.py",
     "tests/kernel/test_netlink_transport.py",
 )
+# Grids of cases that ask much the same of a kernel: only their first and last, but for --soak.
+GRIDS = (
+    "tests/kernel/test_netlink_nft.py::test_a_match_is_what_nft_itself_makes",
+    "tests/kernel/test_netlink_tc.py::test_every_rate",
+    "tests/kernel/test_netlink_tc.py::test_tc_prints_the_burst_that_was_asked",
+)
 # Whole files for the long run.
 LONG_JOBS = (
     "tests/kernel/test_add_del.py",
@@ -56,6 +62,14 @@ def kernels(names: str | None, *, soak: bool) -> tuple[str, ...]:
     if names:
         return tuple(names.split(","))
     return ALL_KERNELS if soak else KERNELS
+
+
+def thinned(checks: Sequence[str]) -> list[str]:
+    """Return the checks without what is between the first and the last case of each grid."""
+    left_out = set()
+    for grid in GRIDS:
+        left_out |= set([check for check in checks if check.startswith(f"{grid}[")][1:-1])
+    return [check for check in checks if check not in left_out]
 
 
 def needed(arguments: Sequence[str]) -> list[str]:

@@ -36,7 +36,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     names = metafunc.config.getoption("kernels")
     kernels = selection.kernels(names, soak=soak)
     jobs = (*selection.JOBS, *(selection.LONG_JOBS if soak else ()))
-    cases = [(kernel, check) for kernel in kernels for check in (BOOTS, *collected(jobs))]
+    checks = collected(jobs)
+    checks = [BOOTS, *(checks if soak else selection.thinned(checks))]
+    cases = [(kernel, check) for kernel in kernels for check in checks]
     ids = [f"{kernel} {check.removeprefix('tests/')}" for kernel, check in cases]
     metafunc.parametrize(("kernel", "check"), cases, ids=ids)
 
