@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.host import AFTER_LAST_DEL, Host, Namespace
+from tests.host import AFTER_LAST_DEL, Host, Namespace, wait_until
 
 MACHINE = "198.51.100.130"
 
@@ -17,6 +17,8 @@ def lan(host: Host) -> Namespace:
     remote.run(["ip", "-6", "addr", "add", "2001:db8:100::130/64", "dev", "eth0", "nodad"])
     # Every link of a real host's has one, and asks for neighbours from it.
     host.run(["ip", "-6", "addr", "add", "fe80::2/64", "dev", "uplink", "nodad"])
+    local = ["ip", "-6", "route", "show", "table", "local"]
+    wait_until(lambda: "local fe80::2 " in host.run(local).stdout, "the route of fe80::2")
     return remote
 
 
