@@ -28,6 +28,10 @@ JOBS = (
     "tests/kernel/test_chained.py::test_add_check_del",
     "tests/kernel/test_chained.py::test_gc_leaves_the_pair",
     "tests/kernel/test_enforce_egress.py::test_gc_finds_what_a_dead_namespace_leaves",
+    *(
+        f"tests/kernel/test_first_packet.py::test_it_arrives[{variant}]"
+        for variant in ("unlimited", "limited", "enforced on the host")
+    ),
     "tests/kernel/test_guard.py::test_addresses",
     "tests/kernel/test_guard.py::test_arp",
     "tests/kernel/test_guard.py::test_isolated",

@@ -24,7 +24,10 @@ from tests.vm.conftest import BOOTS, FIGURES
 
 # An idle machine's guest needs a quarter of it.
 TIMEOUT_S = 1500.0
+QUIET_S = 180.0
 SOAK_TIMEOUT_S = 4 * 3600.0
+# A thousand attachments are one check, which gives no sign before its end.
+SOAK_QUIET_S = 3600.0
 PYTEST = (".venv/bin/python", "-m", "pytest", "-p", "no:cacheprovider", "--plugin", "built")
 # Plugins of others are not needed in there, and each costs its import.
 ENVIRONMENT = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
@@ -66,10 +69,10 @@ class Guests:
     Everything happens in the thread of who asks: guests end with the thread that started them.
     """
 
-    def __init__(self, wanted: dict[str, list[str]], folder: Path, timeout_s: float) -> None:
+    def __init__(self, wanted: dict[str, list[str]], folder: Path, *, soak: bool) -> None:
         self.wanted = wanted
         self.folder = folder
-        self.timeout_s = timeout_s
+        self.soak = soak
         self.results: dict[str, dict[str, dict[str, Any]]] = {kernel: {} for kernel in wanted}
         self.faults: dict[str, str] = {}
         self.guests: dict[str, Guest] = {}
@@ -108,6 +111,7 @@ class Guests:
             "env",
             *settings,
             *PYTEST,
+            *(["--soak"] if self.soak else []),
             "-p",
             "tests.vm.report",
             "-v",
@@ -116,7 +120,10 @@ class Guests:
         ]
         if not self.wanted[kernel]:
             job = ["true"]
-        guest = self.guests[kernel] = Guest(kernel, job, out=out, timeout_s=self.timeout_s)
+        timeout_s, quiet_s = (SOAK_TIMEOUT_S, SOAK_QUIET_S) if self.soak else (TIMEOUT_S, QUIET_S)
+        guest = self.guests[kernel] = Guest(
+            kernel, job, out=out, timeout_s=timeout_s, quiet_s=quiet_s
+        )
         try:
             guest.start()
             self._running.append(kernel)
@@ -165,8 +172,8 @@ def guests(
             checks = wanted.setdefault(kernel, [])
             if check != BOOTS:
                 checks.append(check)
-    timeout = SOAK_TIMEOUT_S if request.config.getoption("soak") else TIMEOUT_S
-    made = Guests(wanted, tmp_path_factory.mktemp("guests"), timeout)
+    soak = bool(request.config.getoption("soak"))
+    made = Guests(wanted, tmp_path_factory.mktemp("guests"), soak=soak)
     try:
         yield made
     finally:
