@@ -132,14 +132,14 @@ def _rule(family: int, *expressions: bytes, type: str = "filter") -> "Callable[[
     )
 
 
-RATES = "bandwidth's rates"
+RATES = "bandwidth"
 ENFORCE = "bandwidth.enforceEgress"
 SUBNETS = "bandwidth.unshapedSubnets"
 SHAPED = "bandwidth.shapedSubnets"
 MASQ = "ipMasq"
 SPOOF = "antiSpoof"
 ISOLATED = "isolated"
-RANGES6 = "ipam's ranges of IPv6"
+RANGES6 = "an IPv6 range of ipam"
 FORWARD = "iptables' FORWARD chain with the policy drop"  # of the host, as Docker and ufw set it
 _INET, _ARP = nft.NFPROTO_INET, nft.NFPROTO_ARP
 _NO_SPOOF = 'set "antiSpoof": false, and containers can spoof'

@@ -9,7 +9,6 @@ from cni_faasm.netlink.wire import NetlinkError
 
 # Where in the file stands what needs something of the kernel.
 _PLACES = {
-    features.RATES: "bandwidth",
     features.ENFORCE: "bandwidth.enforceEgress",
     features.SUBNETS: "bandwidth.unshapedSubnets",
     features.SHAPED: "bandwidth.shapedSubnets",
