@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.host import (
     BUNDLE,
@@ -23,6 +24,10 @@ from tests.host import (
     reluctant_plugin,
     source_plugin,
 )
+
+# No example fails for the time it takes: a busy machine may stop at any place.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 NEED_PRIVATE_HOST = ("kernel", "runtime", "roots", "demo", "vm")
 # Whose processes must end with each test; a guest does many, one after the other.
