@@ -5,6 +5,8 @@
     /usr/bin/cni-faasm               -> the tool
     /etc/cni/net.d/10-faasm.conflist the network; an operator's changes are never touched
     /usr/lib/systemd/system/cni-faasm.service   the agent, which an operator may enable
+    /usr/lib/udev/rules.d/85-cni-faasm.rules, /usr/lib/systemd/network/00-cni-faasm.network
+                                     so that nobody else configures the host's ends
 
 The folder is exchanged for a new one in a single step, so that a runtime finds either the
 old plugin or the new one, and links need not change. Links are relative: they are right
@@ -19,7 +21,6 @@ import json
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,16 +29,21 @@ from typing import NamedTuple
 
 from cni_faasm import __version__
 from cni_faasm.agent import SOCKET as AGENT
+from cni_faasm.cli import systemd
 from cni_faasm.cli.fault import ToolError
 
 FOLDER = "usr/lib/cni-faasm"
 PLUGIN = "opt/cni/bin/faasm"
 TOOL = "usr/bin/cni-faasm"
 CONFIG = "etc/cni/net.d/10-faasm.conflist"
+# Of systemd and udev. An operator's changes go to /etc, where files of the same names count more.
 UNIT = "usr/lib/systemd/system/cni-faasm.service"
+RULES = "usr/lib/udev/rules.d/85-cni-faasm.rules"
+NETWORK = "usr/lib/systemd/network/00-cni-faasm.network"
+SYSTEM_FILES = (UNIT, RULES, NETWORK)
 
 DELIVERED_CONFIG = "_internal/conf/10-faasm.conflist"
-DELIVERED_UNIT = "_internal/systemd/cni-faasm.service"
+DELIVERED_SYSTEM_FILES = "_internal/systemd"
 NOTES = "installed.json"  # in FOLDER
 
 AT_FDCWD = -100
@@ -68,14 +74,14 @@ def install(bundle: str, destdir: str = "/") -> Iterator[Step]:
     Raises: ToolError before anything is changed when a path is taken by somebody else;
     OSError.
     """
-    folder, plugin, tool, config, unit = _targets(destdir)
+    folder, plugin, tool, config, *system_files = _targets(destdir)
     for link in (plugin, tool):
         if os.path.lexists(link) and not _is_ours(link, folder):
             raise ToolError(
                 f"{link} exists and was not put there by cni-faasm", "move it away and try again"
             )
     made = _folders_made(folder)
-    for path in (folder, plugin, tool, config, unit):
+    for path in (folder, plugin, tool, config, *system_files):
         made += _make_parents(path, destdir)
     known_config = read(os.path.join(folder, DELIVERED_CONFIG))
     if os.path.realpath(bundle) != os.path.realpath(folder):
@@ -84,8 +90,8 @@ def install(bundle: str, destdir: str = "/") -> Iterator[Step]:
     for link, target in ((plugin, "faasm"), (tool, "cni-faasm")):
         yield _link(link, os.path.join(folder, target))
     yield _install_config(os.path.join(folder, DELIVERED_CONFIG), config, known_config)
-    put_file(unit, _delivered(os.path.join(folder, DELIVERED_UNIT)), f"{unit}.{os.getpid()}")
-    yield Step(unit, "installed", "not enabled: systemctl enable --now cni-faasm")
+    for path in system_files:
+        yield _install_system_file(folder, path)
 
 
 def uninstall(destdir: str = "/") -> Iterator[Step]:
@@ -94,12 +100,11 @@ def uninstall(destdir: str = "/") -> Iterator[Step]:
     Leases, records and running containers stay. The folder goes last, because the tool
     may be running from there. Raises: OSError.
     """
-    folder, plugin, tool, config, unit = _targets(destdir)
+    folder, plugin, tool, config, *system_files = _targets(destdir)
     made = _folders_made(folder)
-    if os.path.lexists(unit):
-        _disable(unit)
-        os.unlink(unit)
-        yield Step(unit, "removed")
+    for path in system_files:
+        if os.path.lexists(path):
+            yield _remove_system_file(path)
     for link in (plugin, tool):
         if os.path.lexists(link):
             if _is_ours(link, folder):
@@ -132,14 +137,32 @@ def uninstall(destdir: str = "/") -> Iterator[Step]:
 
 def _targets(destdir: str) -> list[str]:
     top = os.path.abspath(destdir)
-    return [os.path.join(top, path) for path in (FOLDER, PLUGIN, TOOL, CONFIG, UNIT)]
+    return [os.path.join(top, path) for path in (FOLDER, PLUGIN, TOOL, CONFIG, *SYSTEM_FILES)]
 
 
-def _disable(unit: str) -> None:
-    """Have systemd, where it runs, end the agent and forget it."""
-    if unit == "/" + UNIT and os.path.isdir("/run/systemd/system"):
-        command = ["systemctl", "disable", "--quiet", "--now", os.path.basename(unit)]
-        subprocess.run(command, check=False)
+def _install_system_file(folder: str, path: str) -> Step:
+    """Write a file of systemd's; have those who read it do so when it is this system's."""
+    data = _delivered(os.path.join(folder, DELIVERED_SYSTEM_FILES, os.path.basename(path)))
+    is_new = read(path) != data
+    put_file(path, data, f"{path}.{os.getpid()}")
+    note = ""
+    if path.endswith(UNIT):
+        note = "not enabled: systemctl enable --now cni-faasm"
+    elif path == f"/{RULES}":
+        systemd.read_rules()
+    elif path == f"/{NETWORK}" and is_new:
+        note = systemd.read_networks(path)
+    return Step(path, "installed", note)
+
+
+def _remove_system_file(path: str) -> Step:
+    if path == f"/{UNIT}":
+        systemd.disable(os.path.basename(path))
+    os.unlink(path)
+    note = ""
+    if path == f"/{NETWORK}" and systemd.ends() and systemd.is_active(systemd.NETWORKD):
+        note = "systemd-networkd may take the addresses of containers that run when it starts anew"
+    return Step(path, "removed", note)
 
 
 def _wake_agent() -> None:

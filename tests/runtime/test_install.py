@@ -21,6 +21,8 @@ PLUGIN = "opt/cni/bin/faasm"
 TOOL = "usr/bin/cni-faasm"
 CONFIG = "etc/cni/net.d/10-faasm.conflist"
 UNIT = "usr/lib/systemd/system/cni-faasm.service"
+RULES = "usr/lib/udev/rules.d/85-cni-faasm.rules"
+NETWORK = "usr/lib/systemd/network/00-cni-faasm.network"
 
 
 def run(
@@ -74,11 +76,11 @@ def test_everything_is_in_its_place(installed: Path) -> None:
     assert (installed / PLUGIN).resolve() == installed / FOLDER / "faasm"
     assert (installed / CONFIG).read_bytes() == (REPO / "conf/10-faasm.conflist").read_bytes()
     assert {str(path.relative_to(installed)) for path in installed.glob("*/*/*")} == {
-        FOLDER, TOOL, "opt/cni/bin", "etc/cni/net.d", "usr/lib/systemd",
+        FOLDER, TOOL, "opt/cni/bin", "etc/cni/net.d", "usr/lib/systemd", "usr/lib/udev",
     }  # fmt: skip
-    assert (installed / UNIT).read_bytes() == (
-        REPO / "deploy/systemd" / Path(UNIT).name
-    ).read_bytes()
+    for name in (UNIT, RULES, NETWORK):
+        delivered = REPO / "deploy/systemd" / Path(name).name
+        assert (installed / name).read_bytes() == delivered.read_bytes()
     assert f"ExecStart=/{FOLDER}/faasm --agent\n" in (installed / UNIT).read_text()
     bundle = {
         name: value for name, value in tree(installed / FOLDER).items() if name != "installed.json"
@@ -151,7 +153,9 @@ def test_an_update_replaces_an_unchanged_configuration(installed: Path) -> None:
     )
     assert config.read_bytes() == (REPO / "conf/10-faasm.conflist").read_bytes()
     assert not (installed / FOLDER / "of an older version").exists()
-    assert {path.name for path in (installed / "usr/lib").iterdir()} == {"cni-faasm", "systemd"}
+    assert {path.name for path in (installed / "usr/lib").iterdir()} == {
+        "cni-faasm", "systemd", "udev",
+    }  # fmt: skip
 
 
 def test_installing_from_the_installed_folder(installed: Path) -> None:
