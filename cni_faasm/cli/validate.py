@@ -9,7 +9,14 @@ import typer
 
 from cni_faasm import config as configuration
 from cni_faasm import config_schema, inet, jsonio, protocol, units, veth
-from cni_faasm.cli import firewall_trust, networks, output, validate_kernel, validate_list
+from cni_faasm.cli import (
+    firewall_trust,
+    networkd,
+    networks,
+    output,
+    validate_kernel,
+    validate_list,
+)
 from cni_faasm.cli.fault import ToolError
 from cni_faasm.cli.jsonlines import Lines
 from cni_faasm.config import NetworkConfig
@@ -189,8 +196,8 @@ def remarks_on(data: bytes, path: str, conf_dir: str, cni_path: str = CNI_PATH) 
         if config is not None:
             for place, text, is_fault in validate_list.of_plugin(config, document, where):
                 yield Remark(lines.of(place), place, text, is_fault)
-            kernel = validate_kernel.lacks(config, where)
-            surprises = (*_surprises(config, document, where), *kernel)
+            host = (*validate_kernel.lacks(config, where), *networkd.surprises(config, where))
+            surprises = (*_surprises(config, document, where), *host)
             for place, text in (*surprises, *_others(config, path, conf_dir)):
                 yield Remark(lines.of(place), place, text, False)
 
