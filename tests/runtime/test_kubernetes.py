@@ -77,6 +77,7 @@ class Pods:
         script = (
             'for each in usr/lib/cni-faasm opt/cni/bin etc/cni/net.d; do '
             'mount --bind "$1/$each" "$2/host/$each"; done; '
+            'mkdir -p "$2/proc"; mount --rbind /proc "$2/proc"; '
             'mount --bind "$3" "$2/config"; shift 3; exec "$@"'
         )  # fmt: skip
         return subprocess.Popen(
