@@ -28,11 +28,26 @@ def read(path: str) -> str:
     except FileNotFoundError:
         return ""
     except OSError as error:
-        raise CniError(
-            IO_FAILURE,
-            f"cannot read {path}: {error.strerror}",
-            "the plugin needs /proc/sys mounted and the right to read it",
-        ) from None
+        raise _unreadable(path, error) from None
+
+
+def exists(path: str) -> bool:
+    """Say whether this kernel has a sysctl, or a folder of them. Raises: CniError 5."""
+    try:
+        posix.stat(path)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    return True
+
+
+def _unreadable(path: str, error: OSError) -> CniError:
+    return CniError(
+        IO_FAILURE,
+        f"cannot read {path}: {error.strerror}",
+        "the plugin needs /proc/sys mounted and the right to read it",
+    )
 
 
 def write(path: str, value: str) -> None:

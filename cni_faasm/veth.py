@@ -6,7 +6,6 @@ domain, no ARP between containers.
 """
 
 import errno
-import posix
 
 from cni_faasm import forwarding, inet, shaping
 from cni_faasm.errors import ADDRESS_UNAVAILABLE, CniError
@@ -213,8 +212,11 @@ def inner_messages(plan: "Plan", routes: "Iterable[Message]") -> "list[Message]"
 
 
 def _no_link_local(mtu: int) -> "int | None":
-    """Return the mode without a link-local address; None on a link without IPv6."""
-    if mtu < MIN_MTU_IPV6 or not posix.access(_IPV6, posix.F_OK):
+    """Return the mode without a link-local address; None on a link without IPv6.
+
+    Raises: CniError 5 when that cannot be found out.
+    """
+    if mtu < MIN_MTU_IPV6 or not forwarding.exists(_IPV6):
         return None
     return link.IN6_ADDR_GEN_MODE_NONE
 

@@ -63,7 +63,10 @@ def isolated(host: Host) -> dict[str, Any]:
 
 
 # What earlier kernels know nothing of cannot drift there.
-SINCE = {"inner gso of IPv4": SIZES_OF_IPV4, "inner gro of IPv4": SIZES_OF_IPV4}
+SINCE = {
+    **dict.fromkeys(("inner gso of IPv4", "inner gro of IPv4"), SIZES_OF_IPV4),
+    **dict.fromkeys(("inner gro", "outer gro"), (5, 19)),  # IFLA_GRO_MAX_SIZE
+}
 KINDS: dict[str, tuple[Callable[[Host], dict[str, Any]], dict[str, tuple[Change, str]]]] = {
     "attachment": (test_check.network, {**test_check.DRIFTS, **QUEUES}),
     "subnets": (near, SUBNETS),
