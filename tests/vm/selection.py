@@ -15,6 +15,8 @@ KERNELS = ("bookworm", "sid")
 ALL_KERNELS = ("bullseye", "bookworm", "trixie", "sid")
 # Of tests/vm/roots.txt, what tests boot.
 ROOTS = ("bookworm",)
+# Whose own root, with firewalld, is booted with their kernel (tests/vm/test_firewalld.py).
+FIREWALLD = ("bookworm", "trixie")
 
 JOBS = (
     "tests/vm/jobs/gc.py",
@@ -86,7 +88,8 @@ def needed(arguments: Sequence[str]) -> list[str]:
     if paths and not any(one == "tests" or one.startswith("tests/vm") for one in paths):
         return []
     chosen = kernels(known.kernels, soak=known.soak)
-    return [*(f"kernel/{suite}" for suite in chosen), *(f"root/{root}" for root in ROOTS)]
+    roots = [*ROOTS, *(f"{suite}-firewalld" for suite in chosen if suite in FIREWALLD)]
+    return [*(f"kernel/{suite}" for suite in chosen), *(f"root/{root}" for root in roots)]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """firewalld under systemd, with the guest itself as the host: its interfaces, the installed bundle.
 
-    tests/vm/boot.py --root bookworm-firewalld --systemd bookworm -- python3 -m pytest ...
+Run by tests/vm/test_firewalld.py in a guest.
 
 What it does to containers is tested by tests/kernel/test_firewalld.py; here is what a machine adds:
 its start and reload by systemctl, polkit, the kernel's own modules, and the tool as installed.
@@ -33,6 +33,7 @@ class Machine(Host):
         self.number = 0
         self.directory = directory
         self.containers, self.remotes, self.processes = [], [], []
+        self.addresses_of: dict[str, dict[int, str]] = {}
         self._uplinks = 0
 
     def run_ok(self, *command: str, status: int = 0) -> "subprocess.CompletedProcess[str]":
@@ -66,6 +67,10 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     listed["plugins"][0]["ipam"] |= ranges
     CONFLIST.write_text(json.dumps(listed, indent=2))
     made.run_ok("cni-faasm", "pool", "up", "2")
+    for each in json.loads(made.run_ok("cni-faasm", "pool", "list", "--json").stdout)["members"]:
+        name = each["namespace"]
+        made.containers.append(Namespace(name, path=f"/run/netns/{name}"))
+        made.addresses_of[name] = dict(zip((4, 6), each["addresses"], strict=True))
     yield made
     made.run_ok("cni-faasm", "pool", "down")
     made.run_ok("systemctl", "stop", "firewalld")
@@ -75,16 +80,11 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 def reached(machine: Machine) -> set[str]:
     """Return what the first container reaches by TCP."""
-    pool = json.loads(machine.run_ok("cni-faasm", "pool", "list", "--json").stdout)
-    one, other = (
-        Namespace(each["namespace"], path=f"/run/netns/{each['namespace']}")
-        for each in pool["members"]
-    )
-    others = dict(zip((4, 6), pool["members"][1]["addresses"], strict=True))
+    one, other = machine.containers
     ways: dict[str, tuple[Namespace, str]] = {}
     for version in (4, 6):
         ways[f"world {version}"] = machine.remotes[0], REMOTE[version]
-        ways[f"container {version}"] = other, others[version].partition("/")[0]
+        ways[f"container {version}"] = other, machine.addresses_of[other.name][version]
         ways[f"host {version}"] = machine, HOST[version]
     return {what for what, (server, address) in ways.items() if answers(server, one, address)}
 
@@ -127,7 +127,7 @@ def test_start_reload_restart(machine: Machine) -> None:
             machine.systemctl(change)
         assert reached(machine) == EVERYTHING, change
         assert status(machine) == {}, change
-        machine.run_ok("cni-faasm", "check")
+    machine.run_ok("cni-faasm", "check")
     for each in RANGES:
         machine.run_ok("firewall-cmd", "--permanent", "--zone=trusted", f"--query-source={each}")
 
