@@ -193,6 +193,8 @@ def test_a_container_that_changes_its_end(host: Host, container: Namespace, case
     checked = host.check(container, network, result)
     if case == "more addresses" or case.endswith("'s address"):
         checked.ok()  # it may have more than it was given: they lead nowhere
+    elif case == "another MAC":
+        checked.ok()  # tuning sets one without telling; the guard holds an end to its first
     else:
         checked.error(107)
     if case != "deleted":
