@@ -251,7 +251,7 @@ def get_qdisc(ifindex: int, parent: int = TC_H_ROOT, handle: int = 0) -> "Messag
 
 
 def dump_qdiscs(ifindex: int = 0) -> "Message":
-    """Ask for all qdiscs. The kernel has no filter: compare Qdisc.ifindex, or use get_qdisc.
+    """Ask for all qdiscs. Few kernels have a filter: compare Qdisc.ifindex, or use get_qdisc.
 
     Equivalent to: tc qdisc show
     """
