@@ -227,9 +227,10 @@ def _is_leased_here(request: "Request", config: "NetworkConfig", name: str) -> b
     """Say whether the container's interface has an address that the network leased to it.
 
     So it is with those that ptp or bridge attached with host-local, before their list was
-    translated to ours; not with a pair for whose name an ADD was refused.
+    translated to ours; not with a pair for whose name an ADD was refused. A network without
+    ranges leases nothing: there the pair and its lease are an earlier plugin's of the list.
     """
-    if not name or config.ipam_plugin:
+    if not name or not config.range_sets:
         return False
     try:
         inner = netns.connect(request.netns)
