@@ -53,6 +53,8 @@ BEFORE = {
         "cni-faasm migrate": "cp tests/runtime/87-ptp.conflist /etc/cni/net.d",
     },
     "README.md": {
+        "./build.sh --uninstall": "CNI_PATH=/opt/cni/bin NETCONFPATH=/etc/cni/net.d cnitool del "
+        "faasm /run/netns/test",
         "ip -d link": "CNI_PATH=/opt/cni/bin NETCONFPATH=/etc/cni/net.d cnitool add faasm "
         "/run/netns/test",
     },
