@@ -36,6 +36,11 @@ class Attachment(NamedTuple):
     def title(self) -> str:
         return f"{self.network}/{self.container_id}/{self.ifname}"
 
+    @property
+    def is_of_this_boot(self) -> bool:
+        """Say whether what the record tells of links can still be so: they are numbered anew."""
+        return self.promised is not None and self.promised.boot_id == record.boot_id()
+
 
 def every(state_dirs: Sequence[str], network: str = "") -> Iterator[Attachment]:
     """Yield all attachments, by network and in the order of their names."""
@@ -83,7 +88,11 @@ def matching(attachments: Iterator[Attachment], wanted: str | None) -> list[Atta
         # An unset variable of a script: every container begins so, and none was meant.
         raise ToolError("CONTAINER is empty", "name a container; cni-faasm status lists them")
     exact = [one for one in known if one.container_id == wanted]
-    by_link = [one for one in known if one.promised and one.promised.host_interface == wanted]
+    by_link = [
+        one
+        for one in known
+        if one.promised and one.promised.host_interface == wanted and one.is_of_this_boot
+    ]
     begins = [one for one in known if one.container_id.startswith(wanted)]
     for found in (exact, by_link, begins):
         containers = sorted({one.container_id for one in found})
@@ -109,7 +118,7 @@ def opened(one: Attachment, *, keep: bool = False) -> Iterator[Netlink]:
     """
     if one.promised is None:
         raise ToolError(f"{one.title}: its record cannot be read", "cni-faasm gc removes it")
-    if one.promised.boot_id != record.boot_id():
+    if not one.is_of_this_boot:
         raise ToolError(f"{one.title}: it is of an earlier boot", "cni-faasm gc removes it")
     try:
         inner = netns.connect(one.promised.netns)

@@ -210,7 +210,7 @@ def _traces_of_life(
 def is_alive(one: Attachment, living: Living, host: Netlink) -> bool:
     """Say whether an attachment's namespace is there, or its pair."""
     promised = one.promised
-    if promised is None or promised.boot_id != record.boot_id():
+    if promised is None or not one.is_of_this_boot:
         return False
     try:
         with attachments.opened(one):

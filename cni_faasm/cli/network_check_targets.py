@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import typer
 
-from cni_faasm import inet, netns, plan, record, shaping, shaping_drifts, veth
+from cni_faasm import inet, netns, plan, shaping, shaping_drifts, veth
 from cni_faasm.cli import attachments
 from cni_faasm.cli.fault import ToolError
 from cni_faasm.cli.network_check_model import EGRESS, INGRESS, Finding, Limit, rate_text, size_text
@@ -181,9 +181,8 @@ def _key(status: os.stat_result) -> tuple[int, int]:
 def _attachments(state_dirs: list[str]) -> dict[tuple[int, int], list[plan.Plan]]:
     """Return the attachments of this boot by the namespace that they are in."""
     found: dict[tuple[int, int], list[plan.Plan]] = {}
-    boot_id = record.boot_id()
     for one in attachments.every(state_dirs):
-        if one.promised is None or one.promised.boot_id != boot_id:
+        if one.promised is None or not one.is_of_this_boot:
             continue
         with contextlib.suppress(OSError, ValueError):
             status = os.stat(one.promised.netns)

@@ -102,7 +102,7 @@ class Watcher:
         ingress = egress = None
         found: list[Drift] | None = None
         now = time.monotonic()
-        if promised is not None:
+        if promised is not None and one.is_of_this_boot:
             ingress = attachments.counters(self._host, promised.host_ifindex, promised.ingress)
             if inner is not None:
                 egress = attachments.counters(inner, promised.ifindex, promised.egress)

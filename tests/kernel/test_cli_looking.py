@@ -75,6 +75,23 @@ def test_status_shows_who_where_and_what(tool: Tool, container: Namespace) -> No
     assert "limit 10 Mbit/s, burst" in detail
 
 
+def test_a_record_of_an_earlier_boot_tells_of_nobody_else(tool: Tool, container: Namespace) -> None:
+    """Its pair's name and index are another's by now."""
+    folder = tool.host.state_dir / "testnet"
+    fields = json.loads((folder / f"{container.name}@eth0").read_text())
+    stale = {**fields, "bootID": "earlier", "containerID": "gone"}
+    (folder / "gone@eth0").write_text(json.dumps(stale), encoding="utf-8")
+    rows = {row["container"]: row for row in tool("status", "--json").ok().document["attachments"]}
+    assert rows[container.name]["ingress"]["bytes"] > 0
+    assert "bytes" not in rows["gone"]["ingress"]
+    assert [one["found"] for one in rows["gone"]["drifts"]] == ["it is of an earlier boot"]
+    [row] = tool("status", "faasm0", "--json").ok().document["attachments"]
+    assert row["container"] == container.name
+    tool("set-rate", "faasm0", "--egress", "5M").ok()
+    [row] = tool("status", "gone", "--json").ok().document["attachments"]
+    assert row["container"] == "gone"
+
+
 @contextmanager
 def flood(container: Namespace) -> Iterator[None]:
     """Send from the container as fast as it can."""
