@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     Drift = tuple[str, str, str]
 
 RT_TABLE_LOCAL = 255  # <linux/rtnetlink.h>
+_LINK_LOCAL = b"\xfe\x80"  # how IPv6 addresses begin that the kernel makes up
 _PASSING = addr.IFA_F_DEPRECATED | addr.IFA_F_DADFAILED
 
 
@@ -76,6 +77,7 @@ def outer(promised: "Plan", host: "Netlink", *, forwards: bool) -> "list[Drift]"
     one = veth.find(host, ifindex=promised.host_ifindex) if promised.host_ifindex else None
     if one is None or one.kind != "veth":
         return [(f"{where}: interface", "veth", "none" if one is None else str(one.kind))]
+    addresses = {item.address: item for item in dumps.addrs(host, one.ifindex)}
     if one.name != promised.host_interface:
         found.append((f"{where}: name", promised.host_interface, one.name))
     if not promised.shapes_only:
@@ -87,11 +89,15 @@ def outer(promised: "Plan", host: "Netlink", *, forwards: bool) -> "list[Drift]"
         settings = veth.outer_settings(promised, one.name)
         if not forwards:  # switched off for all; that is told once
             settings.pop(link_conf.ipv4(one.name, "forwarding"), None)
+        others = addresses.keys() - set(promised.host_addresses)
+        if not any(len(address) == 16 and address[:2] == _LINK_LOCAL for address in others):
+            # NetworkManager, when it ends, sets it anew for every interface, also for those that
+            # it leaves alone. It counts when an end goes up, and shows by what that gives it.
+            settings.pop(link_conf.ipv6(one.name, "addr_gen_mode"), None)
         _check_settings(where, one, settings, found)
     mtu = one.mtu if promised.shapes_only else promised.mtu
     _check_link(where, one, promised.host_mac, mtu, found)
     _check_sizes(where, one, promised.outer_gso_bytes, promised.inner_gso_bytes, found)
-    addresses = {item.address: item for item in dumps.addrs(host, one.ifindex)}
     for address in promised.host_addresses:
         _check_address(where, address, addresses, found)
     for item in promised.addresses:

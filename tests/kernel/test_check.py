@@ -247,7 +247,10 @@ DRIFTS: dict[str, tuple[Change, str]] = {
         "host faasm0: /proc/sys/net/ipv6/conf/faasm0/disable_ipv6: expected 0, found 1",
     ),
     "outer addrgenmode": (
-        outside("ip link set faasm0 addrgenmode eui64"),
+        lambda h, _: [
+            h.run(f"ip link set faasm0 {word}".split())
+            for word in ("addrgenmode eui64", "down", "up")
+        ],
         "host faasm0: /proc/sys/net/ipv6/conf/faasm0/addr_gen_mode: expected 1, found 0",
     ),
     "outer address": (outside("ip addr del 10.200.0.1/32 dev faasm0"), "host faasm0: address"),
@@ -380,6 +383,16 @@ def test_what_tuning_changes_without_a_word_is_no_drift(
     details = host.cni("CHECK", container, config).error(107)["details"]
     assert "container eth0: MAC" in details
     assert "container eth0: MTU" in details
+
+
+def test_what_networkmanager_leaves_is_no_drift(
+    host: Host, container: Namespace, config: dict[str, Any], result: dict[str, Any]
+) -> None:
+    """It sets this for every interface when it ends; no address comes of it while an end is up."""
+    before = host.addresses("faasm0")
+    host.run(["ip", "link", "set", "faasm0", "addrgenmode", "eui64"])
+    assert host.addresses("faasm0") == before
+    host.check(container, config, result).ok()
 
 
 def test_the_way_into_a_virtual_machine_is_no_drift(host: Host, container: Namespace) -> None:

@@ -234,7 +234,6 @@ CHANGES: dict[str, Change] = {
     "outer settings": outside(
         "sysctl -q net.ipv6.conf.faasm0.accept_ra=1 net.ipv6.conf.faasm0.accept_redirects=1 "
         "net.ipv4.conf.faasm0.accept_redirects=1 net.ipv4.conf.faasm0.forwarding=0",
-        "ip link set faasm0 addrgenmode eui64",
     ),
     "outer IPv6 off": outside("sysctl -q net.ipv6.conf.faasm0.disable_ipv6=1"),
     "outer group": outside("ip link set faasm0 group 7"),
@@ -260,6 +259,16 @@ CHANGES: dict[str, Change] = {
     ),
     "lease": _lease,
 }
+
+
+def test_repair_lets_the_kernel_make_no_more_addresses(tool: Tool, container: Namespace) -> None:
+    del container
+    host = tool.host
+    host.run(["ip", "link", "set", "faasm0", "addrgenmode", "eui64"])
+    host.run(["ip", "addr", "add", "fe80::7/64", "dev", "faasm0", "nodad"])
+    assert "addr_gen_mode" in tool("repair").ok().stdout
+    assert "addrgenmode none" in host.run(["ip", "-d", "link", "show", "faasm0"]).stdout
+    assert "no drift" in tool("check").ok().stdout
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
