@@ -1,5 +1,6 @@
 """CHECK names every kind of drift, by the tables of the tests that do the same on the host."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -33,8 +34,10 @@ QUEUES: dict[str, tuple[Change, str]] = {
 
 
 def outside(commands: str) -> Change:
-    """Return what runs commands on the host, one after the other."""
-    return lambda host, _: [host.run(command.split()) for command in commands.split(";")]
+    """Return what runs commands on the host, one after the other; nft has ";" within braces."""
+    return lambda host, _: [
+        host.run(command.split()) for command in re.split(r";(?![^{]*\})", commands)
+    ]
 
 
 SUBNETS = {case: (inside(command), "filters") for case, command in test_subnets.CHANGES.items()}

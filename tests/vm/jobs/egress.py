@@ -30,7 +30,7 @@ def test_it_holds_when_the_inner_queue_is_gone(host: Host, container: Namespace)
         limit = RATE * 1.02 / 8 * (time.monotonic() - began)
         assert count <= limit + 100_000
     assert limit / 2 < count <= limit + 5_000
-    (one,) = host.classes("ifaasm0")
-    assert one["dropped"] > 0
+    # fq_codel drops from its own queues, which HTB's class does not count.
+    assert sum(one["drops"] for one in host.qdiscs("ifaasm0")) > 0
     host.delete_attachment(container, config)
     assert host.links() == ["uplink"]
