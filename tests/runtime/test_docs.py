@@ -29,6 +29,7 @@ BUSYBOX = "docker.io/library/busybox:latest"
 ELSEWHERE = {
     "bin/demo.sh": "tests/demo/test_demo.py",
     "tests/run.sh": "this very run",
+    "tests/vm/": "tests/vm",
     ".venv/bin/python -m pytest": "this very run",
 }
 # What a reader fills in, and what makes a measurement short.
