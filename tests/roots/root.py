@@ -50,8 +50,8 @@ class Root:
         _run("rm", "-r", unpacked)
 
     def close(self) -> None:
-        """Unmount it."""
-        _run("umount", "--recursive", self.path)
+        """Unmount it, as soon as the last who was in there has gone: DEL's child, say."""
+        _run("umount", "--recursive", "--lazy", self.path)
 
 
 def _run(*argv: str | Path) -> str:
