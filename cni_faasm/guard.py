@@ -53,6 +53,7 @@ from cni_faasm.guard_rules import (
     LEARNED,
     OWN,
     comment,
+    is_by_name,
     places,
     rules,
     table_name,
@@ -247,23 +248,22 @@ def forget(host: Netlink, *plans: "Plan") -> None:
     names = [end_key(plan.host_interface) for plan in ends]
     inet = nft.NFPROTO_INET
     with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
-        for network in {plan.network for plan in ends}:
+        for table in dumps.tables(netfilter, inet):
+            if not table.name.startswith(table_name("")) or not is_by_name(table):
+                continue
             keys = [
                 key
                 for plan in ends
-                if plan.network == network
+                if table_name(plan.network) == table.name
                 for key in [*keys_of(plan), *_of_packets(plan)]
             ]
-            _take_out(netfilter, table_name(network), keys)
-        for table in dumps.tables(netfilter, inet):
-            if table.name.startswith(table_name("")):
-                stale = [
-                    (inet, place, key)
-                    for place in ALSO.values()
-                    for key in _dump(netfilter, inet, table.name, place)
-                    if key[:IFNAMSIZ] in names or key[IFNAMSIZ:] in addresses
-                ]
-                _take_out(netfilter, table.name, stale)
+            keys += [
+                (inet, place, key)
+                for place in ALSO.values()
+                for key in _dump(netfilter, inet, table.name, place)
+                if key[:IFNAMSIZ] in names or key[IFNAMSIZ:] in addresses
+            ]
+            _take_out(netfilter, table.name, keys)
 
 
 def forget_again(plan: "Plan") -> None:
@@ -327,6 +327,8 @@ def sweep(network: str, host: Netlink) -> None:
 
     name = table_name(network)
     with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
+        if not is_by_name(look(netfilter, name)[0]):
+            return
         stale: Keys = []
         known: dict[bytes, bool] = {}
         for family, place in (

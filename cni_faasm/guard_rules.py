@@ -37,6 +37,11 @@ def comment(guard: "Guard") -> str:
     return text if len(text) < nft.COMMENT_MAX else f"{_COMMENT} ~{digest(text)}"
 
 
+def is_by_name(table: "nft.Table | None") -> bool:
+    """Say whether a table's sets have our keys; those of an earlier version have indexes."""
+    return table is not None and table.comment.startswith(_COMMENT)
+
+
 def tables(network: str, guard: "Guard") -> "list[Message]":
     """Return what makes both tables, without their rules."""
     name = table_name(network)

@@ -7,8 +7,8 @@ host's routing table tells one interface for each address; the sets `also` tell 
 import errno
 
 from cni_faasm import veth
-from cni_faasm.guard import end_key
-from cni_faasm.guard_rules import ALSO, table_name
+from cni_faasm.guard import end_key, look
+from cni_faasm.guard_rules import ALSO, is_by_name, table_name
 from cni_faasm.netlink import dumps, nft, nft_set, route
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
 from cni_faasm.netlink.wire import NetlinkError
@@ -39,6 +39,8 @@ def let_several(plan: "Plan", host: Netlink, inner: Netlink) -> None:
     inet = nft.NFPROTO_INET
     with Netlink(NETLINK_NETFILTER) as netfilter:
         for network, pairs in additions.items():
+            if not is_by_name(look(netfilter, table_name(network))[0]):
+                continue  # nothing is bound there, or its next ADD makes all anew
             messages = []
             for end, address in pairs:
                 key, place = end_key(end, address), ALSO[len(address)]

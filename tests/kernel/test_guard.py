@@ -498,3 +498,47 @@ def test_redirects(host: Host) -> None:
     assert json.dumps(host.json("ip", "-j", "route", "get", "203.0.113.9")) == before
     assert host.sysctl(f"net.ipv4.conf.{one.outer}.accept_redirects") == "0"
     assert host.sysctl(f"net.ipv6.conf.{one.outer}.accept_redirects") == "0"
+
+
+def indexed(host: Host, ends: list[str]) -> str:
+    """Return tables as 0.1.0 made them before its sets were keyed by names."""
+    link = {end: (host.link(end) or {})["ifindex"] for end in ends}
+    own = ", ".join(f"{link[end]} . 10.200.0.{2 + place}" for place, end in enumerate(ends))
+    macs = {"inet": "iface_index . ether_addr", "arp": "iface_index . ether_addr . ether_addr"}
+    text = "delete table inet guard_testnet\ndelete table arp guard_testnet\n"
+    for family, key in macs.items():
+        text += f'table {family} guard_testnet {{\n comment "cni-faasm antiSpoof"\n'
+        text += f" set learned {{ type {key}; flags dynamic,timeout; }}\n"
+        text += " set bound { type iface_index; flags dynamic,timeout; }\n"
+        if family == "inet":
+            text += " set also { type iface_index . ipv4_addr; }\n"
+            text += " set also6 { type iface_index . ipv6_addr; }\n"
+        else:
+            text += f" set own {{ type iface_index . ipv4_addr; elements = {{ {own} }}; }}\n"
+        text += "}\n"
+    return text
+
+
+def test_tables_of_an_earlier_version(host: Host) -> None:
+    """GC and DEL leave their elements, which are of containers that run; an ADD makes all anew."""
+    network = config(host)
+    one, two, three = (Attached(host, network) for _ in range(3))
+    host.run(["nft", "-f", "-"], stdin=indexed(host, [one.outer, two.outer, three.outer]))
+    before = host.run(["nft", "list", "set", "arp", "guard_testnet", "own"]).stdout
+    valid = [{"containerID": each.inside.name, "ifname": "eth0"} for each in (one, two)]
+    collected = {**network, "cniVersion": "1.1.0", "cni.dev/valid-attachments": valid}
+    call = host.cni("GC", None, collected)
+    call.ok()
+    assert call.stderr == b""
+    call = host.cni("DEL", two.inside, network)
+    call.ok()
+    assert call.stderr == b""
+    after = host.run(["nft", "list", "set", "arp", "guard_testnet", "own"]).stdout
+    assert one.outer in before
+    assert after.count("10.200.0.") == before.count("10.200.0.") == 3
+    other = Attached(host, network)
+    text = host.run(["nft", "list", "set", "arp", "guard_testnet", "own"]).stdout
+    assert "type ifname . ipv4_addr" in text
+    assert one.outer in text
+    for each in (one, other):
+        host.check(each.inside, network, each.result).ok()
