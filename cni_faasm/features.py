@@ -9,7 +9,7 @@ that vanishes. Trying loads the modules that there are.
 import errno
 import posix
 
-from cni_faasm import netns
+from cni_faasm import forwarding, netns
 from cni_faasm.errors import KERNEL_LACKS_FEATURE, CniError
 from cni_faasm.netlink import dumps, link, nft, nft_expr, nft_match, tc, tc_filter, tc_mirred
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
@@ -27,7 +27,6 @@ _LOOPBACK = 1
 _ROOT = 0x10000  # 1:
 _TABLE = "faasm_probe"
 _CHAIN = "probe"
-_IPV6 = "/proc/sys/net/ipv6"
 # What the kernel answers to a request for what it does not have. Anything else says nothing of
 # that: a lack of rights or memory, say.
 _MISSING = (
@@ -94,8 +93,8 @@ def _execute(netlink: Netlink, *messages: "Message") -> None:
 
 
 def _ipv6(_: Netlink) -> None:
-    if not posix.access(_IPV6, posix.F_OK):
-        raise NetlinkError(errno.EAFNOSUPPORT, _IPV6)
+    if not forwarding.has_ipv6():
+        raise NetlinkError(errno.EAFNOSUPPORT, "IPv6")
 
 
 def _classifier(parent: int, *kinds: str) -> "Callable[[Netlink], None]":

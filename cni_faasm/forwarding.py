@@ -6,6 +6,7 @@ from cni_faasm.errors import IO_FAILURE, CniError
 
 _IPV4 = "/proc/sys/net/ipv4/ip_forward"
 _IPV6 = "/proc/sys/net/ipv6/conf/all/forwarding"
+_IPV6_SETTINGS = "/proc/sys/net/ipv6"
 _IPV6_CONF = "/proc/sys/net/ipv6/conf"
 _BY_LENGTH = {4: _IPV4, 16: _IPV6}
 
@@ -31,14 +32,17 @@ def read(path: str) -> str:
         raise _unreadable(path, error) from None
 
 
-def exists(path: str) -> bool:
-    """Say whether this kernel has a sysctl, or a folder of them. Raises: CniError 5."""
+def has_ipv6() -> bool:
+    """Say whether this kernel has IPv6 at all.
+
+    Raises: CniError 5 when that cannot be found out.
+    """
     try:
-        posix.stat(path)
+        posix.stat(_IPV6_SETTINGS)
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise _unreadable(_IPV6_SETTINGS, error) from None
     return True
 
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 LOOPBACK_IFINDEX = 1
 NUD_STALE = 0x04  # <linux/neighbour.h>
 NUD_PERMANENT = 0x80
-_IPV6 = "/proc/sys/net/ipv6"
 
 # Public addresses that no host routes specially: what answers for them is the default
 # route. Only the routing table is asked; nothing is ever sent there.
@@ -216,7 +215,7 @@ def _no_link_local(mtu: int) -> "int | None":
 
     Raises: CniError 5 when that cannot be found out.
     """
-    if mtu < MIN_MTU_IPV6 or not forwarding.exists(_IPV6):
+    if mtu < MIN_MTU_IPV6 or not forwarding.has_ipv6():
         return None
     return link.IN6_ADDR_GEN_MODE_NONE
 
