@@ -20,6 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni_faasm.config import NetworkConfig
     from cni_faasm.netlink.link import Link
+    from cni_faasm.netlink.tc_parse import Qdisc
     from cni_faasm.plan import Plan
     from cni_faasm.protocol import Request
     from cni_faasm.results import Result
@@ -151,23 +152,21 @@ def _messages(
 
 def _has_root(netlink: Netlink, ifindex: int) -> bool:
     """Say whether somebody has put a qdisc there; the kernel's own default has no handle."""
-    from cni_faasm.netlink import tc_parse
-
-    [answer] = netlink.get_tolerant([tc.get_qdisc(ifindex)])
-    if isinstance(answer, NetlinkError):
-        return False
-    return bool(tc_parse.parse_qdisc(answer).handle)
+    root = _root(netlink, ifindex)
+    return root is not None and bool(root.handle)
 
 
 def _has_ours(netlink: Netlink, ifindex: int) -> bool:
     """Say whether the root qdisc is one that we would make; others' are left to them."""
+    root = _root(netlink, ifindex)
+    return root is not None and root.kind == "htb" and root.handle == shaping.ROOT_HANDLE
+
+
+def _root(netlink: Netlink, ifindex: int) -> "Qdisc | None":
     from cni_faasm.netlink import tc_parse
 
     [answer] = netlink.get_tolerant([tc.get_qdisc(ifindex)])
-    if isinstance(answer, NetlinkError):
-        return False
-    root = tc_parse.parse_qdisc(answer)
-    return root.kind == "htb" and root.handle == shaping.ROOT_HANDLE
+    return None if isinstance(answer, NetlinkError) else tc_parse.parse_qdisc(answer)
 
 
 def remove(host: Netlink, promised: "Plan", path: str = "") -> None:
