@@ -4,7 +4,6 @@ The group that says "one of this network's" is a number that anybody may use; a 
 or a place in the container may be somebody else's by now.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,14 +17,6 @@ from tests.host import REPO, Host, Namespace
 GROUP = str(policy.group("testnet"))
 RATES = {"ingressRate": 10**6, "egressRate": 10**6, "enforceEgress": "host"}
 ENODATA = 61
-
-
-@pytest.fixture
-def rt(bare_host: Host) -> Iterator[Netlink]:
-    with bare_host.entered():
-        netlink = Netlink()
-    yield netlink
-    netlink.close()
 
 
 def add_link(host: Namespace, name: str, kind: str, *words: str) -> None:

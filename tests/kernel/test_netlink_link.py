@@ -25,14 +25,6 @@ def inside(bare_host: Host) -> Namespace:
 
 
 @pytest.fixture
-def rt(bare_host: Host) -> Iterator[Netlink]:
-    with bare_host.entered():
-        netlink = Netlink()
-    yield netlink
-    netlink.close()
-
-
-@pytest.fixture
 def inner(inside: Namespace) -> Iterator[Netlink]:
     with inside.entered():
         netlink = Netlink()

@@ -24,14 +24,6 @@ LO = 1
 
 
 @pytest.fixture
-def rt(bare_host: Host) -> Iterator[Netlink]:
-    with bare_host.entered():
-        netlink = Netlink()
-    yield netlink
-    netlink.close()
-
-
-@pytest.fixture
 def ifindex(rt: Netlink) -> int:
     return make_link(rt, link.new_veth("v0", "v1", None), "v0").ifindex
 

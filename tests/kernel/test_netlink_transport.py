@@ -23,14 +23,6 @@ LO = 1
 EADDRNOTAVAIL, EAGAIN, EEXIST, ENOBUFS, ENODEV, ENOENT, ETIMEDOUT = 99, 11, 17, 105, 19, 2, 110
 
 
-@pytest.fixture
-def rt(bare_host: Host) -> Iterator[Netlink]:
-    with bare_host.entered():
-        netlink = Netlink()
-    yield netlink
-    netlink.close()
-
-
 def new_addr(number: int) -> "wire.Message":
     return addr.new_addr(LO, inet.from_int(0x0A000000 + number, 4), 32)
 
