@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
     Drift = tuple[str, str, str]
 
-# What the kernel says of a queue that is not there, or whose parent is not.
-_ABSENT = (errno.ENOENT, errno.EINVAL, errno.EOPNOTSUPP)
+# What the kernel says of a queue that is not there, or whose parent is not. Of the noop that a
+# device has until it is up, it says nothing at all: Netlink.get_tolerant makes that ENODATA.
+_ABSENT = (errno.ENOENT, errno.EINVAL, errno.EOPNOTSUPP, errno.ENODATA)
 # What a packet counts for besides its bytes: nothing, and no less than they are.
 _FRAMING = (tc.TC_LINKLAYER_ETHERNET, 0, 0)
 _UNITS = {

@@ -54,6 +54,14 @@ def outside(command: str) -> Change:
     return lambda host, _: host.run(command.split())
 
 
+def then(first: Change, second: Change) -> Change:
+    def change(host: Host, container: Namespace) -> None:
+        first(host, container)
+        second(host, container)
+
+    return change
+
+
 def _rewrite_lease(host: Host, _: Namespace) -> None:
     (host.data_dir / "testnet" / "10.200.0.2").write_bytes(b"other\r\neth0")
 
@@ -162,6 +170,11 @@ DRIFTS: dict[str, tuple[Change, str]] = {
         "container eth0: route: expected 0.0.0.0/0 via 10.200.0.1",
     ),
     "inner qdisc": (inside("tc qdisc del dev eth0 root"), "container eth0: root qdisc"),
+    "inner qdisc, interface down": (
+        # The kernel tells nothing of the noop that is left.
+        then(inside("ip link set eth0 down"), inside("tc qdisc del dev eth0 root")),
+        "container eth0: root qdisc: expected htb 1:, found none",
+    ),
     "inner other qdisc": (
         inside("tc qdisc replace dev eth0 root handle 9: pfifo"),
         "container eth0: root qdisc",
