@@ -1,13 +1,15 @@
 """Make a container's routes, behind those that it has by other interfaces.
 
-The kernel puts an IPv4 route that is appended behind those of its destination and metric, but
-makes one IPv6 route with several hops of them, which share the flows: half of what a container
-sends would leave by its second interface, past the limit of the first. So an IPv6 route through
-a gateway, with no metric asked for, gets the first one from the kernel's own that is free.
+Of several routes of one destination and metric the kernel takes none for the first. It makes
+one IPv6 route with several hops of them, which share the flows; of IPv4 default routes it takes
+the next at each look, as long as their gateways have permanent neighbour entries. So half of
+what a container sends would leave by its second interface, past the limit of the first. That is
+why a route through a gateway, with no metric asked for, gets the first one from the kernel's own
+that is free.
 """
 
 from cni_faasm import inet
-from cni_faasm.netlink import route
+from cni_faasm.netlink import dumps, route
 from cni_faasm.netlink.route import RT_TABLE_MAIN
 from cni_faasm.netlink.transport import Netlink
 
@@ -18,20 +20,18 @@ if TYPE_CHECKING:
     from cni_faasm.netlink.wire import Message
     from cni_faasm.results import Route
 
-IP6_RT_PRIO_USER = 1024  # <linux/ipv6_route.h>
-AF_INET6 = 10
+# By an address's length: what the kernel takes where no metric is given, <linux/ipv6_route.h>.
+OWN_METRICS = {4: 0, 16: 1024}
 
 
 def messages(inner: Netlink, ifindex: int, routes: "Iterable[Route]") -> "list[Message]":
     """Return what makes routes by an interface. Raises: NetlinkError."""
     wanted = list(routes)
     taken: set[tuple[object, ...]] = set()
-    if any(_would_share(one) for one in wanted):
-        from cni_faasm.netlink import dumps  # only IPv6 needs it
-
-        taken = {
-            (one.dst, one.prefix_len, one.table, one.priority)
-            for one in dumps.routes(inner, AF_INET6, hop=ifindex)
+    for family in sorted({inet.family(one.dst) for one in wanted if _would_share(one)}):
+        taken |= {
+            (one.dst, one.prefix_len, one.table, one.priority or 0)
+            for one in dumps.routes(inner, family, hop=ifindex)
             if one.oif != ifindex
         }
     return [message(ifindex, one, _metric(one, taken)) for one in wanted]
@@ -54,14 +54,14 @@ def message(ifindex: int, one: "Route", priority: "int | None" = None) -> "Messa
 
 
 def _would_share(one: "Route") -> bool:
-    return len(one.dst) == 16 and one.gateway is not None and one.priority is None
+    return one.gateway is not None and one.priority is None
 
 
 def _metric(one: "Route", taken: "set[tuple[object, ...]]") -> "int | None":
     if not _would_share(one):
         return one.priority
     dst, table = inet.network(one.dst, one.prefix_len), one.table or RT_TABLE_MAIN
-    metric = IP6_RT_PRIO_USER
+    metric = own_metric = OWN_METRICS[len(dst)]
     while (dst, one.prefix_len, table, metric) in taken:
         metric += 1
-    return None if metric == IP6_RT_PRIO_USER else metric
+    return None if metric == own_metric else metric

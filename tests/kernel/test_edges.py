@@ -130,9 +130,17 @@ def test_a_route_that_is_there_anyway(host: Host, container: Namespace, dst: str
     container.run([*PING, "10.200.0.1"])
 
 
-def ipv6_defaults(container: Namespace) -> list[tuple[str, int]]:
-    output = container.run(["ip", "-6", "-j", "route", "show", "default"]).stdout
-    return [(one["dev"], one["metric"]) for one in json.loads(output)]
+def defaults(container: Namespace, family: str) -> list[tuple[str, int]]:
+    output = container.run(["ip", family, "-j", "route", "show", "default"]).stdout
+    return [(one["dev"], one.get("metric", 0)) for one in json.loads(output)]
+
+
+def assert_first_wins(container: Namespace, dev: str = "eth0") -> None:
+    """Several of one metric: IPv6 takes turns by source and destination, IPv4 at each look."""
+    for number in range(20):
+        for family, far in (("-4", "192.0.2."), ("-6", "2001:db8:100::")):
+            answer = container.run(["ip", family, "route", "get", f"{far}{number}"]).stdout
+            assert f" dev {dev} " in answer, answer
 
 
 def test_a_second_and_a_third_interface(host: Host, container: Namespace) -> None:
@@ -147,20 +155,42 @@ def test_a_second_and_a_third_interface(host: Host, container: Namespace) -> Non
         host.check(container, config, results[name], ifname=name).ok()
         for ip in results[name]["ips"]:
             host.run([*PING, ip["address"].partition("/")[0]])
-    assert container.routes(dst="default")[0]["dev"] == "eth0"  # the first stays the first
-    assert ipv6_defaults(container) == [("eth0", 1024), ("eth1", 1025), ("eth2", 1026)]
-    for number in range(20):  # a route of several hops would choose by source and destination
-        answer = container.run(["ip", "-6", "route", "get", f"2001:db8:100::{number:x}"]).stdout
-        assert " dev eth0 " in answer
-    container.run(["ip", "-6", "route", "del", "default", "dev", "eth1"])
-    drift = host.check(container, two, results["eth1"], ifname="eth1").error(107)
-    assert "route: expected ::/0" in drift["details"]
-    Tool(host)("repair", "--state-dir", str(host.state_dir)).ok()
-    assert ipv6_defaults(container) == [("eth0", 1024), ("eth1", 1025), ("eth2", 1026)]
+    for family, first, anywhere in (("-4", 0, "0.0.0.0/0"), ("-6", 1024, "::/0")):
+        in_order = [("eth0", first), ("eth1", first + 1), ("eth2", first + 2)]
+        assert defaults(container, family) == in_order
+        container.run(["ip", family, "route", "del", "default", "dev", "eth1"])
+        drift = host.check(container, two, results["eth1"], ifname="eth1").error(107)
+        assert f"route: expected {anywhere}" in drift["details"]
+        Tool(host)("repair", "--state-dir", str(host.state_dir)).ok()
+        assert defaults(container, family) == in_order
+    assert_first_wins(container)
     host.delete_attachment(container, one, ifname="eth0")
+    assert_first_wins(container, "eth1")
     host.check(container, two, results["eth1"], ifname="eth1").ok()
     container.run([*PING, "198.51.100.1"])
     container.run([*PING, "-6", "2001:db8:100::1"])
+
+
+@pytest.mark.parametrize("plugin", ["ptp", "bridge", "macvlan"])
+def test_behind_another_plugin(host: Host, container: Namespace, plugin: str) -> None:
+    host.add_remote()
+    ranges = [[{"subnet": "10.201.0.0/16"}], [{"subnet": "fd00:201::/64"}]]
+    anywhere = [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]
+    ipam = {"type": "host-local", "ranges": ranges, "routes": anywhere}
+    other: dict[str, Any] = {"type": plugin, "ipam": ipam}
+    if plugin == "bridge":
+        other["isGateway"] = True
+    if plugin == "macvlan":
+        other["master"] = "uplink"
+    config = host.config(ipMasq=True, ipam=DUAL_STACK)
+    host.chain("ADD", container, {"cniVersion": "1.0.0", "name": "other", "plugins": [other]})
+    known = ["lladdr", "02:00:00:00:00:01", "dev", "eth0"]  # as once it has been spoken with
+    container.run(["ip", "neigh", "replace", "10.201.0.1", *known, "nud", "permanent"])
+    result = host.add(container, config, ifname="eth1")
+    host.check(container, config, result, ifname="eth1").ok()
+    assert_first_wins(container)
+    host.delete_attachment(container, config, ifname="eth1")
+    assert [dev for dev, _ in defaults(container, "-4")] == ["eth0"]
 
 
 @pytest.mark.parametrize(
