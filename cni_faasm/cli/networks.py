@@ -136,14 +136,30 @@ def find(name: str, conf: str, conf_dir: str) -> Network:
         raise ToolError(f"{usual}: {error.msg}", error.details) from None
     if networks:
         return networks[0]
-    delivered = read(_delivered())
-    if delivered is None:
-        raise ToolError(f"{_delivered()} is damaged", "install cni-faasm again")
-    return delivered
+    return _delivered(conf_dir)
 
 
-def _delivered() -> str:
-    """Return the configuration that came with this tool."""
+def _delivered(conf_dir: str) -> Network:
+    path = delivered_path()
+    try:
+        network = read(path)
+    except FileNotFoundError:
+        kind = "a damaged bundle" if getattr(sys, "frozen", False) else "a Python package"
+        raise ToolError(
+            f"no network: {conf_dir} has no file of faasm's, and none came with this cni-faasm, "
+            f"{kind}",
+            "put one there, or say which by --conf FILE; the README has one to copy, "
+            "docs/configuration.md every key",
+        ) from None
+    except CniError:
+        network = None
+    if network is None:
+        raise ToolError(f"{path} is damaged", "install cni-faasm again")
+    return network
+
+
+def delivered_path() -> str:
+    """Return where the configuration is that came with this tool; a Python package has none."""
     bundled = getattr(sys, "_MEIPASS", None)
     here = os.path.dirname(os.path.abspath(__file__))
     top = bundled or os.path.dirname(os.path.dirname(here))

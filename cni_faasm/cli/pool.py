@@ -204,6 +204,40 @@ def _addresses(promised: plan.Plan | None) -> str:
     return ", ".join(inet.unpack(item.address) for item in promised.addresses) if promised else ""
 
 
+def demand_one_network(names: Names, size: int, network: str, conf_dir: str) -> None:
+    """Refuse to make a pool of which members are attached to another network already.
+
+    Raises: ToolError that names that one, and says how to go on.
+    """
+    known = networks.installed(conf_dir)
+    attached: dict[str, list[str]] = {}
+    with Netlink() as host:
+        for member in members(names, networks.state_dirs(known, "")):
+            if member.number <= size and member.namespace:
+                named = {one.network for one in member.attachments}
+                for other in (named or {_network_of(names, member, host)}) - {network, ""}:
+                    attached.setdefault(other, []).append(names.namespace(member.number))
+    for other, namespaces in attached.items():
+        remedy = f"--network {other} goes on with that one"
+        if other not in {one.name for one in known}:
+            remedy = (
+                f"{conf_dir} has no file of {other!r}: put it back, or say where it is by --conf, "
+                "to go on with that one"
+            )
+        raise ToolError(
+            f"{', '.join(namespaces[:5])}: attached to the network {other!r}, not to {network!r}",
+            f"{remedy}; --prefix makes a pool beside it; pool down removes it",
+        )
+
+
+def _network_of(names: Names, member: Member, host: Netlink) -> str:
+    """Return the network that the host's end of a member says, "" when there is none of ours."""
+    found = veth.find(host, name=names.outer(member.number))
+    words = found.alias.split() if found is not None else []
+    ours = words[:1] == ["cni-faasm"] and words[2:3] == [names.namespace(member.number)]
+    return words[1] if ours else ""
+
+
 def demand_none_stranded(names: Names, doomed: Sequence[Member]) -> None:
     """Refuse to remove members that are attached and whose records are not found.
 
@@ -214,11 +248,9 @@ def demand_none_stranded(names: Names, doomed: Sequence[Member]) -> None:
         for member in doomed:
             if not member.namespace or member.attachments:
                 continue
-            found = veth.find(host, name=names.outer(member.number))
-            words = found.alias.split() if found is not None else []
-            namespace = names.namespace(member.number)
-            if words[:1] == ["cni-faasm"] and words[2:3] == [namespace]:
-                stranded.setdefault(words[1], []).append(namespace)
+            network = _network_of(names, member, host)
+            if network:
+                stranded.setdefault(network, []).append(names.namespace(member.number))
     for network, namespaces in stranded.items():
         raise ToolError(
             f"{', '.join(namespaces[:5])}: attached to the network {network!r}, whose records are "

@@ -44,7 +44,8 @@ def up(
 
     Number K has the interface faasmK outside and faasmpK inside. What is there already and
     whole is left alone, so an interrupted call may be repeated. Without --network and
-    --conf the network is that of 10-faasm.conflist.
+    --conf the network is that of 10-faasm.conflist, else the first of faasm's, else the one
+    that came with the bundle.
 
     Examples:
 
@@ -56,9 +57,12 @@ def up(
     """
     names = pool.names_of(prefix, size)
     chosen = networks.find(network, conf, conf_dir)
+    if chosen.path == networks.delivered_path():
+        output.note(f"{conf_dir} has no file of faasm's: taking {chosen.path}")
     # An end asked for by `kill` is the same to us as Ctrl-C: what is half made is undone.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with pool.locked(output.note):
+        pool.demand_one_network(names, size, chosen.name, conf_dir)
         builder = pool.Builder(names, chosen)
         try:
             if builder.servers.warning:

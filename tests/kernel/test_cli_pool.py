@@ -2,15 +2,18 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.host import AFTER_LAST_DEL, Host, Namespace
+from tests.host import AFTER_LAST_DEL, REPO, Host, Namespace
 from tests.tool import BANDWIDTH, Tool
 
 RESOLV_CONF = Path("/etc/resolv.conf")
@@ -234,11 +237,11 @@ def test_another_network_by_its_name_or_file(tool: Tool) -> None:
     tool("pool", "down").ok()
     assert tool("pool", "up", "2", "--conf", str(path)).ok().stdout == "edge: 2 made\n"
     # Members of another network are left alone, and said to be in the way.
-    assert (
-        "already has an interface"
-        in tool("pool", "up", "2", "--network", "testnet").expect(1).stderr
-    )
+    told = tool("pool", "up", "3", "--network", "testnet").expect(1).stderr
+    assert f"{tool.prefix}ns1, {tool.prefix}ns2: attached to the network 'edge'" in told
+    assert "--network edge" in told
     assert len(tool.host.leases()) == 2
+    assert not Path(f"/run/netns/{tool.prefix}ns3").exists()
 
 
 def test_progress_is_shown_where_somebody_looks(tool: Tool) -> None:
@@ -272,6 +275,55 @@ def test_a_broken_file_is_not_replaced_by_another_network(tool: Tool) -> None:
     done = tool("pool", "up", "1").expect(1)
     assert "10-faasm.conflist: broken JSON at line 1" in done.stderr
     assert tool("pool", "list", "--json").ok().document["members"] == []
+
+
+def without_conf(tool: Tool, folder: Path) -> Tool:
+    """Return the tool as pip installs it: the package, and nothing beside it."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(REPO / "cni_faasm", folder / "cni_faasm", ignore=ignored)
+    script = "import sys; sys.path.insert(0, sys.argv.pop(1)); from cni_faasm.cli.main import main"
+    return Tool(tool.host, [sys.executable, "-c", f"{script}; main()", str(folder)])
+
+
+def test_where_there_is_no_network_it_is_said_what_to_do(tool: Tool, tmp_path: Path) -> None:
+    tool.network().unlink()
+    packaged = without_conf(tool, tmp_path)
+    told = packaged("pool", "up", "1").expect(1).stderr
+    assert told == (
+        f"cni-faasm: no network: {tool.conf_dir} has no file of faasm's, and none came with this "
+        "cni-faasm, a Python package\n"
+        "put one there, or say which by --conf FILE; the README has one to copy, "
+        "docs/configuration.md every key\n"
+    )
+    told = packaged("pool", "up", "1", "--network", "edge").expect(1).stderr
+    assert "no configuration in" in told
+    assert "'edge'" in told
+
+
+def test_the_network_that_came_along_is_not_taken_in_silence(tool: Tool) -> None:
+    tool.network().unlink()
+    done = tool("pool", "up", "1").ok()
+    assert done.stdout == "faasm: 1 made\n"
+    assert f"{tool.conf_dir} has no file of faasm's: taking {REPO}/conf/10-faasm" in done.stderr
+    tool("pool", "down").ok()
+
+
+@pytest.mark.parametrize("own_state", [False, True])
+def test_a_pool_without_its_network_s_file_is_left_alone(tool: Tool, own_state: bool) -> None:
+    keys: dict[str, Any] = {"stateDir": str(tool.host.directory / "edge")} if own_state else {}
+    path = tool.network(name="edge", ipam={"subnet": "10.77.0.0/16"}, **keys)
+    tool("pool", "up", "1", "--network", "edge").ok()
+    saved = path.rename(tool.host.directory / "saved.conflist")
+    before = tool.host.snapshot()
+    told = tool("pool", "up", "2").expect(1).stderr
+    assert f"{tool.prefix}ns1: attached to the network 'edge', not to 'testnet'" in told
+    assert f"{tool.conf_dir} has no file of 'edge'" in told
+    assert "--conf" in told
+    tool.host.assert_unchanged(before)
+    assert not Path(f"/run/netns/{tool.prefix}ns2").exists()
+    assert tool("pool", "up", "2", "--conf", str(saved)).ok().stdout == "edge: 1 kept, 1 made\n"
+    saved.rename(path)
+    tool("pool", "down").ok()
 
 
 def test_down_strands_nothing_in_silence(tool: Tool) -> None:
