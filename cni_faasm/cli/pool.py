@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from cni_faasm import config as configuration
 from cni_faasm import inet, kernel, netns, plan, protocol, removal, veth
-from cni_faasm.cli import attachments, mending, netfolder, networks, resolvers
+from cni_faasm.cli import attachments, mending, netfolder, networks, pool_taken, resolvers
 from cni_faasm.cli.attachments import Attachment
 from cni_faasm.cli.fault import ToolError
 from cni_faasm.config import MAX_PREFIX
@@ -139,6 +139,13 @@ class Builder:
         self._host = Netlink()
         netfolder.prepare()
 
+    def demand_free(self, size: int, state_dirs: Sequence[str]) -> None:
+        """Refuse names that somebody else has. Raises: ToolError."""
+        known = members(self.names, list(dict.fromkeys((*state_dirs, self.state_dir))))
+        attached = {member.number: member.attachments for member in known}
+        wanted = [_wanted(self.names, n, attached.get(n, [])) for n in range(1, size + 1)]
+        pool_taken.demand_free(wanted, self.names.prefix)
+
     def close(self) -> None:
         self._host.close()
         os.close(self._own_fd)
@@ -154,14 +161,25 @@ class Builder:
             return Outcome(number, "failed", error=refused.msg, remedy=refused.details)
         except ToolError as error:
             return Outcome(number, "failed", error=str(error), remedy=error.remedy)
+        except OSError as error:
+            return Outcome(number, "failed", error=f"{error.filename}: {error.strerror}")
 
     def _up(self, number: int) -> Outcome:
+        name = self.names.namespace(number)
+        if netfolder.exists(name):
+            return self._attach(number, fresh=False)
+        netfolder.add(name, self._own_fd)
+        try:
+            return self._attach(number, fresh=True)
+        except BaseException:
+            # What cannot be attached is of no use, and its name is in the way.
+            resolvers.remove(name)
+            netfolder.remove(name)
+            raise
+
+    def _attach(self, number: int, *, fresh: bool) -> Outcome:
         name, ifname = self.names.namespace(number), self.names.inner(number)
-        done = "kept"
-        fresh = not netfolder.exists(name)
-        if fresh:
-            netfolder.add(name, self._own_fd)
-            done = "made"
+        done = "made" if fresh else "kept"
         if self.servers.text and resolvers.put(name, self.servers.text) and not fresh:
             done = "completed"
         one = attachments.load(self.state_dir, self.network, name, ifname)
@@ -198,6 +216,19 @@ class Builder:
 
 
 _PREFIX_KEY = "hostInterfacePrefix"
+
+
+def _wanted(names: Names, number: int, attached: Sequence[Attachment]) -> pool_taken.Wanted:
+    return pool_taken.Wanted(
+        names.namespace(number), names.inner(number), names.outer(number), attached
+    )
+
+
+def foreign(names: Names, member: Member) -> list[str]:
+    """Return what shows that a namespace is somebody's own though its name is a member's."""
+    if member.attachments or not netfolder.exists(names.namespace(member.number)):
+        return []
+    return pool_taken.foreign_interfaces(names.namespace(member.number), names.inner(member.number))
 
 
 def _addresses(promised: plan.Plan | None) -> str:

@@ -43,9 +43,9 @@ def up(
     """Bring up the namespaces faasmns1 to faasmnsN, each attached and shaped.
 
     Number K has the interface faasmK outside and faasmpK inside. What is there already and
-    whole is left alone, so an interrupted call may be repeated. Without --network and
-    --conf the network is that of 10-faasm.conflist, else the first of faasm's, else the one
-    that came with the bundle.
+    whole is left alone, so an interrupted call may be repeated. Where somebody else has one of
+    the names, nothing is made. Without --network and --conf the network is that of
+    10-faasm.conflist, else the first of faasm's, else the one that came with the bundle.
 
     Examples:
 
@@ -65,6 +65,7 @@ def up(
         pool.demand_one_network(names, size, chosen.name, conf_dir)
         builder = pool.Builder(names, chosen)
         try:
+            builder.demand_free(size, _state_dirs(conf_dir, ""))
             if builder.servers.warning:
                 output.note(f"warning: {builder.servers.warning}")
             if chosen.others:
@@ -93,7 +94,8 @@ def down(
     conf_dir: networks.ConfDir = networks.CONF_DIR,
     state_dir: networks.StateDir = "",
     force: Annotated[
-        bool, typer.Option("--force", help="Also those whose records are not found.")
+        bool,
+        typer.Option("--force", help="Also those whose records are not found, and others' own."),
     ] = False,
     as_json: output.AsJson = False,
 ) -> None:
@@ -116,10 +118,11 @@ def down(
         wanted = set(numbers or ())
         doomed = [member for member in known if not wanted or member.number in wanted]
         if not force:
+            doomed = _without_foreign(names, doomed)
             pool.demand_none_stranded(names, doomed)
         with output.Progress("pool down", len(doomed), quiet=as_json) as progress:
             outcomes = pool.down(names, doomed, progress.step)
-    absent = sorted(wanted - {member.number for member in doomed})
+    absent = sorted(wanted - {member.number for member in known})
     for number in absent:
         output.note(f"{names.namespace(number)}: there is none")
     _report(names, outcomes, as_json, "")
@@ -196,6 +199,21 @@ def exec_(
         netfolder.execute(name, command)
     except FileNotFoundError:
         raise ToolError(f"{command[0]}: no such command") from None
+
+
+def _without_foreign(names: pool.Names, doomed: Sequence[pool.Member]) -> list[pool.Member]:
+    """Leave out the namespaces that are somebody's own, and say so."""
+    left = []
+    for member in doomed:
+        found = pool.foreign(names, member)
+        if found:
+            output.note(
+                f"{names.namespace(member.number)}: left alone: it is not attached, and has "
+                f"{', '.join(found[:3])}, which no pool makes; --force removes it"
+            )
+        else:
+            left.append(member)
+    return left
 
 
 def _state_dirs(conf_dir: str, state_dir: str) -> list[str]:

@@ -1,5 +1,6 @@
 """Pools: what is there afterwards, what an interrupted call leaves, and that all of it goes."""
 
+import json
 import os
 import random
 import shutil
@@ -347,3 +348,70 @@ def test_down_strands_nothing_in_silence(tool: Tool) -> None:
     assert len(host.leases()) == 1  # left behind, as was said
     path.write_bytes(saved)
     tool("gc").ok()
+
+
+def pool_traces(tool: Tool) -> list[str]:
+    """Return the namespaces of a pool's names, and what is kept for them in /etc/netns."""
+    return [
+        f"{folder}/{name}"
+        for folder in ("/run/netns", "/etc/netns")
+        for name in sorted(os.listdir(folder))
+        if name.startswith(tool.prefix)
+    ]
+
+
+def test_names_of_containers_are_named_before_anything_is_made(tool: Tool) -> None:
+    """A container of the same prefix has the pool's p2, and the host a p3 of its own."""
+    host = tool.host
+    path = tool.network(hostInterfacePrefix=tool.prefix)
+    listed = json.loads(path.read_text(encoding="utf-8"))
+    config = {**listed["plugins"][0], "name": "testnet", "cniVersion": "1.1.0"}
+    for container_id in ("web", "db", "cache"):
+        host.add(host.add_container(), config, container_id=container_id)
+    host.run(["ip", "link", "del", f"{tool.prefix}1"])
+    host.run(["ip", "link", "add", f"{tool.prefix}3", "type", "veth", "peer", "name", "other"])
+    before = host.snapshot()
+    done = tool("pool", "up", "4").expect(1)
+    assert (
+        f"2 names of the pool are taken, so nothing was made: {tool.prefix}2 belongs to the "
+        f"container cache of the network 'testnet'; {tool.prefix}3 is an interface of this host"
+    ) in done.stderr
+    assert "--prefix pool" in done.stderr
+    assert pool_traces(tool) == []
+    assert host.snapshot() == before
+    assert len(host.leases()) == 3
+    # What was made earlier stays usable, and a pool of other names comes up beside them.
+    assert tool("pool", "up", "1").ok().stdout == "testnet: 1 made\n"
+    assert "2 names" in tool("pool", "up", "5").expect(1).stderr
+    assert tool("pool", "up", "1").ok().stdout == "testnet: 1 kept\n"
+
+
+def test_a_namespace_of_somebody_else_is_neither_taken_nor_removed(tool: Tool) -> None:
+    theirs = Namespace(f"{tool.prefix}ns2")
+    try:
+        theirs.run(["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "far"])
+        theirs.run(["ip", "link", "set", "eth0", "up"])
+        before = theirs.snapshot()
+        told = tool("pool", "up", "2").expect(1).stderr
+        assert f"{theirs.name} is somebody's namespace, with eth0 in it" in told
+        assert pool_traces(tool) == [f"/run/netns/{theirs.name}"]
+        tool("pool", "up", "1").ok()
+        assert f"{theirs.name}: left alone" in tool("pool", "down").ok().stderr
+        assert theirs.snapshot() == before
+        assert tool("pool", "down", "2", "--force").ok().stdout == "1 removed\n"
+        assert pool_traces(tool) == []
+    finally:
+        theirs.delete()
+
+
+def test_nothing_stays_of_a_member_that_cannot_be_attached(tool: Tool) -> None:
+    tool.network(ipam={"subnet": "10.200.0.0/30"})
+    tool("pool", "up", "3").expect(1)
+    name = f"{tool.prefix}ns1"
+    assert pool_traces(tool) == [f"/run/netns/{name}", f"/etc/netns/{name}"]
+    blocked = Path(f"/run/netns/{tool.prefix}ns2")
+    blocked.mkdir()
+    try:
+        assert f"{blocked} is no namespace" in tool("pool", "up", "2").expect(1).stderr
+    finally:
+        blocked.rmdir()
