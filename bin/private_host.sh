@@ -4,10 +4,12 @@
 #   bin/private_host.sh COMMAND [ARGUMENT...]
 #
 # The command gets network, mount and process namespaces of its own: an empty network with
-# `lo` up, its own /run, and a private view of /etc, /opt and /var/lib, where whatever it
-# writes (network namespaces, CNI configuration, leases, containers) goes to memory. All of
-# it, daemons included, vanishes with the command: on success, failure, Ctrl-C or kill.
-# /run/faasm-private-host tells programs that they are inside. May be nested.
+# `lo` up, its own /run, and a private view of /etc, /opt, /usr and /var/lib, where whatever
+# it writes (network namespaces, CNI configuration, programs, leases, containers) goes to
+# memory; other file systems mounted below /usr are read-only. All of it, daemons included,
+# vanishes with the command: on success, failure, Ctrl-C or kill. Only these sources are
+# written to where they are. /run/faasm-private-host tells programs that they are inside.
+# May be nested; what one inside writes to those four folders, the one around it sees.
 set -euo pipefail
 
 marker=/run/faasm-private-host
@@ -28,11 +30,32 @@ inside() {
     touch "$marker"
 
     if [ -z "$nested" ]; then
-        for directory in /etc /opt /var/lib; do
+        # An overlay shows one file system: what is mounted upon it is held open, for later.
+        shown=()
+        while read -r _ _ _ _ directory _; do
+            printf -v directory %b "$directory" # \040 is a space
+            case $directory in
+            /usr/*) if [ -e "$directory" ]; then shown+=("$directory"); fi ;;
+            esac
+        done </proc/self/mountinfo
+        sources=$(cd "$(dirname "$0")/.." && pwd -P)
+        case $sources in /etc/* | /opt/* | /usr/* | /var/lib/*) shown+=("$sources") ;; esac
+        opened=()
+        for directory in "${shown[@]}"; do
+            exec {descriptor}<"$directory"
+            opened+=("$descriptor")
+        done
+        for directory in /etc /opt /usr /var/lib; do
             layer=/run/layers$directory
             mkdir -p "$layer/upper" "$layer/work"
             mount -t overlay -o "lowerdir=$directory,upperdir=$layer/upper,workdir=$layer/work" \
                 overlay "$directory"
+        done
+        for index in "${!shown[@]}"; do
+            directory=${shown[index]} descriptor=${opened[index]}
+            mount --no-canonicalize --bind "/proc/self/fd/$descriptor" "$directory"
+            if [ "$directory" != "$sources" ]; then mount -o remount,bind,ro "$directory"; fi
+            exec {descriptor}<&-
         done
     fi
     for directory in /etc/cni /etc/netns /opt/cni /var/lib/cni /var/lib/containers /var/lib/containerd; do

@@ -1,11 +1,27 @@
 """Prove the harness on the reference plugins: it must call, measure and compare rightly."""
 
-from collections.abc import Callable
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.host import AFTER_LAST_DEL, CommandFailedError, Host, Namespace, in_private_host
+from tests.host import (
+    AFTER_LAST_DEL,
+    REPO,
+    CommandFailedError,
+    Host,
+    Namespace,
+    in_private_host,
+    wait_until,
+)
+
+PRIVATE_HOST = str(REPO / "bin" / "private_host.sh")
+COPY = "/usr/src/faasm/bin/private_host.sh"
 
 
 @pytest.fixture
@@ -26,6 +42,94 @@ def conflist(bare_host: Host) -> dict[str, Any]:
 
 def test_is_private() -> None:
     assert in_private_host()
+
+
+@pytest.mark.parametrize("folder", ["/etc", "/opt", "/usr", "/usr/bin", "/usr/lib", "/var/lib"])
+def test_what_is_written_is_not_on_the_machine(folder: str, tmp_path: Path) -> None:
+    """A mount of / without what is mounted upon it shows the machine's own folders."""
+    written = Path(folder) / f"faasm-test-{os.getpid()}"
+    script = f'mount --bind / "{tmp_path}" && ls -a "{tmp_path}{folder}"'
+    written.write_text("", encoding="ascii")
+    try:
+        seen = subprocess.run(
+            ["unshare", "--mount", "sh", "-ec", script], check=True, capture_output=True, text=True
+        ).stdout.split()
+    finally:
+        written.unlink()
+    assert ".." in seen
+    assert written.name not in seen
+
+
+# What a machine that is no private host may have below /usr: a mount, and these sources.
+MACHINE = """\
+mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs /usr/src
+mkdir -p /usr/src/local /usr/src/faasm/bin
+echo machine >/usr/src/local/word
+mount --bind /usr/src/local /usr/local
+umount --lazy /usr/src
+mkdir -p /usr/src/faasm/bin
+cp "$1" /usr/src/faasm/bin
+echo ready
+exec sleep 1000
+"""
+
+
+@pytest.fixture
+def machine() -> Iterator[list[str]]:
+    """Return how to begin a command on such a machine."""
+    begun = ["unshare", "--mount", "sh", "-ec", MACHINE, "sh", PRIVATE_HOST]
+    with subprocess.Popen(begun, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        yield ["nsenter", "--mount", f"--target={process.pid}", "--"]
+        process.kill()
+    shutil.rmtree("/usr/src/faasm")
+
+
+def run(*argv: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60)
+
+
+def test_mounts_below_usr_are_seen_and_cannot_be_written_to(machine: list[str]) -> None:
+    script = (
+        "cat /usr/local/word; echo x >/usr/made && cat /usr/made; echo private >/usr/local/word"
+    )
+    done = run(*machine, COPY, "bash", "-c", script)
+    assert (done.returncode, done.stdout) == (1, "machine\nx\n")
+    assert "Read-only file system" in done.stderr
+    assert run(*machine, "cat", "/usr/local/word").stdout == "machine\n"
+    assert not Path("/usr/made").exists()
+
+
+def test_sources_below_usr_can_be_written_to(machine: list[str]) -> None:
+    """Benchmarks leave their results there."""
+    done = run(*machine, COPY, "touch", "/usr/src/faasm/result")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert Path("/usr/src/faasm/result").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_nothing_is_left_of_it_when_it_is_ended(machine: list[str], number: signal.Signals) -> None:
+    """Neither a mount nor a process nor a file."""
+    mounts = run(*machine, "cat", "/proc/self/mountinfo").stdout
+    mark = f"sleep 6{os.getpid()}.25"
+    with subprocess.Popen(
+        [*machine, COPY, "sh", "-c", f"touch /usr/made && echo up && {mark}"],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "up\n"
+        if number == signal.SIGINT:  # as the terminal sends it: to all of them
+            os.killpg(running.pid, number)
+        else:
+            running.send_signal(number)
+        assert running.wait(10) == (-9 if number == signal.SIGKILL else 128 + number)
+    wait_until(lambda: not run("pgrep", "-f", f"^{mark}").stdout, "the end of what ran inside")
+    assert run(*machine, "cat", "/proc/self/mountinfo").stdout == mounts
+    assert not Path("/usr/made").exists()
 
 
 def test_a_container_reaches_the_remote_machine(bare_host: Host, conflist: dict[str, Any]) -> None:

@@ -257,6 +257,23 @@ def test_build_sh_installs_and_uninstalls(tmp_path: Path) -> None:
     assert run("./build.sh", "--nonsense", cwd=REPO, check=False).returncode == 2
 
 
+def test_installing_in_a_private_host_leaves_the_machine_alone() -> None:
+    """For who tries it out: no --destdir, and nothing to clean up."""
+    script = (
+        f"./build.sh --install && echo {{}} | CNI_COMMAND=VERSION /{PLUGIN} && cni-faasm version"
+    )
+    # Not a nested one, which would share folders with that of the tests.
+    machine = 'mount -t tmpfs tmpfs /run && exec bin/private_host.sh sh -ec "$1"'
+    done = run("unshare", "--mount", "sh", "-ec", machine, "sh", script, cwd=REPO)
+    assert '"1.1.0"' in done.stdout
+    assert f"installed /{FOLDER} (version" in done.stdout
+    assert [
+        path
+        for path in (FOLDER, PLUGIN, TOOL, CONFIG, UNIT, RULES, NETWORK)
+        if os.path.lexists(f"/{path}")
+    ] == []
+
+
 def test_nothing_changed_is_quick() -> None:
     run("./build.sh", cwd=REPO)
     took = []
