@@ -16,6 +16,7 @@ import typer
 
 from cni_faasm import __version__, protocol
 from cni_faasm.cli import (
+    applying,
     checking,
     collecting,
     firewall_trust,
@@ -55,6 +56,7 @@ app.command()(status)
 app.command()(checking.check)
 app.command()(repairing.repair)
 app.command()(rates.set_rate)
+app.command()(applying.apply)
 app.command()(collecting.gc)
 app.command()(metrics.metrics)
 app.command()(validate.validate)

@@ -8,14 +8,19 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from cni_faasm import inet, shaping
-from cni_faasm.cli import attachments, networks, output
+from cni_faasm.cli import attachments, filed, networks, output
 from cni_faasm.cli.attachments import Attachment, Counters, Drift
 from cni_faasm.cli.fault import ToolError
+from cni_faasm.cli.filed import Difference, Files, UnfiledError
+from cni_faasm.errors import CniError
 from cni_faasm.netlink.transport import Netlink
+from cni_faasm.netlink.wire import NetlinkError
 
 INTERVAL_S = 1.0
 # A status is asked for by people who wait: this long a look at the counters is enough.
 GLANCE_S = 0.5
+# Behind a limit that is not the file's.
+DIFFERS = "*"
 
 
 def complete_containers(incomplete: str) -> list[str]:
@@ -48,12 +53,16 @@ class Direction(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One attachment as status shows it. drifts: None when nobody looked."""
+    """One attachment as status shows it. drifts, differences: None when nobody looked.
+
+    differences: from what its network's file says now.
+    """
 
     attachment: Attachment
     ingress: Direction
     egress: Direction
     drifts: list[Drift] | None
+    differences: list[Difference] | None = None
 
 
 class Watcher:
@@ -161,7 +170,8 @@ def status(
 
         cni-faasm status --json
     """
-    folders = networks.state_dirs(networks.installed(conf_dir), state_dir)
+    files = Files(conf_dir)
+    folders = networks.state_dirs(files.known, state_dir)
 
     def known() -> list[Attachment]:
         return attachments.matching(attachments.every(folders), container)
@@ -178,10 +188,28 @@ def status(
         rows = sort_rows(watcher.read(known(), drifts=True), sort)
     finally:
         watcher.close()
+    rows = compare(rows, files)
     if as_json:
         output.print_json({"attachments": [document(row) for row in rows]})
         return
     typer.echo("\n".join(text(rows, detailed=bool(container))))
+
+
+def compare(rows: list[Row], files: Files) -> list[Row]:
+    """Return the rows with what each has otherwise than its file says; say which files fail."""
+    compared, faults = [], []
+    for row in rows:
+        try:
+            found = filed.differences_of(row.attachment, files)
+        except UnfiledError:
+            found = None
+        except (ToolError, CniError, NetlinkError) as error:
+            faults.append(getattr(error, "msg", str(error)))
+            found = None
+        compared.append(row._replace(differences=found))
+    for fault in dict.fromkeys(faults):
+        output.note(f"warning: {fault}")
+    return compared
 
 
 COLUMNS = (
@@ -206,14 +234,18 @@ def cells(row: Row) -> list[str]:
         ",".join(addresses) or "-",
         promised.host_interface if promised else "-",
         output.rate(row.ingress.rate_bps),
-        output.rate(row.ingress.limit_bps),
+        output.rate(row.ingress.limit_bps) + _mark(row, "ingress"),
         output.rate(row.egress.rate_bps),
-        output.rate(row.egress.limit_bps),
+        output.rate(row.egress.limit_bps) + _mark(row, "egress"),
         str(sum(each.drops for each in counted)),
         str(sum(each.overlimits for each in counted)),
         output.size(sum(each.backlog_bytes for each in counted)),
         drift,
     ]
+
+
+def _mark(row: Row, direction: str) -> str:
+    return DIFFERS * any(one.direction == direction for one in row.differences or ())
 
 
 def _namespace(path: str) -> str:
@@ -272,8 +304,14 @@ def text(rows: Sequence[Row], *, detailed: bool) -> Iterator[str]:
                     )
             if one.fields.get("configured"):
                 yield "  limits were changed by set-rate; set-rate --reset takes that back"
+            yield from dict.fromkeys(
+                f"  {each.key}: {each.now}, in its network's file {each.file}"
+                for each in row.differences or ()
+            )
         for what, expected, found in row.drifts or ():
             yield f"{one.title}: {what}: expected {expected}, found {found}"
+    if any(row.differences for row in rows):
+        yield f"{DIFFERS} not as in the network's file; cni-faasm apply --dry-run says more"
 
 
 def document(row: Row) -> dict[str, Any]:
@@ -291,6 +329,9 @@ def document(row: Row) -> dict[str, Any]:
         "ratesChanged": bool(one.fields.get("configured")),
         "ingress": _side(row.ingress),
         "egress": _side(row.egress),
+        "differsFromFile": None
+        if row.differences is None
+        else [one._asdict() for one in row.differences],
         "drifts": [
             {"what": what, "expected": expected, "found": found}
             for what, expected, found in row.drifts or ()
