@@ -6,6 +6,7 @@ half a millisecond of nine, to learn what is known.
 """
 
 from cni_faasm import jsonio, plan_fields, record
+from cni_faasm.config_defaults import DEFAULT_STATE_DIR
 from cni_faasm.errors import CniError
 from cni_faasm.protocol import is_name
 from cni_faasm.results import parse_result
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from cni_faasm.protocol import Request
     from cni_faasm.results import Result
 
-DEFAULT_STATE_DIR = "/var/lib/cni/faasm"
 KEY = "config"  # of the record
 _PATH_LIMIT = 1024  # characters; whether a longer one is a path is for config.py to say
 _LIMIT = 1 << 16  # characters; a longer one is validated each time

@@ -7,24 +7,19 @@ them over the file; the addresses they ask for join. All faults are found in one
 
 from cni_faasm import config_schema as schema
 from cni_faasm import units
-from cni_faasm.accepted import DEFAULT_STATE_DIR
+from cni_faasm.config_defaults import DEFAULT_DATA_DIR, DEFAULT_STATE_DIR, GVISOR
 from cni_faasm.config_guard import read_guard
 from cni_faasm.config_ipam import read_plugin, read_range_sets, read_routes
 from cni_faasm.config_rates import SUBNET_KEYS, Limit, limit, read_subnets
 from cni_faasm.config_schema import Fault, Section
+from cni_faasm.config_values import NetworkConfig
 from cni_faasm.config_wishes import read_wishes
 from cni_faasm.errors import INVALID_CONFIG, CniError
-from cni_faasm.plan import GVISOR
 from cni_faasm.protocol import MAX_NETWORK_NAME, is_name
-from cni_faasm.results import SUPPORTED_VERSIONS, Route, parse_result
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.ipam.ranges import Range
-    from cni_faasm.policy import Guard
-    from cni_faasm.results import Result
+from cni_faasm.results import Route, parse_result
 
 __all__ = [
+    "DEFAULT_DATA_DIR",
     "DEFAULT_STATE_DIR",
     "Fault",
     "Limit",
@@ -35,10 +30,6 @@ __all__ = [
     "load_tolerant",
 ]
 
-DEFAULT_DATA_DIR = "/var/lib/cni/networks"
-DEFAULT_PREFIX = "faasm"
-DEFAULT_LOCK_TIMEOUT_MS = 10_000
-DEFAULT_IPAM_TIMEOUT_MS = 60_000
 MAX_TIMEOUT_MS = 600_000
 MAX_FAULTS = 50  # that are told
 # The second is the name in libcni before 1.2.
@@ -48,88 +39,6 @@ MIN_MTU_IPV6 = 1280  # RFC 8200
 MAX_PREFIX = 11  # leaves four digits of an interface name's 15 bytes
 MAX_PATH = 3000  # of PATH_MAX, with room for "/<network>/<containerID>@<ifname>"
 _PREFIX_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
-
-
-class NetworkConfig:
-    """A configuration, with the runtime's wishes worked in.
-
-    accepted: the text of it for the record, set by ADD. dns_is_told: no other source's counts. mtu None: that of the default
-    route's interface. ingress: to the container; egress: from it. latency_ms None: the
-    shaping's default. subnets: (packed, prefix length) of those whose traffic alone is not
-    limited, or with subnets_only alone is. enforce_egress: on the host, too. range_sets: one address of each. requested_addresses: packed, each in
-    another range set. ipam_plugin: another plugin that leases the addresses, "" for
-    ourselves. guard: what containers must not do, None for nothing. prev_result: of the plugins before this one, or at CHECK and DEL of the whole
-    chain's ADD. shapes_only: there is no "ipam", and the pair is an earlier plugin's.
-    valid_attachments: GC's (container id, ifname) pairs, None when it was given none.
-    warnings: what was changed. unknown: the paths of keys that nobody reads.
-    """
-
-    __slots__ = (
-        "accepted",
-        "cni_version",
-        "data_dir",
-        "dns",
-        "dns_is_told",
-        "egress",
-        "enforce_egress",
-        "guard",
-        "host_interface_prefix",
-        "ingress",
-        "ip_masq",
-        "ipam_plugin",
-        "ipam_timeout_ms",
-        "latency_ms",
-        "lock_timeout_ms",
-        "mac",
-        "mtu",
-        "name",
-        "plugin_type",
-        "prev_result",
-        "range_sets",
-        "requested_addresses",
-        "routes",
-        "sandbox",
-        "shapes_only",
-        "state_dir",
-        "subnets",
-        "subnets_only",
-        "unknown",
-        "valid_attachments",
-        "warnings",
-    )
-
-    def __init__(self, *, name: str = "", cni_version: str = SUPPORTED_VERSIONS[-1]) -> None:
-        self.accepted = ""
-        self.cni_version = cni_version
-        self.name = name
-        self.plugin_type = "faasm"
-        self.mtu: int | None = None
-        self.ip_masq = False
-        self.host_interface_prefix = DEFAULT_PREFIX
-        self.state_dir = DEFAULT_STATE_DIR
-        self.data_dir = DEFAULT_DATA_DIR
-        self.ingress = Limit()
-        self.egress = Limit()
-        self.latency_ms: int | None = None
-        self.subnets: list[tuple[bytes, int]] = []
-        self.subnets_only = False
-        self.range_sets: list[list[Range]] = []
-        self.routes: list[Route] = []
-        self.requested_addresses: list[bytes] = []
-        self.mac: bytes | None = None
-        self.dns: dict[str, object] = {}
-        self.dns_is_told = False
-        self.lock_timeout_ms = DEFAULT_LOCK_TIMEOUT_MS
-        self.enforce_egress = False
-        self.guard: Guard | None = None
-        self.sandbox = ""
-        self.ipam_plugin = ""
-        self.ipam_timeout_ms = DEFAULT_IPAM_TIMEOUT_MS
-        self.prev_result: Result | None = None
-        self.shapes_only = False
-        self.valid_attachments: list[tuple[str, str]] | None = None
-        self.warnings: list[str] = []
-        self.unknown: list[str] = []
 
 
 def load(

@@ -12,7 +12,7 @@ from cni_faasm.ipam import ranges
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from cni_faasm.config import NetworkConfig
+    from cni_faasm.config_values import NetworkConfig
     from cni_faasm.ipam.ranges import Range
 
     Wanted = tuple[str, object]

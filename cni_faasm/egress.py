@@ -36,7 +36,7 @@ _ATTEMPTS = 8
 def device_name(host_interface: str) -> str:
     """Return the name of an end's ifb, within the kernel's 15 bytes."""
     name = f"i{host_interface}"
-    return name if len(name.encode()) <= 15 else f"i{planning.digest(name)[:14]}"
+    return name if len(name.encode()) <= 15 else f"i{policy.digest(name)[:14]}"
 
 
 def make(host: Netlink, plan: "Plan") -> None:

@@ -8,6 +8,7 @@ the container, which the kernel learns anew while it is used.
 import errno
 
 from cni_faasm import forwarding, inet, plan, policy, shaping_drifts, veth
+from cni_faasm.config_defaults import GVISOR
 from cni_faasm.netlink import addr, dumps, link, link_conf, neigh, route
 from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.results import ROUTE_NUMBERS, Route
@@ -46,7 +47,7 @@ def inner(promised: "Plan", netlink: "Netlink", prev_result: "Result | None") ->
     _check_sizes(where, one, promised.inner_gso_bytes, promised.outer_gso_bytes, found)
     addresses = {item.address: item for item in dumps.addrs(netlink, one.ifindex)}
     # gVisor takes all of them, with the routes, into a network stack of its own.
-    are_taken = promised.sandbox == plan.GVISOR and not any(
+    are_taken = promised.sandbox == GVISOR and not any(
         item.address in addresses for item in promised.addresses
     )
     gateways = [] if are_taken else promised.gateways

@@ -4,7 +4,7 @@ guard.py tells what stands in them, and keeps them.
 """
 
 from cni_faasm.netlink import nft, nft_set
-from cni_faasm.plan import digest
+from cni_faasm.policy import digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

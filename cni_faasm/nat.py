@@ -27,7 +27,7 @@ from cni_faasm.netlink import dumps, nft
 from cni_faasm.netlink.lacking import IfNftables, is_lacking
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
 from cni_faasm.netlink.wire import NetlinkError
-from cni_faasm.plan import digest
+from cni_faasm.policy import digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

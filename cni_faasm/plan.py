@@ -5,13 +5,13 @@ it back and compare. So whatever is promised to a container stands in one place.
 """
 
 from cni_faasm import inet
+from cni_faasm.policy import digest
 from cni_faasm.results import ROUTE_NUMBERS, Route
 from cni_faasm.shaping import Shape, gso_max_bytes, on_host_bps, shape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni_faasm.config import NetworkConfig
-    from cni_faasm.ipam.store import Allocation
     from cni_faasm.policy import Guard
     from cni_faasm.protocol import Request
     from cni_faasm.shaping_scope import Scope
@@ -21,7 +21,6 @@ MIN_MTU_IPV6 = 1280  # RFC 8200; below it the kernel gives an interface no IPv6 
 HOST_LINK_LOCAL = bytes.fromhex("fe800000000000000000000000000001")
 MAX_MTU = 65535  # of a veth
 IFALIASZ = 256  # <linux/if.h>, with the NUL
-GVISOR = "gvisor"  # of sandbox
 RT_SCOPE_LINK = 253  # <linux/rtnetlink.h>
 RT_TABLE_MAIN = 254  # <linux/rtnetlink.h>
 
@@ -49,7 +48,7 @@ class Plan:
     the configuration asks for, `subnets` those of its own ranges, both by the gateway.
     shapes_only: the pair is an earlier plugin's, and only its queues are promised.
     ipam_plugin: who leased the addresses, "" for ourselves.
-    sandbox: GVISOR where the container's end may lose its addresses and routes, else "".
+    sandbox: "gvisor" where the container's end may lose its addresses and routes, else "".
     """
 
     __slots__ = (
@@ -257,14 +256,6 @@ def alias_head(network: str) -> str:
     return f"cni-faasm {network} ".encode()[: IFALIASZ - 20].decode("utf-8", "ignore")
 
 
-def digest(text: str) -> str:
-    """Return FNV-1a, 64 bit, as hex: not for secrecy, only to tell long texts apart."""
-    value = 0xCBF29CE484222325
-    for byte in text.encode():
-        value = (value ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
-    return f"{value:016x}"
-
-
 def host_interface_pattern(prefix: str, ifname: str) -> str:
     """Return the outer end's name, or the pattern in which the kernel fills in the number.
 
@@ -293,7 +284,7 @@ def link_mtu(config: "NetworkConfig", uplink_mtu: int) -> int:
 def make(
     config: "NetworkConfig",
     request: "Request",
-    allocations: "list[Allocation]",
+    addresses: "list[PlannedAddress]",
     *,
     mtu: int,
     leaf: str,
@@ -326,7 +317,7 @@ def make(
         host_mac=_local_mac(random[:6]),
         mac=config.mac or _local_mac(random[6:12]),
         mtu=mtu,
-        addresses=[PlannedAddress(item.address, item.gateway) for item in allocations],
+        addresses=addresses,
         routes=config.routes,
         ranges=ranges,
         ingress=shapes[0],

@@ -1,7 +1,5 @@
 """Say what a network's containers must not do, and how its outer ends are known to rules."""
 
-from cni_faasm.plan import digest
-
 PROTOCOLS = ("tcp", "udp", "icmp", "icmpv6")  # of allowHost
 
 # The outer ends of a network are in an interface group of its own, by which rules know them:
@@ -13,6 +11,14 @@ GROUP_MASK = 0xFF000000
 def group(network: str) -> int:
     """Return the interface group of a network's outer ends."""
     return GROUP_BASE | int(digest(network)[-6:], 16)
+
+
+def digest(text: str) -> str:
+    """Return FNV-1a, 64 bit, as hex: not for secrecy, only to tell long texts apart."""
+    value = 0xCBF29CE484222325
+    for byte in text.encode():
+        value = (value ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+    return f"{value:016x}"
 
 
 class Guard:

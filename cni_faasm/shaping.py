@@ -9,7 +9,7 @@ from cni_faasm.netlink import tc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from cni_faasm.config import Limit
+    from cni_faasm.config_rates import Limit
     from cni_faasm.netlink.transport import Message
     from cni_faasm.shaping_scope import Scope
 

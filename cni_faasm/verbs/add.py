@@ -130,7 +130,7 @@ def _attach(
         promised = plan.make(
             config,
             request,
-            allocations,
+            [plan.PlannedAddress(item.address, item.gateway) for item in allocations],
             mtu=mtu,
             leaf=leaf,
             boot_id=boot_id,

@@ -152,7 +152,7 @@ def _rehearse(
     promised = plan.make(
         config,
         request,
-        allocations,
+        [plan.PlannedAddress(item.address, item.gateway) for item in allocations],
         mtu=plan.link_mtu(config, 0),
         leaf=kernel.BFIFO,
         boot_id="",

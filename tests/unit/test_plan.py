@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from cni_faasm import config as configuration
 from cni_faasm import inet, jsonio, plan, plan_fields
-from cni_faasm.ipam.store import Allocation
 from cni_faasm.protocol import Request
 from tests.property.test_jsonio import VALUES
 
@@ -22,20 +21,17 @@ def make(ifname: str = "eth0", ranges: Any = None, **keys: Any) -> plan.Plan:
     ipam = {"ranges": ranges or [[V4]], **keys.pop("ipam", {})}
     document = {"cniVersion": "1.1.0", "name": "net", "type": "faasm", "ipam": ipam, **keys}
     config = configuration.load(document)
-    allocations = [
-        Allocation(
-            inet.from_int(inet.to_int(one[0].first) + 1, len(one[0].first)),
-            one[0].prefix_len,
-            one[0].gateway,
-            index,
+    addresses = [
+        plan.PlannedAddress(
+            inet.from_int(inet.to_int(one[0].first) + 1, len(one[0].first)), one[0].gateway
         )
-        for index, one in enumerate(config.range_sets)
+        for one in config.range_sets
     ]
     request = Request(verb="ADD", container_id="c1", netns="/run/netns/c1", ifname=ifname)
     return plan.make(
         config,
         request,
-        allocations,
+        addresses,
         mtu=1500,
         leaf="bfifo",
         boot_id="boot",
