@@ -7,7 +7,7 @@ or one CNI error document, and after a failed ADD nothing is left.
 import posix
 import sys
 
-from cni_faasm import __version__, jsonio, protocol, results
+from cni_faasm import jsonio, protocol, results
 from cni_faasm.errors import DECODING_FAILURE, INTERNAL, IO_FAILURE, CniError
 from cni_faasm.undo import Undo
 
@@ -25,15 +25,23 @@ def main() -> "NoReturn":
     """Serve one call of a container runtime and end the process.
 
     Exit status: 0 with a result (or nothing, for DEL, CHECK, GC, STATUS) on stdout, 1
-    with an error document. Without CNI_COMMAND: a word on stderr about what this is.
+    with an error document. Without CNI_COMMAND: what the arguments ask for, 2 when nobody
+    knows them; without arguments a word on stderr about what this is.
     """
     environ = cni_variables(posix.environ)
     _fill_descriptors()
     if hasattr(posix, "hold_ending"):  # our bootloader's, for an agent alone
         _be_agent(posix.hold_ending)
     if not environ.get("CNI_COMMAND"):
-        _write(2, _about().encode())
-        posix._exit(0)
+        from cni_faasm import arguments
+
+        status, stdout, stderr = arguments.answer()
+        try:
+            _write(1, stdout.encode())
+            _write(2, stderr.encode())
+        except OSError:
+            status = 1  # nobody listens
+        posix._exit(status)
     _catch_signals()
     status = serve(environ)
     # Flushed and done: the interpreter's own tear-down would cost a millisecond.
@@ -68,14 +76,6 @@ def _be_agent(hold_ending: "Callable[[int], None]") -> "NoReturn":
         why = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     _write(2, f"cni-faasm agent: {why}\n".encode("utf-8", "replace"))
     posix._exit(1)
-
-
-def _about() -> str:
-    return (
-        f"cni-faasm {__version__}: the CNI plugin 'faasm'. A container runtime calls it; "
-        "for people there is cni-faasm --help.\n"
-        f"CNI protocol versions supported: {', '.join(protocol.SUPPORTED_VERSIONS)}\n"
-    )
 
 
 def serve(
@@ -326,7 +326,4 @@ def _write(fd: int, data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    if "-h" in sys.argv or "--help" in sys.argv:
-        _write(2, _about().encode())
-        posix._exit(0)
     main()

@@ -65,6 +65,25 @@ app.command("firewall-trust")(firewall_trust.firewall_trust)
 app.command("network-check")(network_check.network_check)
 app.command("iperf-servers")(iperf_servers.iperf_servers)
 
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cni-faasm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_tell_version, is_eager=True, help="Say which version this is."
+        ),
+    ] = False,
+) -> None:
+    """Take the options that come before a command."""
+
+
 Destdir = Annotated[
     str,
     typer.Option(
