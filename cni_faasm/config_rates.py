@@ -35,20 +35,23 @@ def limit(
     """
     rate_key, burst_key = direction + "Rate", direction + "Burst"
     cap_key = "max" + rate_key[0].upper() + rate_key[1:]
+    section = top  # in which the burst stands
+    faults_before = len(top.faults)
     for key in (rate_key, burst_key):
         if nested and key in nested.values and key in top.values:
             _check_same(top, nested, key)
     rate_bps = _rate(top, rate_key)
     burst_bits = _burst(top, burst_key)
-    burst_path = top.path + burst_key
     if nested:
         rate_bps = _rate(nested, rate_key) if rate_key in nested.values else rate_bps
         if burst_key in nested.values:
-            burst_bits, burst_path = _burst(nested, burst_key), nested.path + burst_key
+            burst_bits, section = _burst(nested, burst_key), nested
     cap_bps = _rate(top, cap_key)
     if asked:
         asked_bps = _rate(asked, rate_key)
         asked_bits = _burst(asked, burst_key)
+        if asked_bits is not None and asked_bits >= units.RUNTIME_BURST_UNSET:
+            asked_bits = None
         if asked_bps:
             if cap_bps and asked_bps > cap_bps:
                 warnings.append(
@@ -56,19 +59,20 @@ def limit(
                     f"{units.rate_text(cap_bps)}, the network's {cap_key}"
                 )
                 asked_bps = cap_bps
-            rate_bps, burst_bits, burst_path = asked_bps, asked_bits, asked.path + burst_key
+            rate_bps, burst_bits, section = asked_bps, asked_bits, asked
         elif asked_bits:
-            burst_bits, burst_path = asked_bits, asked.path + burst_key
+            burst_bits, section = asked_bits, asked
     if not rate_bps:
-        if burst_bits:
-            warnings.append(f"{burst_path}: has no effect without {rate_key}")
+        if burst_bits and len(top.faults) == faults_before:
+            # As the reference does: a limit was meant, and there would be none.
+            section.fault(burst_key, must=f"have {rate_key} beside it: without a rate, no limit")
         return Limit()
     if burst_bits:
         most = units.max_burst_bits(rate_bps)
         if burst_bits > most:
             warnings.append(
-                f"{burst_path}: {burst_bits} bits lowered to {most}, the most that the kernel "
-                f"keeps at {units.rate_text(rate_bps)}"
+                f"{section.path}{burst_key}: {burst_bits} bits lowered to {most}, the most that "
+                f"the kernel keeps at {units.rate_text(rate_bps)}"
             )
             burst_bits = most
     return Limit(rate_bps, burst_bits)

@@ -16,8 +16,12 @@ KILO = 1000
 MIN_RATE_BPS = KILO  # as Kubernetes allows
 MAX_RATE_BPS = KILO**5
 
-# What runtimes send for "not set": 0, the largest int32 and the largest uint32.
-BURST_UNSET = (0, 0x7FFFFFFF, 0xFFFFFFFF)
+# What runtimes send for "not set": 0, the largest int32, the largest uint32 (containerd), and one
+# less than eight times that (CRI-O).
+BURST_UNSET = (0, 0x7FFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF * 8 - 1)
+# From here on a runtime's number is none either: what it does not know, it writes as the largest
+# number of some type, and pods tell no burst by their annotations.
+RUNTIME_BURST_UNSET = 0x7FFFFFFF
 MAX_BURST_BITS = (1 << 63) - 1
 
 # An HTB class keeps its burst as transmit time: a u32 of 64 ns ticks.
