@@ -25,6 +25,7 @@ JOBS = (
     "tests/vm/jobs/egress.py",
     "tests/vm/jobs/traffic.py",
     "tests/vm/jobs/drift.py",
+    "tests/vm/jobs/modules.py",
     "tests/kernel/test_add_del.py::test_dual_stack_addresses_are_usable_at_once",
     "tests/kernel/test_add_del.py::test_a_late_failure_undoes_everything",
     "tests/kernel/test_chained.py::test_add_check_del",

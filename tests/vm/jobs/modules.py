@@ -1,0 +1,150 @@
+"""Modules that are not there: what STATUS, ADD and validate say, and what goes without them."""
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cni_faasm import features
+from tests.host import DUAL_STACK, Host, wait_until
+from tests.tool import Tool
+
+# Which modules this may take out: what others of the guest's need, stays.
+PREFIXES = ("act_", "cls_", "sch_", "nf_", "nfnetlink", "nft_", "x_tables", "xt_", "ifb", "veth")
+FORBIDDEN = Path("/etc/modprobe.d/taken-away.conf")
+LIMITS = {"ingressRate": 10**7, "egressRate": 10**7}
+EVERYTHING = {
+    "ipMasq": True,
+    "isolated": True,
+    "bandwidth": {**LIMITS, "enforceEgress": "host", "unshapedSubnets": ["10.9.0.0/16"]},
+    "ipam": DUAL_STACK,
+}
+BARE = {"antiSpoof": False}
+MASQ = {"antiSpoof": False, "ipMasq": True}
+# What is taken away, what is configured, and what is said to be missing.
+CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "veth": (BARE, ["veth pairs (veth), which each attachment needs"]),
+    "sch_htb": (
+        {**BARE, "bandwidth": LIMITS},
+        ["HTB (sch_htb), which bandwidth needs"],
+    ),
+    "sch_ingress": (EVERYTHING, ["clsact (sch_ingress), which bandwidth.enforceEgress needs"]),
+    "ifb": (EVERYTHING, ["ifb devices (ifb), which bandwidth.enforceEgress needs"]),
+    "act_mirred": (
+        EVERYTHING,
+        ["the action mirred (act_mirred), which bandwidth.enforceEgress needs"],
+    ),
+    "cls_u32": (EVERYTHING, ["the classifier u32 (cls_u32), which bandwidth.enforceEgress needs"]),
+    "cls_u32 cls_flower": (
+        {**BARE, "bandwidth": {**LIMITS, "shapedSubnets": ["10.9.0.0/16"]}},
+        ["a classifier for subnets (cls_u32 or cls_flower), which bandwidth.shapedSubnets needs"],
+    ),
+    "nf_tables": (EVERYTHING, ["nf_tables (nf_tables, nfnetlink), which ipMasq and antiSpoof"]),
+    "nf_tables nfnetlink": (MASQ, ["nf_tables (nf_tables, nfnetlink), which ipMasq needs"]),
+    "nft_chain_nat": (MASQ, ["NAT in nf_tables (nft_chain_nat), which ipMasq needs"]),
+    "nft_masq": (MASQ, ["masquerading in nf_tables (nft_masq), which ipMasq needs"]),
+    "nft_fib": ({}, ["routing lookups in nf_tables (nft_fib_inet, with", "which antiSpoof needs"]),
+    "nft_fib_ipv6": ({}, ["routing lookups in nf_tables (nft_fib_inet, with"]),
+    "nft_ct": (EVERYTHING, ["(nft_ct, nf_conntrack), which isolated needs"]),
+    "nf_conntrack": (EVERYTHING, ["(nft_chain_nat), which ipMasq", "(nft_ct, nf_conntrack), which"]),
+    "sch_htb ifb act_mirred nft_masq nft_fib_inet nft_ct": (
+        EVERYTHING,
+        ["(sch_htb)", "(ifb)", "(act_mirred)", "(nft_masq)", "(nft_fib_inet,", "(nft_ct,"],
+    ),
+}  # fmt: skip
+
+
+def loaded() -> set[str]:
+    return {line.split()[0] for line in Path("/proc/modules").read_text().splitlines()}
+
+
+def is_a_module(name: str) -> bool:
+    return (
+        subprocess.run(["modinfo", "-n", name], capture_output=True, check=False).stdout[:1] == b"/"
+    )
+
+
+def unload(names: list[str]) -> bool:
+    """Take out whatever can go; say whether all of these have."""
+    for module in loaded():
+        if module.startswith(PREFIXES):
+            subprocess.run(["rmmod", module], capture_output=True, check=False)
+    return not loaded() & set(names)
+
+
+@contextlib.contextmanager
+def taken_away(words: str) -> Iterator[None]:
+    """Let modules be absent for a block: out of the kernel, and not to be loaded."""
+    names = words.split()
+    wait_until(lambda: unload(names), f"{words} to be out of use", 60)
+    FORBIDDEN.write_text("".join(f"install {name} /bin/false\n" for name in names))
+    try:
+        yield
+    finally:
+        FORBIDDEN.unlink()
+
+
+@pytest.mark.parametrize("taken", CASES)
+def test_what_is_missing_is_named(host: Host, taken: str) -> None:
+    values, words = CASES[taken]
+    config = host.config(cniVersion="1.1.0", **values)
+    container = host.add_container()
+    before = host.snapshot()  # by nft, which needs some of them
+    with taken_away(taken):
+        status = host.cni("STATUS", None, config).error(50)
+        added = host.cni("ADD", container, config).error(106)
+        remarks = validated(host, values)
+    host.assert_unchanged(before)
+    for said in (status["msg"], added["msg"], remarks):
+        assert said.count("this kernel lacks") >= 1
+        for word in words:
+            assert word in said
+    assert status["msg"] == f"ADD would fail: {added['msg']}"
+    assert "modprobe" in added["details"]
+    assert "the kernel said: " in added["details"]
+
+
+def validated(host: Host, values: dict[str, Any]) -> str:
+    tool = Tool(host)
+    path = tool.network(**{"ipMasq": False, "bandwidth": None, **values})
+    document = tool("validate", str(path), "--json").ok().document
+    return "; ".join(
+        one["message"] for one in document["remarks"] if "this kernel lacks" in one["message"]
+    )
+
+
+@pytest.mark.parametrize("taken", ["nf_tables", "nf_tables nfnetlink"])
+def test_who_masquerades_and_guards_nothing_needs_no_nf_tables(host: Host, taken: str) -> None:
+    config = host.config(cniVersion="1.1.0", **BARE, bandwidth=LIMITS)
+    with taken_away(taken):
+        host.cni("STATUS", None, config).ok()
+        container, other = host.add_container(), host.add_container()
+        result = host.add(container, config)
+        host.add(other, config)
+        host.check(container, config, result).ok()
+        attached = [{"containerID": container.name, "ifname": "eth0"}]
+        host.cni("GC", None, {**config, "cni.dev/valid-attachments": attached}).ok()
+        container.run(["ping", "-c1", "-W2", "10.200.0.1"])
+        host.check(container, config, result).ok()
+        host.delete_attachment(container, config)
+        assert host.leases() == {}
+        assert host.links() == []
+
+
+def test_a_bfifo_takes_the_place_of_fq_codel(host: Host) -> None:
+    config = host.config(cniVersion="1.1.0", **BARE, bandwidth=LIMITS)
+    expected = "bfifo" if is_a_module("sch_fq_codel") else "fq_codel"  # built in since Debian 12
+    with taken_away("sch_fq_codel"):
+        container = host.add_container()
+        result = host.add(container, config)
+        kinds = [one["kind"] for one in container.qdiscs("eth0")]
+        host.check(container, config, result).ok()
+    assert kinds == ["htb", expected]
+
+
+def test_a_kernel_of_debian_lacks_nothing(host: Host) -> None:
+    with host.entered():
+        assert features.missing() == []
