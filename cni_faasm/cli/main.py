@@ -124,6 +124,11 @@ def main() -> NoReturn:
             f"internal error: {type(error).__name__}: {error}",
             f"at {_place(error)}; please report it. {DEBUG}=1 shows the whole way there",
         )
+    finally:
+        # All is done: a signal from here on would only show how an interpreter ends.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is signal.default_int_handler:
+                signal.signal(number, signal.SIG_DFL)
     sys.exit(0)
 
 

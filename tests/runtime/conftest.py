@@ -1,7 +1,10 @@
 """Share the runtimes, the network's configuration, and what a container must have."""
 
+import errno
 import json
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,8 +39,25 @@ def root_filesystem(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def short_path() -> Iterator[Path]:
     """Return a directory whose name is as short as podman and Unix sockets want it."""
-    with tempfile.TemporaryDirectory(prefix="rt", dir="/run") as directory:
-        yield Path(directory)
+    directory = Path(tempfile.mkdtemp(prefix="rt", dir="/run"))
+    try:
+        yield directory
+    finally:
+        _remove(directory)
+
+
+def _remove(directory: Path) -> None:
+    """Remove a tree in which podman's own `container cleanup` may still be at work."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            shutil.rmtree(directory)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.ENOENT) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return
 
 
 @pytest.fixture
