@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cni_faasm.cli import attachments, networks, output
+from cni_faasm.cli import attachments, fitting, networks, output
 from cni_faasm.cli.attachments import Attachment, Drift
 from cni_faasm.cli.status import Container
 from cni_faasm.netlink.transport import Netlink
@@ -50,12 +50,24 @@ def check(
             {"attachments": looked, "drifts": [document(one, drift) for one, drift in found]}
         )
     elif found:
-        heads = ("ATTACHMENT", "WHAT", "EXPECTED", "FOUND")
-        typer.echo(output.table(heads, [(one.title, *drift) for one, drift in found]))
+        _print(found)
     else:
         typer.echo(f"{output.count(looked, 'attachment')}, no drift")
     if found:
         raise typer.Exit(1)
+
+
+def _print(found: Sequence[tuple[Attachment, Drift]]) -> None:
+    """Print a table, or a sentence for each drift where the terminal has no room for it."""
+    heads = ("ATTACHMENT", "WHAT", "EXPECTED", "FOUND")
+    text = output.table(heads, [(one.title, *drift) for one, drift in found])
+    room = fitting.width()
+    if room is not None and max(map(len, text.splitlines())) > room:
+        text = "\n".join(
+            output.line(f"{one.title}: {what}: expected {expected}, found {actual}")
+            for one, (what, expected, actual) in found
+        )
+    typer.echo(text)
 
 
 def look_at_all(

@@ -91,7 +91,7 @@ def network_check(
             show.show_findings(err if as_json else out, check.findings)
             known = len(check.findings)
             check.find_servers()
-            (err if as_json else out).print(check.mode() + ".", soft_wrap=True)
+            show.say(err if as_json else out, check.mode() + ".")
             with show.progress(check, interruption.check):
                 check.measure()
             if as_json:

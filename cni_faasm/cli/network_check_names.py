@@ -9,6 +9,7 @@ from cni_faasm.cli.network_check_model import Finding
 
 RESOLV_CONF = "/etc/resolv.conf"
 NETNS_RESOLV_CONF = "/etc/netns/{}/resolv.conf"
+_NAMED = 5
 
 
 def resolve(server: str) -> bytes:
@@ -32,27 +33,36 @@ def resolve(server: str) -> bytes:
 
 
 def nameserver_findings(names: list[str]) -> list[Finding]:
-    """Warn about namespaces in which no name can be resolved."""
-    files: dict[tuple[str, str], list[str]] = {}
+    """Warn, once for all, about namespaces in which no name can be resolved."""
+    lacking: dict[tuple[str, str], list[str]] = {}
     for name in names:
-        path = NETNS_RESOLV_CONF.format(name)
-        text = _read(path)
+        path, text = NETNS_RESOLV_CONF.format("NAME"), _read(NETNS_RESOLV_CONF.format(name))
         if text is None:
             path, text = RESOLV_CONF, _read(RESOLV_CONF) or ""
         servers = [address for address in map(_nameserver, text.splitlines()) if address]
         if any(address.is_global for address in servers):
             continue
         kind = "public nameserver" if servers else "nameserver that a namespace could reach"
-        files.setdefault((path, kind), []).append(name)
+        lacking.setdefault((path, kind), []).append(name)
+    if not lacking:
+        return []
+    told = [
+        f"{path} has no {kind}: {_listed(who)} may not be able to resolve names"
+        for (path, kind), who in lacking.items()
+    ]
     return [
         Finding(
-            f"{path} has no {kind}: {', '.join(who)} may not be able to resolve names",
+            "; ".join(told),
             "put one there, like `nameserver 9.9.9.9`; a loopback address means the namespace "
             f"itself, a private one must answer its address. {NETNS_RESOLV_CONF.format('NAME')} "
             "is for one namespace alone",
         )
-        for (path, kind), who in files.items()
     ]
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _nameserver(line: str) -> "ipaddress.IPv4Address | ipaddress.IPv6Address | None":

@@ -2,13 +2,14 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from cni_faasm.cli import fitting
 from cni_faasm.cli.network_check_model import (
     MAX_EXCESS,
     MAX_MISS,
@@ -34,6 +35,8 @@ COLUMNS = (
     "host, unshaped",
     "verdict",
 )
+# What a narrow terminal does without, the first to go first; --json and --html have all.
+DISPENSABLE = ("retr.", "host, unshaped", "RTT loaded", "configured", "of allowed")
 UNITS = ("", "", "Mbit/s", "Mbit/s", "Mbit/s", "", "", "ms", "Mbit/s", "")
 
 
@@ -105,23 +108,16 @@ def explanations(check: Check) -> list[str]:
 def show_rules(out: Console, check: Check) -> None:
     """Show qdisc and class of both ends, and say whether they are the same."""
     out.print("Rules on both ends of each pair", style="bold")
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for heading in ("namespace", "device", "limits", "qdisc", "class", "leaf", "as configured"):
-        table.add_column(heading, overflow="fold")
+    heads = ("namespace", "device", "limits", "qdisc", "class", "leaf", "as configured")
+    rows = []
+    styles = []
     for target in check.targets:
         for end in target.ends:
             right = not end.differences
-            table.add_row(
-                target.name,
-                end.device,
-                end.direction,
-                end.qdisc,
-                end.shape,
-                end.leaf,
-                "yes" if right else "NO",
-                style=None if right else "red",
-            )
-    out.print(table)
+            texts = (target.name, end.device, end.direction, *end.words)
+            rows.append((*texts, "yes" if right else "NO"))
+            styles.append("" if right else "red")
+    _print_table(out, heads, rows, styles, dispensable=("limits", "qdisc"))
     wrong = any(end.differences for target in check.targets for end in target.ends)
     out.print(rules_sentence(check.targets), style="bold red" if wrong else "green")
 
@@ -129,29 +125,66 @@ def show_rules(out: Console, check: Check) -> None:
 def show_findings(out: Console, findings: list[Finding]) -> None:
     """Show what is missing and how to get it."""
     for finding in findings:
-        out.print(f"! {finding.text}", style="yellow", soft_wrap=True)
+        say(out, f"! {finding.text}", style="yellow")
         if finding.remedy:
-            out.print(f"  {finding.remedy}", soft_wrap=True)
+            say(out, f"  {finding.remedy}")
+
+
+def say(out: Console, text: str, style: str = "") -> None:
+    """Print a line, on a terminal broken between words, each further one indented."""
+    room = out.width if out.is_terminal else None
+    out.print(fitting.filled(text, room, "  "), style=style, soft_wrap=True)
+
+
+def _print_table(
+    out: Console,
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    styles: Sequence[str],
+    *,
+    right: Sequence[str] = (),
+    dispensable: Sequence[str] = (),
+) -> None:
+    """Print a table that breaks its cells between words only.
+
+    heads: with their units on a second line. dispensable: those that go where even so there is
+    no room, the first first.
+    """
+    needs = [
+        fitting.word_widths([row[place] for row in (heads, *rows)]) for place in range(len(heads))
+    ]
+    places = fitting.places(heads, [least for least, _ in needs], out.width, dispensable)
+    room = out.width - fitting.GAP * (len(places) - 1)
+    widths = fitting.shares([needs[place] for place in places], room)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for place, width in zip(places, widths, strict=True):
+        justify: JustifyMethod = "right" if heads[place] in right else "left"
+        table.add_column(heads[place], justify=justify, width=width)
+    for row, style in zip(rows, styles, strict=True):
+        table.add_row(*(row[place] for place in places), style=style or None)
+    out.print(table)
+    hidden = [head.split("\n")[0] for place, head in enumerate(heads) if place not in places]
+    if hidden:
+        say(out, f"No room for: {'; '.join(hidden)}. A wider terminal or --json shows them.", "dim")
 
 
 def show_table(out: Console, check: Check) -> None:
     """Show the figures, the verdict and what they mean."""
     out.print()
     out.print(f"Measured against {check.server}, {check.seconds} s each", style="bold")
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for heading, unit in zip(COLUMNS, UNITS, strict=True):
-        right = heading not in ("", "direction", "verdict")
-        table.add_column(
-            f"{heading}\n{unit}" if unit else heading,
-            justify="right" if right else "left",
-            overflow="fold",
-        )
-    for cells, row in zip(table_cells(check), check.rows, strict=True):
-        styles = {OK: "green", NO_LIMIT: "dim"}
-        table.add_row(*cells, style=styles.get(row.verdict, "bold red"))
-    out.print(table)
+    styles = {OK: "green", NO_LIMIT: "dim"}
+    heads = [f"{head}\n{unit}" if unit else head for head, unit in zip(COLUMNS, UNITS, strict=True)]
+    by_name = dict(zip(COLUMNS, heads, strict=True))
+    _print_table(
+        out,
+        heads,
+        table_cells(check),
+        [styles.get(row.verdict, "bold red") for row in check.rows],
+        right=[by_name[name] for name in COLUMNS if name not in ("", "direction", "verdict")],
+        dispensable=[by_name[name] for name in DISPENSABLE],
+    )
     for line in explanations(check):
-        out.print(line, style="dim")
+        say(out, line, style="dim")
     out.print()
     problems = check.problems()
     if not problems:
@@ -159,7 +192,7 @@ def show_table(out: Console, check: Check) -> None:
         return
     out.print("Not as it should be:", style="bold red")
     for problem in problems:
-        out.print(f"  {problem}", style="red", soft_wrap=True)
+        say(out, f"  {problem}", style="red")
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Self
 import typer
 
 from cni_faasm import units
+from cni_faasm.cli import fitting
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
@@ -21,22 +22,37 @@ def print_json(document: object) -> None:
 
 def note(text: str) -> None:
     """Tell a person something that is not the command's output."""
-    typer.echo(f"cni-faasm: {text}", err=True)
+    typer.echo(fitting.filled(f"cni-faasm: {text}", fitting.width(stderr=True)), err=True)
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> str:
+def line(text: str) -> str:
+    """Return a line of the output as the terminal can show it, broken between words."""
+    return fitting.filled(text, fitting.width(), "  ")
+
+
+def table(
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    right: Sequence[str] = (),
+    dispensable: Sequence[str] = (),
+) -> str:
     """Return a plain table, its columns as wide as what is in them.
 
-    right: heads of the columns whose cells end in line, as numbers should.
+    right: heads of the columns whose cells end in line, as numbers should. dispensable: heads
+    of those that go where a terminal has no room, the first to go first.
     """
     widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
+    places = fitting.places(heads, widths, fitting.width(), dispensable)
     lines = []
     for row in (heads, *rows):
         cells = [
-            cell.rjust(width) if head in right else cell.ljust(width)
-            for head, cell, width in zip(heads, row, widths, strict=True)
+            row[at].rjust(widths[at]) if heads[at] in right else row[at].ljust(widths[at])
+            for at in places
         ]
         lines.append("  ".join(cells).rstrip())
+    if len(places) < len(heads):
+        hidden = ", ".join(head for at, head in enumerate(heads) if at not in places)
+        lines.append(line(f"no room for {hidden}; a wider terminal or --json shows them"))
     return "\n".join(lines)
 
 

@@ -169,7 +169,8 @@ def list_(
         )
         for row in rows
     ]
-    typer.echo(output.table(heads, cells, right=("IN", "OUT")))
+    going = ("INSIDE", "NETWORK", "OUTSIDE", "ADDRESSES")
+    typer.echo(output.table(heads, cells, right=("IN", "OUT"), dispensable=going))
 
 
 @app.command(

@@ -216,6 +216,11 @@ COLUMNS = (
     *("CONTAINER", "NETNS", "IF", "NETWORK", "ADDRESSES", "OUTSIDE"),
     *("IN", "LIMIT IN", "OUT", "LIMIT OUT", "DROPS", "OVERLIMITS", "BACKLOG", "DRIFT"),
 )
+# Where the terminal has no room these go, the first first; IN and OUT never do.
+DISPENSABLE = (
+    *("NETNS", "OVERLIMITS", "BACKLOG", "NETWORK", "OUTSIDE", "IF", "ADDRESSES", "DROPS"),
+    *("DRIFT", "LIMIT OUT", "LIMIT IN"),
+)
 RIGHT = ("IN", "LIMIT IN", "OUT", "LIMIT OUT", "DROPS", "OVERLIMITS", "BACKLOG", "DRIFT")
 
 
@@ -287,13 +292,15 @@ def text(rows: Sequence[Row], *, detailed: bool) -> Iterator[str]:
     if not rows:
         yield "no attachments"
         return
-    yield output.table(COLUMNS, [cells(row) for row in rows], right=RIGHT)
+    shown = [cells(row) for row in rows]
+    yield output.table(COLUMNS, shown, right=RIGHT, dispensable=DISPENSABLE)
     for row in rows:
         one, promised = row.attachment, row.attachment.promised
         if detailed and promised is not None:
             yield ""
-            yield f"{one.title}: namespace {promised.netns}, MTU {promised.mtu}, up for " + (
-                output.age(time.time() - promised.created)
+            age = output.age(time.time() - promised.created)
+            yield output.line(
+                f"{one.title}: namespace {promised.netns}, MTU {promised.mtu}, up for {age}"
             )
             for word, side in (("in", row.ingress), ("out", row.egress)):
                 if side.counters is not None:
@@ -309,7 +316,7 @@ def text(rows: Sequence[Row], *, detailed: bool) -> Iterator[str]:
                 for each in row.differences or ()
             )
         for what, expected, found in row.drifts or ():
-            yield f"{one.title}: {what}: expected {expected}, found {found}"
+            yield output.line(f"{one.title}: {what}: expected {expected}, found {found}")
     if any(row.differences for row in rows):
         yield f"{DIFFERS} not as in the network's file; cni-faasm apply --dry-run says more"
 

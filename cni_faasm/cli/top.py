@@ -18,15 +18,26 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from cni_faasm.cli import output
+from cni_faasm.cli import fitting, output
 from cni_faasm.cli.attachments import Attachment
 from cni_faasm.cli.fault import ToolError
-from cni_faasm.cli.status import COLUMNS, INTERVAL_S, RIGHT, Row, Watcher, cells, sort_rows
+from cni_faasm.cli.status import (
+    COLUMNS,
+    DISPENSABLE,
+    INTERVAL_S,
+    RIGHT,
+    Row,
+    Watcher,
+    cells,
+    sort_rows,
+)
 
 # Drifts take longer to find than counters to read.
 DRIFTS_EVERY = 5
 # Lines that are not the table's rows: the title, the heads and their rule, the last line.
 OTHER_LINES = 5
+# Of "33.55M": the columns stay where they are while rates change.
+RATE_WIDTH = 6
 
 _KEYS = {
     b"\x1b[C": "right",
@@ -72,21 +83,41 @@ class Screen:
             step = {"up": -1, "down": 1, "page up": -page, "page down": page}.get(key, 0)
             self.first = max(0, min(self.first + step, len(self.rows) - 1))
 
-    def table(self, height: int) -> Table:
-        """Draw it for a terminal of so many lines."""
-        table = Table(expand=True, box=None, title=self._title(), title_justify="left")
-        for place, head in enumerate(COLUMNS):
-            mark = ("↑" if self.turned == (head in RIGHT) else "↓") if place == self.column else ""
-            style = "reverse" if place == self.column else "bold"
-            justify = "right" if head in RIGHT else "left"
-            table.add_column(Text(head + mark, style=style), justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    def table(self, height: int, width: int) -> Table:
+        """Draw it for a terminal of so many lines and columns.
+
+        Columns that have no room are left out, but for the chosen one.
+        """
         rows = sort_rows(self.rows, COLUMNS[self.column])
         if self.turned:
             rows.reverse()
-        for row in rows[self.first : self.first + max(1, height - OTHER_LINES)]:
-            style = "red" if row.drifts else ""
-            table.add_row(*(Text(cell) for cell in cells(row)), style=style)
-        table.caption = "←→ column   r turn   ↑↓ scroll   p pause   q end"
+        seen = rows[self.first : self.first + max(1, height - OTHER_LINES)]
+        heads = list(COLUMNS)
+        heads[self.column] += "↑" if self.turned == (COLUMNS[self.column] in RIGHT) else "↓"
+        drawn = [cells(row) for row in seen]
+        widths = [max(len(line[place]) for line in (heads, *drawn)) for place in range(len(heads))]
+        for place, head in enumerate(COLUMNS):
+            if head in ("IN", "OUT"):
+                widths[place] = max(widths[place], RATE_WIDTH)
+        going = [head for head in DISPENSABLE if head != COLUMNS[self.column]]
+        # rich puts half of the gap before the first column and half behind the last.
+        places = fitting.places(COLUMNS, widths, width - fitting.GAP, going)
+
+        table = Table(expand=True, box=None, title=self._title(), title_justify="left")
+        for place in places:
+            style = "reverse" if place == self.column else "bold"
+            justify = "right" if COLUMNS[place] in RIGHT else "left"
+            table.add_column(
+                Text(heads[place], style=style),
+                justify=justify,  # type: ignore[arg-type]
+                no_wrap=True,
+                min_width=widths[place],
+            )
+        for row, line in zip(seen, drawn, strict=True):
+            table.add_row(*(Text(line[place]) for place in places), style="red" * bool(row.drifts))
+        hidden = len(COLUMNS) - len(places)
+        more = f" ({hidden} more)" if hidden else ""
+        table.caption = f"←→ column{more}   r turn   ↑↓ scroll   p pause   q end"
         table.caption_justify = "left"
         return table
 
@@ -138,7 +169,7 @@ def run(watcher: Watcher, known: Callable[[], list[Attachment]], sort: str) -> N
                     looks += 1
                     _read(screen, watcher, known, found, with_drifts)
                     next_read = now + INTERVAL_S
-                live.update(screen.table(console.height), refresh=True)
+                live.update(screen.table(console.height, console.width), refresh=True)
                 for key in _keys(fd, 60 if screen.paused else max(0.0, next_read - now)):
                     if key == "end":
                         return

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.host import Host, wait_until
+from tests.host import DUAL_STACK, Host, wait_until
 from tests.kernel.test_cli_looking import flood, plugin_config
 from tests.tool import Tool
 
@@ -25,9 +25,9 @@ def tool(bare_host: Host) -> Tool:
 class Terminal:
     """A terminal of tmux in which a command runs: what it shows, and keys for it."""
 
-    def __init__(self, tool: Tool, name: str, *words: str) -> None:
+    def __init__(self, tool: Tool, name: str, *words: str, columns: int = 180) -> None:
         self._tmux = ["tmux", "-L", name, "-f", "/dev/null"]
-        size = ["-x", "180", "-y", "14"]
+        size = ["-x", str(columns), "-y", "14"]
         environment = tool.environment() | {"TERM": "tmux-256color"}
         # The shell stays, so that the screen does, and tells how the command ended.
         shell = ["/bin/sh", "-c", '"$@"; echo "ended with $?"; read x', "sh", *tool.argv(*words)]
@@ -61,8 +61,9 @@ class Terminal:
 def terminal(tool: Tool) -> Iterator[Callable[..., Terminal]]:
     terminals: list[Terminal] = []
 
-    def start(*words: str) -> Terminal:
-        terminals.append(Terminal(tool, f"t{tool.host.number}x{len(terminals)}", *words))
+    def start(*words: str, columns: int = 180) -> Terminal:
+        name = f"t{tool.host.number}x{len(terminals)}"
+        terminals.append(Terminal(tool, name, *words, columns=columns))
         return terminals[-1]
 
     yield start
@@ -114,6 +115,49 @@ def test_status_watch_is_live_and_sortable(tool: Tool, terminal: Callable[..., T
     screen.wait_for(lambda text: "3 attachments" in text, "a new attachment")
     screen.press("q")
     screen.wait_for(lambda text: "ended with 0" in text, "the end")
+
+
+# As runtimes and CNI make them: a long id, addresses of both families.
+LONG_ID = "3f2a" * 16
+
+
+def test_80_columns_show_what_matters_in_whole_words(
+    tool: Tool, terminal: Callable[..., Terminal]
+) -> None:
+    config = plugin_config(tool) | {"ipam": tool.host.config(ipam=DUAL_STACK)["ipam"]}
+    tool.host.add(tool.host.add_container(), config, container_id=LONG_ID)
+    tool.host.run(["tc", "qdisc", "del", "dev", "faasm0", "root"])
+    screen = terminal("status", "--watch", columns=80)
+    text = screen.wait_for(lambda text: "1 drifted" in text, "the first look")
+    heads = next(line for line in text.splitlines() if "CONTAINER" in line)
+    assert heads.split() == [
+        "CONTAINER↑",
+        "IN",
+        "LIMIT",
+        "IN",
+        "OUT",
+        "LIMIT",
+        "OUT",
+        "DROPS",
+        "DRIFT",
+    ]
+    assert f" {LONG_ID[:21]}... " in text
+    # A column that has no room is shown when it is chosen.
+    screen.press("Left", "Left")
+    screen.wait_for(lambda text: "BACKLOG↓" in text and " OUT " in text, "the chosen one")
+    screen.press("q")
+
+    status = terminal("status", columns=80)
+    text = status.wait_for(lambda text: "ended with 0" in text, "status")
+    assert max(map(len, text.splitlines())) <= 80
+    assert "no room for NETNS, NETWORK, ADDRESSES, OUTSIDE, OVERLIMITS, BACKLOG" in text
+    expected = (f"{LONG_ID[:21]}...", "20M", "10M", "DRIFT")
+    assert [word for word in expected if word not in text.split()] == []
+
+    check = terminal("check", columns=80)
+    text = check.wait_for(lambda text: "ended with 1" in text, "check")
+    assert max(map(len, text.splitlines())) <= 80
+    assert "faasm0: root qdisc: expected htb" in " ".join(text.split())
 
 
 def test_status_watch_without_a_terminal(tool: Tool) -> None:

@@ -166,6 +166,25 @@ def test_a_missing_nameserver_is_told(
     assert all("faasmns1" not in one.text for one in names.nameserver_findings(["faasmns1"]))
 
 
+def test_missing_nameservers_are_told_once_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each namespace of a pool has a file of its own."""
+    (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.53\n", encoding="utf-8")
+    monkeypatch.setattr(names, "RESOLV_CONF", str(tmp_path / "resolv.conf"))
+    monkeypatch.setattr(names, "NETNS_RESOLV_CONF", str(tmp_path / "netns-{}"))
+    pool = [f"faasmns{number}" for number in range(1, 8)]
+    for name in pool:
+        (tmp_path / f"netns-{name}").write_text("nameserver 10.1.1.1\n", encoding="utf-8")
+    [finding] = names.nameserver_findings([*pool, "web"])
+    assert (
+        f"{tmp_path}/netns-NAME has no public nameserver: faasmns1, faasmns2, faasmns3, faasmns4, "
+        "faasmns5 and 2 more may not"
+    ) in finding.text
+    assert f"{tmp_path}/resolv.conf has no nameserver that a namespace could" in finding.text
+    assert "web may not" in finding.text
+
+
 def test_a_namespace_is_named_as_it_is_spelt() -> None:
     def target(name: str) -> Any:
         ends = [
