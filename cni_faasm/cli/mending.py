@@ -56,18 +56,19 @@ class Mended(NamedTuple):
 def mend(one: Attachment, host: Netlink, inner: Netlink, *, dry_run: bool = False) -> Mended:
     """Put back all that can be put back, then look again.
 
-    dry_run: change nothing; done is then what would be put back.
+    dry_run: change nothing; done is then what would be put back, or come back with it.
     Raises: CniError.
     """
     promised = one.promised
     if promised is None:
         return Mended([], [])
-    seen: dict[str, Drift] = {}
-    reasons: dict[str, str] = {}
+    # By what and what is expected: an end has several addresses and routes.
+    seen: dict[tuple[str, str], Drift] = {}
+    reasons: dict[tuple[str, str], str] = {}
     left: list[Drift] = []
     for _ in range(MAX_ROUNDS):
         left = attachments.drifts_of(one, host, inner)
-        seen = {drift[0]: drift for drift in left} | seen
+        seen = {drift[:2]: drift for drift in left} | seen
         todo = [drift for drift in left if not hopeless(drift)]
         if dry_run:
             return Mended(todo, [(drift, hopeless(drift)) for drift in left if drift not in todo])
@@ -79,15 +80,15 @@ def mend(one: Attachment, host: Netlink, inner: Netlink, *, dry_run: bool = Fals
             try:
                 mender.put_back(drift)
             except NetlinkError as error:
-                reasons[drift[0]] = kernel.refusal(error).msg
+                reasons[drift[:2]] = kernel.refusal(error).msg
             except CniError as error:
-                reasons[drift[0]] = error.msg
-    stuck = {drift[0] for drift in left}
-    done = [drift for what, drift in seen.items() if what not in stuck]
+                reasons[drift[:2]] = error.msg
+    stuck = {drift[:2] for drift in left}
+    done = [drift for key, drift in seen.items() if key not in stuck]
     if any(what.endswith(_LATE) for what, _, _ in done):
         first_packet.wait(host, inner, promised, either=True)
     return Mended(
-        done, [(drift, hopeless(drift) or reasons.get(drift[0], COMES_BACK)) for drift in left]
+        done, [(drift, hopeless(drift) or reasons.get(drift[:2], COMES_BACK)) for drift in left]
     )
 
 
