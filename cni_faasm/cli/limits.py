@@ -7,7 +7,7 @@ those that it had before under the key "configured".
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from cni_faasm import accepted, kernel, plan_fields, record, shaping, units
+from cni_faasm import accepted, kernel, plan, plan_fields, record, shaping, units
 from cni_faasm import config as configuration
 from cni_faasm.cli import attachments, filed
 from cni_faasm.cli.attachments import Attachment
@@ -90,6 +90,7 @@ def as_wanted(one: Attachment, wanted: Wanted) -> Attachment:
     promised = one.promised
     if promised is None:
         return one
+    _demand_limit(one, promised, wanted)
     fields: dict[str, Any] = dict(one.fields)
     fields.setdefault(CONFIGURED, {key: fields.get(key) for key in DIRECTIONS})
     leaf = leaf_of(one)
@@ -106,6 +107,19 @@ def as_wanted(one: Attachment, wanted: Wanted) -> Attachment:
     if {key: fields[key] for key in DIRECTIONS} == fields[CONFIGURED]:
         del fields[CONFIGURED]
     return _with(one, fields)
+
+
+def _demand_limit(one: Attachment, promised: plan.Plan, wanted: Wanted) -> None:
+    """Refuse a burst that no limit would have. Raises: ToolError."""
+    rates = [
+        getattr(promised, direction) if rate_bps is None else rate_bps
+        for direction, (rate_bps, _) in wanted.items()
+    ]
+    if any(burst_bits is not None for _, burst_bits in wanted.values()) and not any(rates):
+        raise ToolError(
+            f"{one.title}: --burst is of a limit, and there is none",
+            "give the limit as well: --ingress RATE, --egress RATE",
+        )
 
 
 def as_before(one: Attachment) -> Attachment:
