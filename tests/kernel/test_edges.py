@@ -420,6 +420,29 @@ def test_status_where_nf_tables_is_missing(host: Host, container: Namespace) -> 
     assert any("links and routes" in msg for msg in told)
 
 
+def test_without_nf_tables_where_nothing_needs_it(host: Host, container: Namespace) -> None:
+    """As above: whatever fails, fails for another socket."""
+    config = host.config(ipMasq=False, antiSpoof=False)
+    told: dict[str, list[str]] = {"ADD": [], "CHECK": [], "DEL": []}
+    passed = dict.fromkeys(told, 0)
+    for number in range(1, 6):
+        before = strace(f"socket:error=EPROTONOSUPPORT:when={number}")
+        for verb, seen in told.items():
+            if verb == "CHECK" and not host.records():
+                host.add(container, config)
+            done = call(host, verb, container, config, before=before)
+            if done.status:
+                seen.append(done.error()["msg"])
+            else:
+                passed[verb] += 1
+        if host.records():
+            host.delete_attachment(container, config)
+        assert_nothing(host)
+    assert all(passed.values())
+    assert told["ADD"]  # else nothing was refused
+    assert not [msg for seen in told.values() for msg in seen if "nf_tables" in msg]
+
+
 @pytest.mark.parametrize("capability", ["net_admin", "sys_admin"])
 def test_status_without_rights(host: Host, container: Namespace, capability: str) -> None:
     before = ["setpriv", f"--bounding-set=-{capability}", f"--inh-caps=-{capability}", "--"]
