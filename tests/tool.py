@@ -51,6 +51,7 @@ class Tool:
         self.host = host
         self.command = list(command) or SOURCE_TOOL
         self.conf_dir = host.directory / "net.d"
+        self.conf_dir.mkdir(parents=True, exist_ok=True)
         self.prefix = f"p{host.number}x"
 
     def network(self, *, plugins: Sequence[dict[str, Any]] = (), **keys: Any) -> Path:
@@ -58,7 +59,6 @@ class Tool:
         config = self.host.config(**{"ipMasq": True, "bandwidth": BANDWIDTH, **keys})
         version, name = config.pop("cniVersion"), config.pop("name")
         listed = {"cniVersion": version, "name": name, "plugins": [config, *plugins]}
-        self.conf_dir.mkdir(parents=True, exist_ok=True)
         path = self.conf_dir / f"10-{name}.conflist"
         path.write_text(json.dumps(listed, indent=2), encoding="utf-8")
         return path

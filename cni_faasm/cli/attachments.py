@@ -117,7 +117,9 @@ def opened(one: Attachment, *, keep: bool = False) -> Iterator[Netlink]:
     Raises: ToolError when the namespace has gone.
     """
     if one.promised is None:
-        raise ToolError(f"{one.title}: its record cannot be read", "cni-faasm gc removes it")
+        raise ToolError(
+            f"{one.title}: its record cannot be read", "cni-faasm gc removes it, unless it is alive"
+        )
     if not one.is_of_this_boot:
         raise ToolError(f"{one.title}: it is of an earlier boot", "cni-faasm gc removes it")
     try:

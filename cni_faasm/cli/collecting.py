@@ -90,9 +90,14 @@ def gc(
 def demand_none_attached(conf_dir: str) -> None:
     """Refuse to go on while containers are attached. Raises: ToolError that names them."""
     living = Living()
-    dirs = networks.state_dirs(networks.installed(conf_dir), "")
+    known = networks.installed(conf_dir)
+    dirs = networks.state_dirs(known, "")
     with Netlink() as host:
-        alive = [one.title for one in attachments.every(dirs) if is_alive(one, living, host)]
+        alive = [
+            one.title
+            for one in attachments.every(dirs)
+            if is_alive(one, living, host) or _is_doubtful(one, known, living, host)
+        ]
     if alive:
         more = f" and {len(alive) - _NAMED} more" if len(alive) > _NAMED else ""
         raise ToolError(
@@ -205,6 +210,16 @@ def _traces_of_life(
             if address in living.addresses:
                 alive |= {one for one in wanted if one == (container_id, ifname or one[1])}
     return alive
+
+
+def _is_doubtful(
+    one: Attachment, known: Sequence[networks.Network], living: Living, host: Netlink
+) -> bool:
+    """Say whether an attachment whose record cannot be read shows signs of life."""
+    if one.promised is not None:
+        return False
+    place = Place(one.network, one.state_dir, networks.data_dir_of(known, one.network))
+    return bool(_traces_of_life(place, {(one.container_id, one.ifname)}, living, host))
 
 
 def is_alive(one: Attachment, living: Living, host: Netlink) -> bool:

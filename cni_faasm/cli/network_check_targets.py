@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import typer
 
 from cni_faasm import inet, netns, plan, shaping, shaping_drifts, veth
-from cni_faasm.cli import attachments
+from cni_faasm.cli import attachments, output
 from cni_faasm.cli.fault import ToolError
 from cni_faasm.cli.network_check_model import EGRESS, INGRESS, Finding, Limit, rate_text, size_text
 from cni_faasm.errors import CniError
@@ -182,7 +182,10 @@ def _attachments(state_dirs: list[str]) -> dict[tuple[int, int], list[plan.Plan]
     """Return the attachments of this boot by the namespace that they are in."""
     found: dict[tuple[int, int], list[plan.Plan]] = {}
     for one in attachments.every(state_dirs):
-        if one.promised is None or not one.is_of_this_boot:
+        if one.promised is None:
+            output.note(f"passed over {one.title}: its record cannot be read")
+            continue
+        if not one.is_of_this_boot:
             continue
         with contextlib.suppress(OSError, ValueError):
             status = os.stat(one.promised.netns)

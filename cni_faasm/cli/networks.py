@@ -5,13 +5,14 @@ A runtime reads the files of /etc/cni/net.d in the order of their names; so do w
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import typer
 
 from cni_faasm import config as configuration
 from cni_faasm import jsonio, protocol
+from cni_faasm.cli import output
 from cni_faasm.cli.fault import ToolError
 from cni_faasm.errors import CniError
 
@@ -21,15 +22,34 @@ PLUGIN = "faasm"
 # What libcni and CRI-O read; a .conf holds one plugin without a list around it.
 ENDINGS = (".conflist", ".conf", ".json")
 
+# Files that somebody was told of, each once: several steps of a command read the folder.
+_told: set[str] = set()
+
+
+def _folder(context: typer.Context, given: str) -> str:
+    """Refuse a folder that is not there: a slip of the pen looks like a host without networks."""
+    usual = given in ("", CONF_DIR)
+    if not usual and not context.resilient_parsing and not os.path.isdir(given):
+        word = "is no folder" if os.path.lexists(given) else "is not there"
+        raise typer.BadParameter(f"{given} {word}")
+    return given
+
+
 ConfDir = Annotated[
     str,
-    typer.Option("--conf-dir", metavar="DIR", help="Where the host's network configurations are."),
+    typer.Option(
+        "--conf-dir",
+        metavar="DIR",
+        callback=_folder,
+        help="Where the host's network configurations are.",
+    ),
 ]
 StateDir = Annotated[
     str,
     typer.Option(
         "--state-dir",
         metavar="DIR",
+        callback=_folder,
         help="Where the attachment records are, if no configuration in --conf-dir says it.",
     ),
 ]
@@ -81,23 +101,50 @@ def _type(plugin: Any) -> str:
     return next((str(value) for key, value in plugin.items() if key.lower() == "type"), "")
 
 
-def installed(conf_dir: str) -> list[Network]:
-    """Return the networks of a folder that are ours; files that cannot be read are none."""
+def installed(conf_dir: str, *, quiet: bool = False) -> list[Network]:
+    """Return the networks of a folder that are ours; one that is not there has none.
+
+    A file that cannot be read may be of one: it is told on stderr, unless quiet.
+    Raises: OSError when the folder cannot be read.
+    """
+    found = []
+    for path, network in listed(conf_dir):
+        if isinstance(network, Network):
+            found.append(network)
+        elif not quiet and path not in _told:
+            _told.add(path)
+            output.note(f"passed over {path}: {network}")
+    return found
+
+
+def listed(conf_dir: str) -> Iterator[tuple[str, Network | str]]:
+    """Yield each file of a folder that is ours, or why it cannot be known whether it is.
+
+    Raises: OSError when the folder cannot be read.
+    """
     try:
         names = sorted(os.listdir(conf_dir))
-    except OSError:
-        return []
-    found = []
+    except FileNotFoundError:
+        return
     for name in names:
-        if not name.endswith(ENDINGS):
+        path = os.path.join(conf_dir, name)
+        if not name.endswith(ENDINGS) or os.path.isdir(path):
+            continue
+        if not os.path.isfile(path):
+            if os.path.lexists(path):  # else it went this moment
+                yield path, "it is no regular file"
             continue
         try:
-            network = read(os.path.join(conf_dir, name))
-        except (OSError, CniError):
+            network = read(path)
+        except FileNotFoundError:
             continue
-        if network is not None:
-            found.append(network)
-    return found
+        except OSError as error:
+            yield path, error.strerror or str(error)
+        except CniError as error:
+            yield path, f"{error.msg}; {error.details}" if error.details else error.msg
+        else:
+            if network is not None:
+                yield path, network
 
 
 def find(name: str, conf: str, conf_dir: str) -> Network:

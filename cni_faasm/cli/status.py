@@ -26,7 +26,7 @@ DIFFERS = "*"
 def complete_containers(incomplete: str) -> list[str]:
     """Return the container ids that begin so, for the shell."""
     try:
-        folders = networks.state_dirs(networks.installed(networks.CONF_DIR), "")
+        folders = networks.state_dirs(networks.installed(networks.CONF_DIR, quiet=True), "")
         known = {one.container_id for one in attachments.every(folders)}
     except Exception:
         return []  # a shell that completes has no place for errors

@@ -99,7 +99,8 @@ def _files(paths: Sequence[str]) -> Iterator[str]:
         if not os.path.isdir(path):
             yield path
             continue
-        found = [one.path for one in networks.installed(path)]
+        # One that cannot be read is no valid one, whosever it is.
+        found = [file for file, _ in networks.listed(path)]
         if not found:
             raise ToolError(f"{path}: no file there has a plugin of type {networks.PLUGIN}")
         yield from found

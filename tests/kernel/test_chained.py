@@ -240,7 +240,6 @@ def test_without_ipam_and_prev_result(host: Host, container: Namespace) -> None:
 
 def test_the_tool_looks_and_mends(host: Host, container: Namespace, chain: dict[str, Any]) -> None:
     tool = Tool(host)
-    tool.conf_dir.mkdir(parents=True)
     path = tool.conf_dir / "10-testnet.conflist"
     path.write_text(json.dumps(chain), encoding="utf-8")
     tool("validate", str(path)).ok()
