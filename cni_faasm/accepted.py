@@ -13,13 +13,29 @@ from cni_faasm.results import parse_result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from cni_faasm.config import NetworkConfig
     from cni_faasm.plan import Plan
     from cni_faasm.protocol import Request
     from cni_faasm.results import Result
 
 KEY = "config"  # of the record
+REMARKS = "remarks"  # of the record, too
+_MAX_REMARKS = 16
+_MAX_REMARK = 500  # characters
 _PATH_LIMIT = 1024  # characters; whether a longer one is a path is for config.py to say
 _LIMIT = 1 << 16  # characters; a longer one is validated each time
+
+
+def fields(config: "NetworkConfig") -> "dict[str, object]":
+    """Return what the record keeps of a configuration beside the plan.
+
+    Its remarks, too, such as a limit that was lowered: runtimes show nobody the stderr of an
+    ADD that went well, so `status` and `check` tell them.
+    """
+    kept: dict[str, object] = {KEY: config.accepted}
+    if config.warnings:
+        kept[REMARKS] = [text[:_MAX_REMARK] for text in config.warnings[:_MAX_REMARKS]]
+    return kept
 
 
 def text_of(document: "dict[str, object]") -> str:

@@ -54,6 +54,7 @@ def add(
     leaf = kernel.leaf(config.state_dir, config.name, boot_id, marker)
     scope = kernel.scope(config, boot_id, marker)
     ingress, egress = plan.both_shapes(config, inside.mtu, leaf, scope)
+    config.warnings += plan.burst_warnings(config, ingress, egress)
     promised = plan.Plan(
         network=config.name,
         container_id=request.container_id,
@@ -91,7 +92,7 @@ def add(
         config.name,
         request.container_id,
         request.ifname,
-        {**plan_fields.to_fields(promised), accepted.KEY: config.accepted},
+        {**plan_fields.to_fields(promised), **accepted.fields(config)},
     )
     undo.push("take the queues off", _restore, promised, (outside, inside), request.netns)
     host.execute(_messages(outside.ifindex, promised.ingress, promised.egress))

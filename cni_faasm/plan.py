@@ -7,7 +7,7 @@ it back and compare. So whatever is promised to a container stands in one place.
 from cni_faasm import inet
 from cni_faasm.policy import digest
 from cni_faasm.results import ROUTE_NUMBERS, Route
-from cni_faasm.shaping import Shape, gso_max_bytes, on_host_bps, shape
+from cni_faasm.shaping import Shape, became, gso_max_bytes, on_host_bps, shape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -339,6 +339,21 @@ def both_shapes(
         shape(config.ingress, config.latency_ms, mtu, leaf, scope and scope.seen_from(host=True)),
         shape(config.egress, config.latency_ms, mtu, leaf, scope and scope.seen_from(host=False)),
     )
+
+
+def burst_warnings(
+    config: "NetworkConfig", ingress: "Shape | None", egress: "Shape | None"
+) -> "list[str]":
+    """Say which burst of a configuration became another; only with the MTU that is known."""
+    found = []
+    for key, limit, made in (
+        ("ingressBurst", config.ingress, ingress),
+        ("egressBurst", config.egress, egress),
+    ):
+        text = became(limit.burst_bits, made)
+        if text:
+            found.append(f"{key}: {text}")
+    return found
 
 
 def on_host(config: "NetworkConfig", mtu: int, leaf: str, scope: "Scope | None") -> "Shape | None":

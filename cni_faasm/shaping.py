@@ -180,6 +180,17 @@ def shape(
     )
 
 
+def became(burst_bits: "int | None", one: "Shape | None") -> str:
+    """Say what became of a burst that was asked for; "" when it is as asked, or none was."""
+    if burst_bits is None or one is None:
+        return ""
+    if burst_bits // 8 < one.burst_bytes:
+        return f"{burst_bits} bits raised to {one.burst_bytes * 8}: one packet must fit"
+    if burst_bits // 8 > one.burst_bytes:
+        return f"{burst_bits} bits lowered to {one.burst_bytes * 8}, the most that the kernel keeps"
+    return ""
+
+
 def _queue_bytes(rate_Bps: int, latency_ms: "int | None") -> int:
     if latency_ms:
         return rate_Bps * latency_ms // 1000

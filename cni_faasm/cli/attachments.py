@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from cni_faasm import kernel, netns, plan, plan_fields, record, results, shaping, veth
+from cni_faasm import accepted, kernel, netns, plan, plan_fields, record, results, shaping, veth
 from cni_faasm.cli.fault import ToolError
 from cni_faasm.errors import CniError
 from cni_faasm.netlink import tc, tc_parse
@@ -35,6 +35,12 @@ class Attachment(NamedTuple):
     @property
     def title(self) -> str:
         return f"{self.network}/{self.container_id}/{self.ifname}"
+
+    @property
+    def remarks(self) -> list[str]:
+        """Return what ADD had to say of what it was asked, such as a limit that it lowered."""
+        kept = self.fields.get(accepted.REMARKS)
+        return [str(text) for text in kept] if isinstance(kept, list) else []
 
     @property
     def is_of_this_boot(self) -> bool:

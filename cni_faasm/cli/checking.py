@@ -1,6 +1,6 @@
 """Compare every attachment with its record, once or as things change."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated
 
 import typer
@@ -43,16 +43,24 @@ def check(
 
         watching.run(known, as_json)
         return
-    found = [(one, drift) for one, drifts in look_at_all(known()) for drift in drifts]
-    looked = len(known())
+    every = known()
+    found = [(one, drift) for one, drifts in look_at_all(every) for drift in drifts]
+    looked = len(every)
     if as_json:
         output.print_json(
-            {"attachments": looked, "drifts": [document(one, drift) for one, drift in found]}
+            {
+                "attachments": looked,
+                "drifts": [document(one, drift) for one, drift in found],
+                "remarks": [{**_names(one), "text": text} for one in every for text in one.remarks],
+            }
         )
     elif found:
         _print(found)
     else:
         typer.echo(f"{output.count(looked, 'attachment')}, no drift")
+    if not as_json:
+        for line in _remarks(every):
+            typer.echo(line)
     if found:
         raise typer.Exit(1)
 
@@ -70,6 +78,17 @@ def _print(found: Sequence[tuple[Attachment, Drift]]) -> None:
     typer.echo(text)
 
 
+def _remarks(every: Sequence[Attachment]) -> Iterator[str]:
+    """Yield what ADD remarked; what it did to many, in one line."""
+    titles: dict[tuple[str, str], list[str]] = {}
+    for one in every:
+        for text in one.remarks:
+            titles.setdefault((one.network, text), []).append(one.title)
+    for (_, text), of in titles.items():
+        more = f" and {len(of) - 1} more" if of[1:] else ""
+        yield f"{of[0]}{more}: at ADD: {text}"
+
+
 def look_at_all(
     known: Sequence[Attachment], step: Callable[[], None] = lambda: None
 ) -> list[tuple[Attachment, list[Drift]]]:
@@ -85,11 +104,8 @@ def look_at_all(
 def document(one: Attachment, drift: Drift) -> dict[str, str]:
     """Return a drift for machines."""
     what, expected, found = drift
-    return {
-        "container": one.container_id,
-        "ifname": one.ifname,
-        "network": one.network,
-        "what": what,
-        "expected": expected,
-        "found": found,
-    }
+    return {**_names(one), "what": what, "expected": expected, "found": found}
+
+
+def _names(one: Attachment) -> dict[str, str]:
+    return {"container": one.container_id, "ifname": one.ifname, "network": one.network}

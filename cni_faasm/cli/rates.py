@@ -5,7 +5,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 import typer
 
-from cni_faasm import kernel, units
+from cni_faasm import kernel, shaping, units
 from cni_faasm.cli import attachments, filed, limits, networks, output
 from cni_faasm.cli.attachments import Attachment
 from cni_faasm.cli.fault import ToolError
@@ -101,7 +101,7 @@ def set_rate(
         )
     else:
         for one in done:
-            for line in _lines(one):
+            for line in _lines(one, wanted or {}):
                 typer.echo(line)
         if not done and not failed:
             typer.echo("no running container")
@@ -167,12 +167,14 @@ def _set(one: Attachment, files: Files, wanted: Wanted | None) -> Set:
     )
 
 
-def _lines(done: Set) -> Iterator[str]:
+def _lines(done: Set, wanted: Wanted) -> Iterator[str]:
     one = done.changed.attachment
     for direction in DIRECTIONS:
         shape: Shape | None = getattr(one.promised, direction)
         text = output.exact_rate(shape.rate_bps if shape else None)
         text += f", burst {shape.burst_bytes} bytes" if shape else ""
+        became = shaping.became(wanted.get(direction, (None, None))[1], shape)
+        text += f" ({became})" if became else ""
         source = done.sources.get(direction)
         if source == "file":
             text += f", as in {done.reason}"

@@ -309,6 +309,8 @@ def text(rows: Sequence[Row], *, detailed: bool) -> Iterator[str]:
                         f"limit {output.exact_rate(side.limit_bps)}"
                         + (f", burst {side.burst_bytes} bytes" if side.burst_bytes else "")
                     )
+            for remark in one.remarks:
+                yield f"  at ADD: {remark}"
             if one.fields.get("configured"):
                 yield "  limits were changed by set-rate; set-rate --reset takes that back"
             yield from dict.fromkeys(
@@ -339,6 +341,7 @@ def document(row: Row) -> dict[str, Any]:
         "differsFromFile": None
         if row.differences is None
         else [one._asdict() for one in row.differences],
+        "remarks": one.remarks,
         "drifts": [
             {"what": what, "expected": expected, "found": found}
             for what, expected, found in row.drifts or ()

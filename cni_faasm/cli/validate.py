@@ -8,7 +8,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from cni_faasm import config as configuration
-from cni_faasm import config_schema, inet, jsonio, protocol, units, veth
+from cni_faasm import config_schema, inet, jsonio, kernel, plan, protocol, shaping, units, veth
 from cni_faasm.cli import (
     firewall_trust,
     networkd,
@@ -246,7 +246,7 @@ def _surprises(
     for text in config.warnings:
         yield text.partition(": ")[0], text.partition(": ")[2]
     for direction, limit in (("ingress", config.ingress), ("egress", config.egress)):
-        yield from _burst(f"{where}bandwidth.{direction}Burst", limit)
+        yield from _burst(f"{where}bandwidth.{direction}Burst", limit, plan.link_mtu(config, 0))
     if bool(config.ingress.rate_bps) != bool(config.egress.rate_bps):
         lacking = "egressRate" if config.ingress.rate_bps else "ingressRate"
         yield f"{where}bandwidth", f"{lacking} is not given: that direction has no limit"
@@ -286,8 +286,13 @@ def _surprises(
     yield from _beside_the_host(config, where)
 
 
-def _burst(place: str, limit: Limit) -> Iterator[tuple[str, str]]:
+def _burst(place: str, limit: Limit, mtu: int) -> Iterator[tuple[str, str]]:
     if limit.rate_bps and limit.burst_bits:
+        became = shaping.became(
+            limit.burst_bits, shaping.shape(limit, None, mtu, leaf=kernel.BFIFO)
+        )
+        if became:
+            yield place, became
         seconds = limit.burst_bits / limit.rate_bps
         if seconds > MAX_BURST_S:
             yield (

@@ -76,7 +76,9 @@ def add(request: "Request", undo: "Undo", warnings: "list[str]") -> Result:
                 if config.prev_result is not None:
                     from cni_faasm import chained
 
-                    return chained.add(request, config, config.prev_result, undo, (host, inner))
+                    made = chained.add(request, config, config.prev_result, undo, (host, inner))
+                    warnings.extend(config.warnings)
+                    return made
                 sockets, namespaces = (host, inner), (netns_fd, own_fd)
                 return _attach(request, config, undo, sockets, namespaces, warnings=warnings)
     except NetlinkError as error:
@@ -138,6 +140,9 @@ def _attach(
             random=posix.urandom(12),
             scope=scope,
         )
+        remarks = plan.burst_warnings(config, promised.ingress, promised.egress)
+        config.warnings += remarks
+        warnings += remarks
         undo.push("release the address", _release, config, promised)
         # The record first: from here on DEL and GC find whatever a kill leaves behind.
         _write_record(config, promised)
@@ -217,7 +222,7 @@ def _write_record(config: "NetworkConfig", promised: "Plan") -> None:
         promised.network,
         promised.container_id,
         promised.ifname,
-        {**plan_fields.to_fields(promised), accepted.KEY: config.accepted},
+        {**plan_fields.to_fields(promised), **accepted.fields(config)},
     )
 
 

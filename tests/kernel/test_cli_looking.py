@@ -75,6 +75,30 @@ def test_status_shows_who_where_and_what(tool: Tool, container: Namespace) -> No
     assert "limit 10 Mbit/s, burst" in detail
 
 
+def test_what_add_made_of_the_limits_asked_for_is_told(tool: Tool) -> None:
+    """Runtimes show nobody the stderr of an ADD that went well."""
+    asked = {"ingressRate": "1G", "egressRate": "1M", "egressBurst": 8}
+    config = tool.host.config(maxIngressRate="50M", runtimeConfig={"bandwidth": asked})
+    namespaces = [tool.host.add_container() for _ in range(2)]
+    for one in namespaces:
+        tool.host.add(one, config)
+    lowered = (
+        "runtimeConfig.bandwidth.ingressRate: 1 Gbit/s lowered to 50 Mbit/s, the network's "
+        "maxIngressRate"
+    )
+    raised = "egressBurst: 8 bits raised to 12800: one packet must fit"
+    rows = tool("status", "--json").ok().document["attachments"]
+    assert [row["remarks"] for row in rows] == [[lowered, raised]] * 2
+    detail = tool("status", "faasm0").ok().stdout
+    assert f"  at ADD: {lowered}\n  at ADD: {raised}\n" in detail
+    said = tool("check").ok().stdout
+    assert f"testnet/{namespaces[0].name}/eth0 and 1 more: at ADD: {lowered}\n" in said
+    told = tool("check", "faasm1", "--json").ok().document["remarks"]
+    assert [(one["container"], one["text"]) for one in told] == [
+        (namespaces[1].name, text) for text in (lowered, raised)
+    ]
+
+
 def test_a_record_of_an_earlier_boot_tells_of_nobody_else(tool: Tool, container: Namespace) -> None:
     """Its pair's name and index are another's by now."""
     folder = tool.host.state_dir / "testnet"

@@ -94,6 +94,14 @@ def test_the_runtime_sees_no_drift_and_its_del_leaves_nothing(
     assert "no attachment" in tool("set-rate", container.name, "--reset").expect(1).stderr
 
 
+def test_a_burst_that_cannot_be_says_what_it_became(tool: Tool, container: Namespace) -> None:
+    said = tool("set-rate", container.name, "--burst", "8").ok().stdout
+    assert said.count("burst 1600 bytes (8 bits raised to 12800: one packet must fit)") == 2
+    said = tool("set-rate", container.name, "--egress", "1k", "--burst", "10M").ok().stdout
+    assert "(10000000 bits lowered to 274872, the most that the kernel keeps)" in said
+    assert "(" not in tool("set-rate", container.name, "--ingress", "5M").ok().stdout
+
+
 def _result(container: Namespace) -> dict[str, Any]:
     ips = [{"address": "10.200.0.2/32"}]
     interfaces = [{"name": "faasm0"}, {"name": "eth0", "sandbox": container.path}]

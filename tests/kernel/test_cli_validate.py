@@ -127,6 +127,11 @@ SURPRISES: dict[str, tuple[dict[str, Any], str, str]] = {
         "bandwidth.egressBurst",
         "a burst of 60 s",
     ),
+    "small burst": (
+        {"bandwidth": {"ingressRate": "1M", "egressRate": "1M", "egressBurst": 8}},
+        "bandwidth.egressBurst",
+        "8 bits raised to 12800: one packet must fit",
+    ),
     "mtu": ({"mtu": 9000}, "mtu", "above this host's uplink's 1500"),
     "host route": (
         {"ipam": {"subnet": "198.51.0.0/16"}},
