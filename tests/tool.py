@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.host import REPO, SYSTEM_PATH, Host
+from tests.jsonschemas import demand_valid
 
 SOURCE_TOOL = [sys.executable, "-m", "cni_faasm.cli"]
 BANDWIDTH = {"ingressRate": 20_000_000, "egressRate": 10_000_000}
@@ -94,6 +95,8 @@ class Tool:
                 env=self.environment(),
                 stdin=subprocess.DEVNULL,
             )
+        if "--json" in words and words[:2] != ("pool", "exec"):
+            demand_valid(json.loads(done.stdout))
         return Done(words, done.returncode, done.stdout, done.stderr)
 
     def start(self, *words: str) -> "subprocess.Popen[str]":

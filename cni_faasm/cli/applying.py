@@ -113,9 +113,7 @@ def words(differences: list[Difference]) -> list[str]:
 def _document(row: Applied) -> dict[str, Any]:
     one = row.attachment
     return {
-        "container": one.container_id,
-        "ifname": one.ifname,
-        "network": one.network,
+        **one.identity(),
         "changed": row.changed,
         "setByHand": row.by_hand,
         "differsFromFile": [difference._asdict() for difference in row.differences],

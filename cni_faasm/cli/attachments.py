@@ -36,6 +36,10 @@ class Attachment(NamedTuple):
     def title(self) -> str:
         return f"{self.network}/{self.container_id}/{self.ifname}"
 
+    def identity(self) -> dict[str, str]:
+        """Return whose attachment it is, for machines."""
+        return {"network": self.network, "containerID": self.container_id, "ifname": self.ifname}
+
     @property
     def remarks(self) -> list[str]:
         """Return what ADD had to say of what it was asked, such as a limit that it lowered."""

@@ -49,9 +49,11 @@ def check(
     if as_json:
         output.print_json(
             {
-                "attachments": looked,
+                "attachmentCount": looked,
                 "drifts": [document(one, drift) for one, drift in found],
-                "remarks": [{**_names(one), "text": text} for one in every for text in one.remarks],
+                "remarks": [
+                    {**one.identity(), "message": text} for one in every for text in one.remarks
+                ],
             }
         )
     elif found:
@@ -104,8 +106,4 @@ def look_at_all(
 def document(one: Attachment, drift: Drift) -> dict[str, str]:
     """Return a drift for machines."""
     what, expected, found = drift
-    return {**_names(one), "what": what, "expected": expected, "found": found}
-
-
-def _names(one: Attachment) -> dict[str, str]:
-    return {"container": one.container_id, "ifname": one.ifname, "network": one.network}
+    return {**one.identity(), "what": what, "expected": expected, "found": found}

@@ -84,7 +84,7 @@ def firewall_trust(
                 typer.echo(_words(one, remove=remove))
     refused = [] if remove else [text for one in configs for text in refusals(one)]
     if as_json:
-        output.print_json({"steps": [one._asdict() for one in steps], "refused": refused})
+        output.print_json({"steps": [_step(one) for one in steps], "refused": refused})
     if zone == TRUSTED and any(one.action == "added" for one in steps):
         open_to = [one.name for one in configs if one.guard is None or not one.guard.isolated]
         if open_to:
@@ -96,6 +96,11 @@ def firewall_trust(
         output.note(text)
     if refused:
         raise typer.Exit(1)
+
+
+def _step(one: Step) -> dict[str, str | None]:
+    """Return a step for machines; network: null for a range that was given."""
+    return {**one._asdict(), "network": one.network or None}
 
 
 def _configs(network: str, conf: str, conf_dir: str) -> list[NetworkConfig]:

@@ -169,7 +169,7 @@ def _listening_ports() -> set[int]:
 
 def _tell(ports: range, servers: "dict[int, subprocess.Popen[bytes]]", as_json: bool) -> None:
     if as_json:
-        output.print_json({"ports": list(ports), "pids": [one.pid for one in servers.values()]})
+        output.print_json({"servers": [{"port": port, "pid": servers[port].pid} for port in ports]})
     else:
         which = f"port {ports[0]}" if len(ports) == 1 else f"ports {ports[0]} to {ports[-1]}"
         who = f"{len(ports)} iperf3 server" + (" listens" if len(ports) == 1 else "s listen")

@@ -1,16 +1,16 @@
 """The commands of cni-faasm.
 
-Exit status: 0 done, 1 it could not be done, 2 the command line is wrong. With --json,
-one document on stdout and nothing else there; messages go to stderr.
+Exit status: 0 done, 1 it could not be done or something is wrong, 2 the command line is wrong,
+3 it could not be looked whether something is. With --json, one document on stdout and nothing else
+there, on failure, too; messages go to stderr. docs/json.md tells what is in it.
 """
 
-import json
 import os
 import platform
 import signal
 import sys
 from collections.abc import Iterable
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -40,6 +40,8 @@ from cni_faasm.errors import CniError
 from cni_faasm.netlink.wire import NetlinkError
 
 DEBUG = "CNI_FAASM_DEBUG"
+# Typer has no name of its own for it.
+UsageError: Any = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     name="cni-faasm",
@@ -97,7 +99,11 @@ Destdir = Annotated[
 def main() -> NoReturn:
     """Run one command and exit."""
     try:
-        app()
+        status = app(standalone_mode=False)
+    except UsageError as error:
+        error.show()
+        output.print_failure(error.format_message(), "")
+        sys.exit(2)
     except ToolError as error:
         _fail(str(error), error.remedy)
     except CniError as error:
@@ -129,7 +135,7 @@ def main() -> NoReturn:
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) is signal.default_int_handler:
                 signal.signal(number, signal.SIG_DFL)
-    sys.exit(0)
+    sys.exit(status if isinstance(status, int) else 0)
 
 
 def _place(error: Exception) -> str:
@@ -155,7 +161,7 @@ def version(as_json: AsJson = False) -> None:
             {
                 "version": __version__,
                 "cniVersions": list(protocol.SUPPORTED_VERSIONS),
-                "python": platform.python_version(),
+                "pythonVersion": platform.python_version(),
                 "bundle": bool(getattr(sys, "frozen", False)),
             }
         )
@@ -239,7 +245,7 @@ def node_install(
     place = node.Node(installer.bundle_folder(), config, host, owner)
     for step in place.install() if once else node.wait(place, interval):
         if as_json:
-            typer.echo(json.dumps(step._asdict()))
+            output.print_line(step._asdict())
         else:
             _say(step)
 
@@ -267,4 +273,5 @@ def _os_error(error: OSError) -> str:
 
 def _fail(message: str, remedy: str = "") -> NoReturn:
     typer.echo(f"cni-faasm: {message}" + (f"\n{remedy}" if remedy else ""), err=True)
-    sys.exit(1)
+    output.print_failure(message, remedy)
+    sys.exit(3 if output.command() in output.LOOKING else 1)

@@ -56,7 +56,8 @@ def network_check(
     Shows qdisc and class of both ends, then measures with iperf3: from the host, and from
     all chosen namespaces at once, each egress and ingress. Start the servers on the other
     machine with `cni-faasm iperf-servers 3`. The exit status is 1 when rules are not as
-    configured, a limit is exceeded by more than 5 % or missed by more than 10 %.
+    configured, a limit is exceeded by more than 5 % or missed by more than 10 %, and 3 when
+    that could not be measured.
 
     Examples:
 

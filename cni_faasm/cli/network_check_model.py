@@ -114,13 +114,13 @@ class Row:
         """Return the row as JSON types, keys in the tool's usual spelling."""
         names = {
             "where": "namespace",
-            "limit_bps": "configuredBps",
-            "allowed_bps": "allowedBps",
-            "measured_bps": "measuredBps",
+            "limit_bps": "limitBitsPerSecond",
+            "allowed_bps": "allowedBitsPerSecond",
+            "measured_bps": "measuredBitsPerSecond",
             "share": "measuredToAllowed",
             "rtt_ms": "loadedRttMs",
             "rtt_source": "rttSource",
-            "host_bps": "unshapedHostBps",
+            "host_bps": "unshapedHostBitsPerSecond",
         }
         return {names.get(key, key): value for key, value in asdict(self).items()}
 

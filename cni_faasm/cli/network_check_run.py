@@ -8,6 +8,7 @@ from types import FrameType
 
 from cni_faasm import forwarding, nat
 from cni_faasm.cli import network_check_targets as look
+from cni_faasm.cli import output
 from cni_faasm.cli.fault import ToolError
 from cni_faasm.cli.network_check_measure import (
     BUSY,
@@ -312,14 +313,14 @@ class Check:
             "mode": self.mode(),
             "ok": not self.problems(),
             "problems": self.problems(),
-            "findings": [{"text": one.text, "remedy": one.remedy} for one in self.findings],
+            "findings": [output.error(one.text, one.remedy) for one in self.findings],
             "rules": {
                 "statement": look.rules_statement(self.targets),
                 "ends": [
                     {
                         "namespace": target.name,
-                        "device": end.device,
-                        "limits": end.direction,
+                        "interface": end.device,
+                        "direction": end.direction,
                         "qdisc": end.qdisc,
                         "class": end.shape,
                         "leaf": end.leaf,
@@ -336,9 +337,9 @@ class Check:
                     "direction": flow.direction,
                     "loadedRttMaxMs": flow.rtt_max_ms,
                     "pingsLost": flow.pings_lost,
-                    "wireBps": flow.wire_bps,
-                    "mss": flow.mss,
-                    "samples": [{"second": at, "bps": bps} for at, bps in flow.samples],
+                    "wireBitsPerSecond": flow.wire_bps,
+                    "mssBytes": flow.mss,
+                    "samples": [{"second": at, "bitsPerSecond": bps} for at, bps in flow.samples],
                 }
                 for flow in self.flows
             ],

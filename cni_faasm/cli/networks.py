@@ -4,6 +4,7 @@ A runtime reads the files of /etc/cni/net.d in the order of their names; so do w
 """
 
 import os
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, NamedTuple
@@ -28,8 +29,15 @@ _told: set[str] = set()
 
 def _folder(context: typer.Context, given: str) -> str:
     """Refuse a folder that is not there: a slip of the pen looks like a host without networks."""
-    usual = given in ("", CONF_DIR)
-    if not usual and not context.resilient_parsing and not os.path.isdir(given):
+    if given in ("", CONF_DIR) or context.resilient_parsing:
+        return given
+    try:
+        is_folder = stat.S_ISDIR(os.stat(given).st_mode)
+    except PermissionError:
+        raise ToolError(f"{given}: Permission denied", "run it as root") from None
+    except OSError:
+        is_folder = False
+    if not is_folder:
         word = "is no folder" if os.path.lexists(given) else "is not there"
         raise typer.BadParameter(f"{given} {word}")
     return given

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Self
 
 import typer
@@ -15,9 +15,59 @@ from cni_faasm.cli import fitting
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
-def print_json(document: object) -> None:
+# Of what --json prints; a key that goes, or comes to mean something else, makes it another.
+SCHEMA = 1
+# They tell what they found: where they cannot look, the status must not be that of an answer.
+LOOKING = ("status", "check", "validate", "metrics", "network-check", "pool list")
+
+
+class _Machine:
+    """What has been told to a machine so far."""
+
+    told = False
+
+
+def command() -> str:
+    """Return the command that is being run, such as "pool up"."""
+    words = [word for word in sys.argv[1:] if not word.startswith("-")]
+    return " ".join(words[: 2 if words[:1] == ["pool"] else 1])
+
+
+def print_json(document: Mapping[str, object]) -> None:
     """Print the one document that --json promises."""
-    typer.echo(json.dumps(document, indent=2))
+    typer.echo(json.dumps(_headed(document), indent=2))
+
+
+def print_line(document: Mapping[str, object]) -> None:
+    """Print one of the lines of a command that goes on."""
+    typer.echo(json.dumps(_headed(document)))
+
+
+def print_failure(message: str, remedy: str) -> None:
+    """Give a machine that asked for --json the reason why it gets nothing else."""
+    if "--json" in sys.argv[1:] and command() != "pool exec" and not _Machine.told:
+        print_line({"error": error(message, remedy)})
+
+
+def error(message: str, remedy: str) -> dict[str, str]:
+    """Return an error for machines."""
+    return {"message": message, "remedy": remedy}
+
+
+def _headed(document: Mapping[str, object]) -> dict[str, object]:
+    _Machine.told = True
+    return {"schema": SCHEMA, "command": command(), **document}
+
+
+def camel(name: str) -> str:
+    """Return a name as JSON has it: backlog_bytes is backlogBytes."""
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
+def limit(rate_bps: int | None, burst_bytes: int | None) -> dict[str, Any]:
+    """Return one direction's limit for machines; both null where there is none."""
+    return {"limitBitsPerSecond": rate_bps, "burstBytes": burst_bytes}
 
 
 def note(text: str) -> None:

@@ -159,11 +159,11 @@ def list_(
     cells = [
         (
             str(row["namespace"]),
-            str(row["outside"] or "-"),
-            str(row["inside"] or "-"),
+            str(row["hostInterface"] or "-"),
+            str(row["ifname"] or "-"),
             ",".join(row["addresses"]) or "-",
-            output.rate(row["ingressRate"]),
-            output.rate(row["egressRate"]),
+            output.rate(row["ingress"]["limitBitsPerSecond"]),
+            output.rate(row["egress"]["limitBitsPerSecond"]),
             str(row["network"] or "-"),
             str(row["state"]),
         )
@@ -225,32 +225,45 @@ def _row(names: pool.Names, member: pool.Member, host: Netlink) -> dict[str, Any
     row: dict[str, Any] = {
         "number": member.number,
         "namespace": names.namespace(member.number),
-        "outside": None,
-        "inside": None,
-        "addresses": [],
-        "ingressRate": None,
-        "egressRate": None,
         "network": None,
+        "containerID": names.namespace(member.number),
+        "ifname": None,
+        "hostInterface": None,
+        "addresses": [],
+        "ingress": output.limit(None, None),
+        "egress": output.limit(None, None),
         "state": "ok" if member.namespace else "namespace gone",
     }
     if not member.attachments:
         row["state"] = "not attached"
         return row
     one = member.attachments[0]
-    row["network"], row["inside"] = one.network, one.ifname
+    row["network"], row["ifname"] = one.network, one.ifname
     if one.promised is None:
         row["state"] = "record unreadable"
         return row
     if member.namespace and attachments.look(one, host):
         row["state"] = "drifted"
-    row["outside"] = one.promised.host_interface
+    row["hostInterface"] = one.promised.host_interface
     row["addresses"] = [inet.unpack(item.address) for item in one.promised.addresses]
     for key, shape in (
-        ("ingressRate", one.promised.ingress),
-        ("egressRate", one.promised.egress),
+        ("ingress", one.promised.ingress),
+        ("egress", one.promised.egress),
     ):
-        row[key] = shape.rate_bps if shape else None
+        if shape is not None:
+            row[key] = output.limit(shape.rate_bps, shape.burst_bytes)
     return row
+
+
+def _outcome(names: pool.Names, one: pool.Outcome) -> dict[str, Any]:
+    """Return what became of a member, for machines."""
+    return {
+        "number": one.number,
+        "namespace": names.namespace(one.number),
+        "action": one.action,
+        "addresses": one.address.split(", ") if one.address else [],
+        "error": output.error(one.error, one.remedy) if one.error else None,
+    }
 
 
 def _report(
@@ -259,7 +272,7 @@ def _report(
     """Say what was done; exit with status 1 when something failed."""
     failed = [one for one in outcomes if one.action == "failed"]
     if as_json:
-        members = [{"namespace": names.namespace(one.number), **one._asdict()} for one in outcomes]
+        members = [_outcome(names, one) for one in outcomes]
         output.print_json({"network": network or None, "members": members})
     else:
         counts: dict[str, int] = {}

@@ -191,11 +191,8 @@ def failures(failed: Sequence[Failed]) -> list[dict[str, Any]]:
     """Return failures for machines."""
     return [
         {
-            "container": one.attachment.container_id,
-            "ifname": one.attachment.ifname,
-            "network": one.attachment.network,
-            "error": one.error,
-            "remedy": one.remedy,
+            **one.attachment.identity(),
+            "error": output.error(one.error, one.remedy),
         }
         for one in failed
     ]
@@ -203,18 +200,19 @@ def failures(failed: Sequence[Failed]) -> list[dict[str, Any]]:
 
 def _document(done: Set) -> dict[str, Any]:
     one = done.changed.attachment
-    promised = one.promised
-    sides = {
-        direction: getattr(promised, direction) and getattr(promised, direction).to_fields()
-        for direction in DIRECTIONS
+    shapes: dict[str, Shape | None] = {
+        direction: getattr(one.promised, direction) for direction in DIRECTIONS
     }
     return {
-        "container": one.container_id,
-        "ifname": one.ifname,
-        "network": one.network,
+        **one.identity(),
         "changed": bool(done.changed.directions),
         "takenFrom": done.sources or None,
-        **sides,
+        **{
+            direction: output.limit(shape.rate_bps, shape.burst_bytes)
+            if shape
+            else output.limit(None, None)
+            for direction, shape in shapes.items()
+        },
     }
 
 

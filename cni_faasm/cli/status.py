@@ -327,15 +327,13 @@ def document(row: Row) -> dict[str, Any]:
     """Return the attachment for machines: rates in bits/s, the rest in bytes."""
     one, promised = row.attachment, row.attachment.promised
     return {
-        "container": one.container_id,
-        "ifname": one.ifname,
-        "network": one.network,
+        **one.identity(),
         "netns": promised.netns if promised else None,
         "addresses": [inet.unpack(item.address) for item in promised.addresses] if promised else [],
         "hostInterface": promised.host_interface if promised else None,
         "mtu": promised.mtu if promised else None,
-        "created": promised.created if promised else None,
-        "ratesChanged": bool(one.fields.get("configured")),
+        "createdUnixSeconds": promised.created if promised else None,
+        "setByHand": bool(one.fields.get("configured")),
         "ingress": _side(row.ingress),
         "egress": _side(row.egress),
         "differsFromFile": None
@@ -351,8 +349,10 @@ def document(row: Row) -> dict[str, Any]:
 
 def _side(side: Direction) -> dict[str, Any]:
     return {
-        "limit": side.limit_bps,
-        "burst": side.burst_bytes,
-        "rate": None if side.rate_bps is None else round(side.rate_bps),
-        **(side.counters._asdict() if side.counters is not None else {}),
+        **output.limit(side.limit_bps, side.burst_bytes),
+        "rateBitsPerSecond": None if side.rate_bps is None else round(side.rate_bps),
+        **{
+            output.camel(key): None if side.counters is None else getattr(side.counters, key)
+            for key in Counters._fields
+        },
     }

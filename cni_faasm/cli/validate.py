@@ -68,8 +68,8 @@ def validate(
     """Find all faults of network configurations, with their lines, and what will surprise.
 
     Warnings are no faults: with warnings only, the status is 0, but for --strict. Of a folder,
-    the files with a plugin of type faasm are looked at. With --json, one file gives one
-    document, and several a list of such documents.
+    the files with a plugin of type faasm are looked at. The status
+    is 3 when a file cannot be read.
 
     Examples:
 
@@ -89,7 +89,7 @@ def validate(
         documents.append(_report(name, remarks, strict, as_json))
     if as_json:
         together = {"valid": all(one["valid"] for one in documents), "files": documents}
-        output.print_json(documents[0] if len(documents) == 1 else together)
+        output.print_json(together)
     if not all(one["valid"] for one in documents):
         raise typer.Exit(1)
 

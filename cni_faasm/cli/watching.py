@@ -8,13 +8,11 @@ attachments are files, of which no event tells: records are listed every second,
 attachments looked at every half minute.
 """
 
-import json
 import select
 import socket
 import struct
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import typer
 from pyroute2.netlink import rtnl  # type: ignore[import-untyped]
@@ -219,9 +217,8 @@ def run(known: Callable[[], list[Attachment]], as_json: bool) -> None:
 
     def tell(event: str, one: Attachment, drift: Drift | None = None) -> None:
         if as_json:
-            base: dict[str, Any] = {"time": round(time.time(), 3), "event": event}
-            what = document(one, drift or ("", "", ""))
-            typer.echo(json.dumps(base | {k: v for k, v in what.items() if v}))
+            base = {"timeUnixSeconds": round(time.time(), 3), "event": event}
+            output.print_line(base | (one.identity() if drift is None else document(one, drift)))
             return
         text = "" if drift is None else f": {drift[0]}: expected {drift[1]}, found {drift[2]}"
         if event == "mended" and drift is not None:

@@ -112,8 +112,10 @@ def test_set_rate_of_many(tool: Tool) -> None:
     tool.host.run(["tc", "qdisc", "del", "dev", "faasm0", "root"])
     done = tool("set-rate", "--all", "--ingress", "4M", "--json").expect(1)
     assert first.name in done.stderr
-    assert [one["ingress"]["rateBps"] for one in done.document["attachments"]] == [4_000_000]
-    assert [one["container"] for one in done.document["failed"]] == [first.name]
+    assert [one["ingress"]["limitBitsPerSecond"] for one in done.document["attachments"]] == [
+        4_000_000
+    ]
+    assert [one["containerID"] for one in done.document["failed"]] == [first.name]
     assert limits(tool, second) == (4_000_000, 10_000_000)
 
 
@@ -147,7 +149,7 @@ def test_apply(tool: Tool) -> None:
     assert f"{plain.name}/eth0: with the next ADD only: mtu" in looked
     found = tool("apply", "--json").ok().document
     assert found["dryRun"] is False
-    rows = {row["container"]: row for row in found["attachments"]}
+    rows = {row["containerID"]: row for row in found["attachments"]}
     assert rows[plain.name]["changed"]
     assert rows[plain.name]["nextAdd"] == ["mtu"]
     assert not rows[by_hand.name]["changed"]
@@ -209,7 +211,7 @@ def test_status_shows_who_differs_from_the_file(tool: Tool) -> None:
     detailed = tool("status", first.name).ok().stdout
     assert "egressRate: 10 Mbit/s, in its network's file 30 Mbit/s" in detailed
     rows = tool("status", "--json").ok().document["attachments"]
-    found = {row["container"]: row["differsFromFile"] for row in rows}
+    found = {row["containerID"]: row["differsFromFile"] for row in rows}
     assert [one["key"] for one in found[first.name]] == ["egressRate"]
     assert found[second.name] == []
 
@@ -220,7 +222,10 @@ def test_a_pool_follows_its_file(tool: Tool) -> None:
     edit(tool, "9M", "8M")
     tool("apply").ok()
     row = tool("pool", "list", "--json").ok().document["members"][0]
-    assert (row["ingressRate"], row["egressRate"]) == (9_000_000, 8_000_000)
+    assert tuple(row[way]["limitBitsPerSecond"] for way in ("ingress", "egress")) == (
+        9_000_000,
+        8_000_000,
+    )
     assert row["state"] == "ok"
     tool("pool", "down").ok()
 

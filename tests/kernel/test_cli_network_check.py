@@ -18,6 +18,7 @@ import pytest
 
 from tests import browser
 from tests.host import BUNDLE, REPO, Host, Namespace, is_listening, wait_until
+from tests.jsonschemas import demand_valid
 from tests.rates import ATTEMPTS, FIRST_PORT, serve
 from tests.tool import SOURCE_TOOL, Done, Tool
 
@@ -103,7 +104,7 @@ def test_three_namespaces_at_once_and_a_page_about_it(
     assert document["rules"]["statement"] == (
         "all 3 namespaces have the same rules; both ends of each are as configured"
     )
-    assert [end["device"] for end in document["rules"]["ends"]] == [
+    assert [end["interface"] for end in document["rules"]["ends"]] == [
         f"{tool.prefix}{middle}{number}" for number in (1, 2, 3) for middle in ("", "p")
     ]
     found = rows(document)
@@ -113,13 +114,13 @@ def test_three_namespaces_at_once_and_a_page_about_it(
     for (name, way), row in found.items():
         if name == "host":
             assert row["verdict"] == "no limit"
-            assert row["measuredBps"] > 100_000_000
+            assert row["measuredBitsPerSecond"] > 100_000_000
             continue
         limit = 10_000_000 if way == "egress" else 20_000_000
-        assert row["configuredBps"] == limit
-        assert row["allowedBps"] == pytest.approx(limit * 1448 / 1514)
+        assert row["limitBitsPerSecond"] == limit
+        assert row["allowedBitsPerSecond"] == pytest.approx(limit * 1448 / 1514)
         assert row["measuredToAllowed"] == pytest.approx(1, abs=0.05)
-        assert row["unshapedHostBps"] == found["host", way]["measuredBps"]
+        assert row["unshapedHostBitsPerSecond"] == found["host", way]["measuredBitsPerSecond"]
         assert row["rttSource"] == "ping"
         assert 0.5 < row["loadedRttMs"] < 60  # the queue is bounded to 25 ms
         assert isinstance(row["retransmits"], int)
@@ -212,12 +213,12 @@ def test_a_line_slower_than_the_limits_is_named(tool: Tool, remote: Namespace) -
 def test_what_is_missing_is_said_with_its_remedy(tool: Tool, tmp_path: Path) -> None:
     host = tool.host
     first = f"{tool.prefix}ns1"
-    done = check(tool).expect(1)
+    done = check(tool).expect(3)
     assert f"there are no namespaces {first}" in done.stderr
     assert "cni-faasm pool up 3" in done.stderr
     assert "there is no namespace /run/netns/nowhere" in check(tool, "-n", "nowhere").stderr
     stranger = host.add_container()
-    assert "has no attachment" in check(tool, "-n", stranger.name).expect(1).stderr
+    assert "has no attachment" in check(tool, "-n", stranger.name).expect(3).stderr
     assert check(tool, "-n", "3-1").expect(2).stderr
     assert check(tool, "-t", "0").expect(2).stderr
     tool("pool", "up", "1").ok()
@@ -230,32 +231,32 @@ def test_what_is_missing_is_said_with_its_remedy(tool: Tool, tmp_path: Path) -> 
             text=True,
             check=False,
         )
-    assert without.returncode == 1
+    assert without.returncode == 3
     assert "iperf3 is missing on this host" in without.stderr
     assert "apt-get install iperf3" in without.stderr
 
-    assert f"this host has no route to {REMOTE}" in check(tool).expect(1).stderr
-    assert "own loopback address" in check(tool, server="127.0.0.1").expect(1).stderr
-    assert "/etc/resolv.conf" in check(tool, server="no.such.host").expect(1).stderr
-    assert "cannot write" in check(tool, "--html", "/nowhere/page.html").expect(1).stderr
+    assert f"this host has no route to {REMOTE}" in check(tool).expect(3).stderr
+    assert "own loopback address" in check(tool, server="127.0.0.1").expect(3).stderr
+    assert "/etc/resolv.conf" in check(tool, server="no.such.host").expect(3).stderr
+    assert "cannot write" in check(tool, "--html", "/nowhere/page.html").expect(3).stderr
 
     remote = host.add_remote()
-    done = check(tool).expect(1)
+    done = check(tool).expect(3)
     assert f"no iperf3 server answers on {REMOTE}, port 5201" in done.stderr
     assert "cni-faasm iperf-servers 1" in done.stderr
     assert "htb 1: default 1:1" in done.stdout  # the rules are shown nevertheless
     with remote.entered():
         old_iperf = socket.create_server((REMOTE, 5001))
     with old_iperf:
-        assert "iperf (version 2) seems to run there" in check(tool).expect(1).stderr
-    done = check(tool, server="198.51.100.77").expect(1)
+        assert "iperf (version 2) seems to run there" in check(tool).expect(3).stderr
+    done = check(tool, server="198.51.100.77").expect(3)
     assert "198.51.100.77 cannot be reached on port 5201" in done.stderr
 
     serve(host, remote, 1)
     RESOLV_CONF.write_text("nameserver 127.0.0.53\n", encoding="utf-8")
     Path(f"/etc/netns/{first}/resolv.conf").unlink()
     host.sysctl("net.ipv4.ip_forward", "0")
-    done = check(tool).expect(1)
+    done = check(tool).expect(3)
     assert "/etc/resolv.conf has no nameserver" in done.stdout
     assert f"{first} does not reach {REMOTE}" in done.stderr
     assert "sysctl -w net.ipv4.ip_forward=1" in done.stderr
@@ -263,14 +264,14 @@ def test_what_is_missing_is_said_with_its_remedy(tool: Tool, tmp_path: Path) -> 
 
     inside = Namespace(first, path=f"/run/netns/{first}")
     inside.run(["ip", "route", "del", "default"])
-    done = check(tool).expect(1)
+    done = check(tool).expect(3)
     assert f"{first} does not reach {REMOTE} (Network is unreachable): it has no route" in (
         done.stderr
     )
     gateway = ["via", "10.200.0.1", "dev", f"{tool.prefix}p1"]
     inside.run(["ip", "route", "add", "default", *gateway])
     host.run(["nft", "flush", "ruleset"])
-    assert "nft table inet faasm_testnet" in check(tool).expect(1).stderr
+    assert "nft table inet faasm_testnet" in check(tool).expect(3).stderr
 
 
 def test_a_server_that_is_busy_or_no_iperf3_is_told(tool: Tool, remote: Namespace) -> None:
@@ -291,7 +292,7 @@ def test_a_server_that_is_busy_or_no_iperf3_is_told(tool: Tool, remote: Namespac
     thread = threading.Thread(target=greet)
     thread.start()
     try:
-        assert "does not answer as an iperf3 server" in check(tool).expect(1).stderr
+        assert "does not answer as an iperf3 server" in check(tool).expect(3).stderr
     finally:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
@@ -300,7 +301,7 @@ def test_a_server_that_is_busy_or_no_iperf3_is_told(tool: Tool, remote: Namespac
     other = tool.host.start(["iperf3", "--json", "-c", REMOTE, "-t", "20", "-b", "1M"])
     try:
         wait_until(lambda: bool(established(remote)), "the other test to begin")
-        assert "serves somebody else's test" in check(tool).expect(1).stderr
+        assert "serves somebody else's test" in check(tool).expect(3).stderr
     finally:
         other.kill()
         other.communicate()
@@ -398,14 +399,14 @@ def test_iperf_servers_serve_until_they_are_ended(
         text = ""
         while not document:
             text += str(servers.stdout.readline(), "utf-8")  # type: ignore[arg-type]
-            if text.rstrip().endswith("}"):
+            if text.endswith("\n}\n"):
                 document = json.loads(text)
-        assert document["ports"] == [5201, 5202]
-        assert len(document["pids"]) == 2
+        assert [one["port"] for one in document["servers"]] == [5201, 5202]
+        demand_valid(document)
         if number == signal.SIGINT:
             done = Done([], *run(remote, tool, "iperf-servers", "3"))
             assert "ports in use: 5201, 5202" in done.expect(1).stderr
-            os.kill(document["pids"][0], signal.SIGKILL)  # one that ends is started again
+            os.kill(document["servers"][0]["pid"], signal.SIGKILL)  # one that ends is started again
             wait_until(lambda: not is_listening(remote, 5201), "the first server to end")
             wait_until(lambda: is_listening(remote, 5201), "the first server to be back")
         os.kill(servers.pid, number)

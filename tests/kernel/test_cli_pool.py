@@ -192,11 +192,12 @@ def test_list_and_exec(tool: Tool) -> None:
     assert one == {
         "number": 1,
         "namespace": f"{tool.prefix}ns1",
-        "outside": f"{tool.prefix}1",
-        "inside": f"{tool.prefix}p1",
+        "containerID": f"{tool.prefix}ns1",
+        "hostInterface": f"{tool.prefix}1",
+        "ifname": f"{tool.prefix}p1",
         "addresses": ["10.200.0.2"],
-        "ingressRate": BANDWIDTH["ingressRate"],
-        "egressRate": BANDWIDTH["egressRate"],
+        "ingress": {"limitBitsPerSecond": BANDWIDTH["ingressRate"], "burstBytes": 2500},
+        "egress": {"limitBitsPerSecond": BANDWIDTH["egressRate"], "burstBytes": 1600},
         "network": "testnet",
         "state": "ok",
     }
@@ -226,6 +227,7 @@ def test_a_full_range_is_said_and_what_fits_stays(tool: Tool) -> None:
     actions = [one["action"] for one in done.document["members"]]
     assert actions == ["made"] * 5 + ["failed"] * 3
     assert "no address is free" in done.stderr
+    assert "no address is free" in done.document["members"][-1]["error"]["message"]
 
 
 def test_another_network_by_its_name_or_file(tool: Tool) -> None:

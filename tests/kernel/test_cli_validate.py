@@ -55,7 +55,8 @@ def remarks(tool: Tool, path: str, status: int) -> dict[tuple[int, str, str], st
     document = done.document
     assert document["valid"] == (status == 0)
     return {
-        (one["line"], one["severity"], one["place"]): one["message"] for one in document["remarks"]
+        (one["line"], one["severity"], one["place"]): one["message"]
+        for one in document["files"][0]["remarks"]
     }
 
 
@@ -179,7 +180,7 @@ def test_keys_given_twice(tool: Tool) -> None:
 
 
 def test_a_file_that_is_not_there(tool: Tool) -> None:
-    assert "/nowhere" in tool("validate", "/nowhere").expect(1).stderr
+    assert "/nowhere" in tool("validate", "/nowhere").expect(3).stderr
     tool("validate").expect(2)
 
 
@@ -306,4 +307,4 @@ def test_several_files_a_folder_and_stdin(tool: Tool) -> None:
             env=tool.environment(),
         )
     assert done.returncode == 1
-    assert json.loads(done.stdout)["file"] == "stdin"
+    assert json.loads(done.stdout)["files"][0]["file"] == "stdin"

@@ -161,7 +161,7 @@ def test_80_columns_show_what_matters_in_whole_words(
 
 
 def test_status_watch_without_a_terminal(tool: Tool) -> None:
-    assert "needs a terminal" in tool("status", "--watch").expect(1).stderr
+    assert "needs a terminal" in tool("status", "--watch").expect(3).stderr
 
 
 class Lines:

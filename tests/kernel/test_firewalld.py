@@ -189,7 +189,7 @@ def test_validate_says_what_is_missing(bare_host: Host, firewalld: Firewalld, to
 
     def warnings() -> str:
         done = tool("validate", path, "--json", "--conf-dir", str(tool.conf_dir)).ok()
-        return "\n".join(one["message"] for one in done.document["remarks"])
+        return "\n".join(one["message"] for one in done.document["files"][0]["remarks"])
 
     assert "firewall" not in warnings()
     firewalld.start()

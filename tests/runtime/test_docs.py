@@ -64,12 +64,14 @@ BEFORE = {
         "ip route add": "ip addr add 192.0.2.1/24 dev uplink",
         "ip -6 route add": "ip addr add 2001:db8::1/64 dev uplink nodad",
     },
+    "docs/json.md": {"cni-faasm set-rate": "cni-faasm pool up 3"},
     "docs/network-check.md": {"cni-faasm network-check": "cni-faasm pool up 3"},
 }
 # Pages whose reader has firewalld.
 FIREWALLD = ("docs/firewalls.md",)
 # Commands that end with another status than 0, for the page shows what is wrong.
 STATUS = {
+    ("docs/json.md", "cni-faasm check"): 3,
     ("docs/operating.md", "cni-faasm check"): 1,
     ("docs/operating.md", "cni-faasm validate"): 1,
 }

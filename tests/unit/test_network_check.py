@@ -107,7 +107,7 @@ def test_what_could_not_be_measured_fails() -> None:
     row = judge(Flow("a", EGRESS, error="the server went away"), LIMIT, None)
     assert (row.verdict, row.broken, row.measured_bps) == (FAILED, True, None)
     assert row.note == "the server went away"
-    assert row.document()["measuredBps"] is None
+    assert row.document()["measuredBitsPerSecond"] is None
 
 
 def test_the_first_interval_counts_only_its_own_time() -> None:
