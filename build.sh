@@ -19,6 +19,7 @@ export LC_ALL=C.UTF-8
 # Debian's own interpreter: optimised more than a local build, and with the shared library.
 python=/usr/bin/python3
 arch=$(uname -m)
+documents="README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE"
 
 say() { printf 'build.sh: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
@@ -85,8 +86,9 @@ prepare_bootloader() {
 # Prints one hash over everything that the bundle depends on.
 inputs() {
     {
-        find cni_faasm packaging conf deploy/systemd -type f ! -name '*.pyc' -print0 | sort -z | xargs -0 sha256sum
-        sha256sum build.sh requirements/build.txt
+        find cni_faasm packaging conf deploy/systemd deploy/completion docs -type f ! -name '*.pyc' -print0 | sort -z | xargs -0 sha256sum
+        # shellcheck disable=SC2086  # a list
+        sha256sum build.sh requirements/build.txt $documents
         "$python" -VV
         # The interpreter and Debian's libraries that go into the bundle.
         static_libraries 2>/dev/null || :
@@ -127,6 +129,8 @@ build() {
         cat build/log >&2
         die "PyInstaller failed"
     fi
+    # shellcheck disable=SC2086  # a list
+    cp -R $documents docs conf build/dist/faasm # docs/ points to conf/
     find build/dist/faasm -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
     tar -C build/dist --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner \
         --mode=go=rX,u+rw --format=gnu --transform "s,^faasm,cni-faasm-$version," -cf - faasm |

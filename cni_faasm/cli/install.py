@@ -7,6 +7,7 @@
     /usr/lib/systemd/system/cni-faasm.service   the agent, which an operator may enable
     /usr/lib/udev/rules.d/85-cni-faasm.rules, /usr/lib/systemd/network/00-cni-faasm.network
                                      so that nobody else configures the host's ends
+    /usr/share/man/man8/, and the folders of bash's, zsh's and fish's completions
 
 The folder is exchanged for a new one in a single step, so that a runtime finds either the
 old plugin or the new one, and links need not change. Links are relative: they are right
@@ -40,10 +41,21 @@ CONFIG = "etc/cni/net.d/10-faasm.conflist"
 UNIT = "usr/lib/systemd/system/cni-faasm.service"
 RULES = "usr/lib/udev/rules.d/85-cni-faasm.rules"
 NETWORK = "usr/lib/systemd/network/00-cni-faasm.network"
-SYSTEM_FILES = (UNIT, RULES, NETWORK)
+# Where each file comes from in the bundle. zsh looks in the first of its two folders where it is
+# Debian's, in the second elsewhere.
+SYSTEM_FILES = {
+    UNIT: "_internal/systemd/cni-faasm.service",
+    RULES: "_internal/systemd/85-cni-faasm.rules",
+    NETWORK: "_internal/systemd/00-cni-faasm.network",
+    "usr/share/man/man8/cni-faasm.8.gz": "_internal/man/cni-faasm.8.gz",
+    "usr/share/man/man8/faasm.8.gz": "_internal/man/faasm.8.gz",
+    "usr/share/bash-completion/completions/cni-faasm": "_internal/completion/cni-faasm.bash",
+    "usr/share/zsh/vendor-completions/_cni-faasm": "_internal/completion/_cni-faasm",
+    "usr/share/zsh/site-functions/_cni-faasm": "_internal/completion/_cni-faasm",
+    "usr/share/fish/vendor_completions.d/cni-faasm.fish": "_internal/completion/cni-faasm.fish",
+}
 
 DELIVERED_CONFIG = "_internal/conf/10-faasm.conflist"
-DELIVERED_SYSTEM_FILES = "_internal/systemd"
 NOTES = "installed.json"  # in FOLDER
 
 AT_FDCWD = -100
@@ -90,8 +102,8 @@ def install(bundle: str, destdir: str = "/") -> Iterator[Step]:
     for link, target in ((plugin, "faasm"), (tool, "cni-faasm")):
         yield _link(link, os.path.join(folder, target))
     yield _install_config(os.path.join(folder, DELIVERED_CONFIG), config, known_config)
-    for path in system_files:
-        yield _install_system_file(folder, path)
+    for path, delivered in zip(system_files, SYSTEM_FILES.values(), strict=True):
+        yield _install_system_file(os.path.join(folder, delivered), path)
 
 
 def uninstall(destdir: str = "/") -> Iterator[Step]:
@@ -140,9 +152,9 @@ def _targets(destdir: str) -> list[str]:
     return [os.path.join(top, path) for path in (FOLDER, PLUGIN, TOOL, CONFIG, *SYSTEM_FILES)]
 
 
-def _install_system_file(folder: str, path: str) -> Step:
-    """Write a file of systemd's; have those who read it do so when it is this system's."""
-    data = _delivered(os.path.join(folder, DELIVERED_SYSTEM_FILES, os.path.basename(path)))
+def _install_system_file(delivered: str, path: str) -> Step:
+    """Write a file of the system's; have those who read it do so when it is this system's."""
+    data = _delivered(delivered)
     is_new = read(path) != data
     put_file(path, data, f"{path}.{os.getpid()}")
     note = ""

@@ -391,8 +391,8 @@ def test_a_call_is_not_disturbed_by_variables_of_the_bootloader(tmp_path: Path) 
 
 
 def test_one_folder_of_shared_contents() -> None:
-    assert sorted(path.name for path in BUNDLE.iterdir() if path.name != "installed.json") == [
-        "_internal", "cni-faasm", "faasm",
+    assert sorted(path.name for path in BUNDLE.iterdir() if path.suffix not in (".md", ".json")) == [
+        "LICENSE", "_internal", "cni-faasm", "conf", "docs", "faasm",
     ]  # fmt: skip
     for executable in (PLUGIN, TOOL):
         assert os.access(executable, os.X_OK)

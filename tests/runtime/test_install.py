@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from cni_faasm.cli.install import SYSTEM_FILES
 from tests.agent import agent
 from tests.host import BUNDLE, REPO, Host
 
@@ -23,6 +25,8 @@ CONFIG = "etc/cni/net.d/10-faasm.conflist"
 UNIT = "usr/lib/systemd/system/cni-faasm.service"
 RULES = "usr/lib/udev/rules.d/85-cni-faasm.rules"
 NETWORK = "usr/lib/systemd/network/00-cni-faasm.network"
+
+DOCUMENTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE")
 
 
 def run(
@@ -77,6 +81,7 @@ def test_everything_is_in_its_place(installed: Path) -> None:
     assert (installed / CONFIG).read_bytes() == (REPO / "conf/10-faasm.conflist").read_bytes()
     assert {str(path.relative_to(installed)) for path in installed.glob("*/*/*")} == {
         FOLDER, TOOL, "opt/cni/bin", "etc/cni/net.d", "usr/lib/systemd", "usr/lib/udev",
+        *(f"usr/share/{name}" for name in ("bash-completion", "fish", "man", "zsh")),
     }  # fmt: skip
     for name in (UNIT, RULES, NETWORK):
         delivered = REPO / "deploy/systemd" / Path(name).name
@@ -269,7 +274,7 @@ def test_installing_in_a_private_host_leaves_the_machine_alone() -> None:
     assert f"installed /{FOLDER} (version" in done.stdout
     assert [
         path
-        for path in (FOLDER, PLUGIN, TOOL, CONFIG, UNIT, RULES, NETWORK)
+        for path in (FOLDER, PLUGIN, TOOL, CONFIG, *SYSTEM_FILES)
         if os.path.lexists(f"/{path}")
     ] == []
 
@@ -296,6 +301,13 @@ def test_the_archive(tmp_path: Path) -> None:
     assert archive.name.startswith(f"{top.name}-")
     assert tree(top) == tree(BUNDLE)
     assert version_of(top / "faasm") == "1.1.0"
+    for name in DOCUMENTS:
+        assert (top / name).read_bytes() == (REPO / name).read_bytes()
+    pages = [*top.glob("*.md"), *top.glob("docs/*.md")]
+    assert len(pages) == len(DOCUMENTS) - 1 + len(list(REPO.glob("docs/*.md")))
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page}: {target}"
 
 
 def test_two_builds_give_the_same_bytes(tmp_path: Path) -> None:
@@ -309,8 +321,10 @@ def test_two_builds_give_the_same_bytes(tmp_path: Path) -> None:
         "packaging",
         "conf",
         "deploy",
+        "docs",
         "requirements",
         "pyproject.toml",
+        *DOCUMENTS,
     ):
         if (REPO / name).is_dir():
             shutil.copytree(REPO / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
