@@ -100,6 +100,19 @@ LONG_JOBS = (
     "tests/kernel/test_nat.py",
     "tests/kernel/test_subnets.py",
 )
+# What is done where systemd is process 1, on a suite's own kernel; in this order.
+POWER_CUT = "tests/vm/jobs/power.py"
+SYSTEM_JOBS = {
+    "bookworm-systemd": (POWER_CUT, "tests/vm/jobs/systemd.py"),
+    "trixie-systemd": (POWER_CUT, "tests/vm/jobs/systemd.py"),
+}
+SYSTEMS = ("bookworm-systemd",)
+# Left to the long run.
+LONG_SYSTEM_CHECKS = (
+    "tests/vm/jobs/systemd.py::test_networkd[DHCP]",
+    "tests/vm/jobs/systemd.py::test_networkmanager[]",
+    "tests/vm/jobs/systemd.py::test_sections_are_understood_as_networkd_does",
+)
 
 
 def kernels(names: str | None, *, soak: bool) -> tuple[str, ...]:
@@ -109,12 +122,23 @@ def kernels(names: str | None, *, soak: bool) -> tuple[str, ...]:
     return ALL_KERNELS if soak else KERNELS
 
 
+def systems(names: str | None, *, soak: bool) -> tuple[str, ...]:
+    """Return the roots with systemd that are booted, by the same values."""
+    chosen = tuple(SYSTEM_JOBS) if soak or names else SYSTEMS
+    return tuple(one for one in chosen if not names or suite_of(one) in names.split(","))
+
+
+def suite_of(system: str) -> str:
+    """Return the suite of a root with systemd."""
+    return system.partition("-")[0]
+
+
 def thinned(checks: Sequence[str]) -> list[str]:
     """Return the checks of every run: of GRIDS and CASES what is said there.
 
     Raises: LookupError for a case that no check has.
     """
-    left_out = set()
+    left_out = set(LONG_SYSTEM_CHECKS)
     for grid in GRIDS:
         left_out |= set([check for check in checks if check.startswith(f"{grid}[")][1:-1])
     for test, cases in CASES.items():
@@ -136,8 +160,10 @@ def needed(arguments: Sequence[str]) -> list[str]:
     if paths and not any(one == "tests" or one.startswith("tests/vm") for one in paths):
         return []
     chosen = kernels(known.kernels, soak=known.soak)
-    roots = [*ROOTS, *(f"{suite}-firewalld" for suite in chosen if suite in FIREWALLD)]
-    return [*(f"kernel/{suite}" for suite in chosen), *(f"root/{root}" for root in roots)]
+    whole = systems(known.kernels, soak=known.soak)
+    roots = [*ROOTS, *(f"{suite}-firewalld" for suite in chosen if suite in FIREWALLD), *whole]
+    suites = dict.fromkeys((*chosen, *map(suite_of, whole)))
+    return [*(f"kernel/{suite}" for suite in suites), *(f"root/{root}" for root in roots)]
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
     tests/vm/run.sh bookworm -k drift
 
 A guest does all that was selected for its kernel, in one run of pytest, and writes down what each
-check gave as soon as it is over. As many guests run at a time as there are processors.
+check gave as soon as it is over. As many guests run at a time as there are processors. Where the
+"kernel" is a root with systemd, that is process 1; for jobs/power.py it finds on its disk what
+another guest had there when its power was cut.
 """
 
 import json
@@ -28,20 +30,28 @@ QUIET_S = 180.0
 SOAK_TIMEOUT_S = 4 * 3600.0
 # A thousand attachments are one check, which gives no sign before its end.
 SOAK_QUIET_S = 3600.0
+SITE = next((REPO / ".venv/lib").glob("python3*/site-packages")).relative_to(REPO)
 PYTEST = (".venv/bin/python", "-m", "pytest", "-p", "no:cacheprovider", "--plugin", "built")
 # Plugins of others are not needed in there, and each costs its import.
 ENVIRONMENT = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+# By the Python of a root: what pytest needs of .venv is no machine code.
+SYSTEM_PYTEST = (f"PYTHONPATH=/checkout:/checkout/{SITE}", "python3", *PYTEST[1:])
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make a test of each kernel and check."""
     soak = metafunc.config.getoption("soak")
     names = metafunc.config.getoption("kernels")
-    kernels = selection.kernels(names, soak=soak)
     jobs = (*selection.JOBS, *(selection.LONG_JOBS if soak else ()))
-    checks = collected(jobs)
-    checks = [BOOTS, *(checks if soak else selection.thinned(checks))]
-    cases = [(kernel, check) for kernel in kernels for check in checks]
+    done = {name: selection.SYSTEM_JOBS[name] for name in selection.systems(names, soak=soak)}
+    done |= dict.fromkeys(selection.kernels(names, soak=soak), jobs)
+    cases = []
+    checks: dict[Sequence[str], list[str]] = {}
+    for kernel, of_kernel in done.items():
+        if of_kernel not in checks:
+            found = collected(of_kernel)
+            checks[of_kernel] = [BOOTS, *(found if soak else selection.thinned(found))]
+        cases += [(kernel, check) for check in checks[of_kernel]]
     ids = [f"{kernel} {check.removeprefix('tests/')}" for kernel, check in cases]
     metafunc.parametrize(("kernel", "check"), cases, ids=ids)
 
@@ -61,6 +71,18 @@ def collected(jobs: Sequence[str]) -> list[str]:
         raise pytest.UsageError(f"the checks for guests: {done.stdout}{done.stderr}")
     # What calls the plugin on a kernel that only plays an old one has no business on an old one.
     return list(dict.fromkeys(one for one in ids if "reluctant" not in one))
+
+
+def cut_power(root: str, disk: Path, out: Path) -> None:
+    """Leave on a disk what a system had there when its power went, with containers attached."""
+    ready = out / "ready"
+    job = ["env", *SYSTEM_PYTEST[:2], "-m", "tests.vm.jobs.power"]
+    with Guest(selection.suite_of(root), job, root=root, disk=disk, out=out) as guest:
+        while not ready.exists():
+            if not guest.is_running():
+                raise GuestError(f"nothing was attached: {guest.status()}{guest.tail()}")
+            time.sleep(0.01)
+        guest.cut_power()
 
 
 class Guests:
@@ -107,10 +129,11 @@ class Guests:
         (out / "checks").write_text("".join(f"{check}\n" for check in self.wanted[kernel]))
         variables = {**ENVIRONMENT, "FAASM_VM_RESULTS": "/out/results.jsonl", "TERM": "dumb"}
         settings = [f"{name}={value}" for name, value in variables.items()]
+        is_system = kernel in selection.SYSTEM_JOBS
         job = [
             "env",
             *settings,
-            *PYTEST,
+            *(SYSTEM_PYTEST if is_system else PYTEST),
             *(["--soak"] if self.soak else []),
             "-p",
             "tests.vm.report",
@@ -122,9 +145,18 @@ class Guests:
             job = ["true"]
         timeout_s, quiet_s = (SOAK_TIMEOUT_S, SOAK_QUIET_S) if self.soak else (TIMEOUT_S, QUIET_S)
         guest = self.guests[kernel] = Guest(
-            kernel, job, out=out, timeout_s=timeout_s, quiet_s=quiet_s
+            selection.suite_of(kernel),
+            job,
+            root=kernel if is_system else selection.ROOTS[0],
+            systemd=is_system,
+            disk=out / "disk" if is_system else None,
+            out=out,
+            timeout_s=timeout_s,
+            quiet_s=quiet_s,
         )
         try:
+            if is_system and selection.POWER_CUT in selection.SYSTEM_JOBS[kernel]:
+                cut_power(kernel, out / "disk", out)
             guest.start()
             self._running.append(kernel)
         except GuestError as error:
