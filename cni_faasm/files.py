@@ -185,6 +185,24 @@ def replace_at(folder: int, name: str, temporary: str, data: bytes, mode: int) -
         raise
 
 
+def demand_room(path: str) -> None:
+    """Look whether files can be made in a folder, without making one.
+
+    Raises: CniError 5 when it is absent, cannot be written, or its file system is full.
+    """
+    try:
+        space = posix.statvfs(path)
+    except OSError as error:
+        raise io_error(error, "cannot look at", path) from None
+    number = 0
+    if not posix.access(path, posix.W_OK | posix.X_OK):
+        number = errno.EROFS if space.f_flag & posix.ST_RDONLY else errno.EACCES
+    elif not space.f_bavail or (space.f_files and not space.f_favail):
+        number = errno.ENOSPC
+    if number:
+        raise io_error(OSError(number, posix.strerror(number)), "cannot write in", path)
+
+
 def unlink_at(folder: int, name: str) -> bool:
     """Remove a name if it can be; say whether it was there and is gone. Never raises OSError."""
     try:

@@ -46,6 +46,10 @@ def refusal(error: NetlinkError, config: "NetworkConfig | None" = None) -> CniEr
     """
     number = error.errno
     text = str(error)
+    if config is not None:
+        from cni_faasm import rehearsed
+
+        rehearsed.forget(config)
     lack = _lack(error, config)
     if lack is not None:
         lack.details += f"; the kernel said: {text}"

@@ -7,6 +7,7 @@ On disk::
         ├── <containerID>@<ifname>           0600  JSON; an attachment, written before ADD acts
         ├── .<containerID>@<ifname>          one being written
         ├── gone                             0600  attachments removed lately, one per line
+        ├── rehearsed                        0600  JSON; see rehearsed.py
         └── boot                             0600  JSON; see ipam/reclaim.py
 
 Written under the network's lock (ipam/leases.py), by a temporary name and a rename, so that

@@ -1,7 +1,8 @@
 """STATUS: say whether an ADD would work now (CNI specification, section "STATUS").
 
-Tries instead of asking: chooses an address, writes in the store, and makes a whole
-attachment's kernel objects in an empty namespace that vanishes with the process.
+The first time, tries instead of asking: chooses an address, writes in the store, and makes a
+whole attachment's kernel objects in an empty namespace that vanishes with the process. From then on
+looks at what can change, and makes nothing, for as long as `rehearsed` says that it may.
 """
 
 import posix
@@ -9,18 +10,15 @@ import time
 
 from cni_faasm import (
     claims,
-    egress,
     files,
     firewall,
     forwarding,
-    guard,
     inet,
     kernel,
-    nat,
     netns,
     plan,
     record,
-    veth,
+    rehearsed,
 )
 from cni_faasm import config as configuration
 from cni_faasm.errors import INVALID_CONFIG, PLUGIN_NOT_AVAILABLE, CniError
@@ -41,7 +39,7 @@ _LOOK_AGAIN_S = 0.5
 
 
 def status(request: "Request") -> None:
-    """Rehearse an ADD without a container.
+    """Rehearse an ADD without a container, or look whether the last rehearsal still holds.
 
     Raises: CniError 50 that says what is missing; 51 when an ADD would work, but a firewall of
     the host's cuts the network off; 7 for a faulty configuration.
@@ -52,22 +50,27 @@ def status(request: "Request") -> None:
 
         delegate.demand_path(request)
     try:
+        looks = rehearsed.holds(config, request.document)
         if config.shapes_only:
             from cni_faasm import chained
 
-            _try_records(config)
-            _try_kernel(lambda sockets, inner_fd: chained.rehearse(config, sockets, inner_fd))
+            _try_records(config, writes=not looks)
+            if not looks:
+                _try_kernel(lambda sockets, inner_fd: chained.rehearse(config, sockets, inner_fd))
+                rehearsed.note(config, request.document)
             return
-        allocations = _try_leases(config, request)
-        _try_records(config)
+        allocations = _try_leases(config, request, writes=not looks)
+        _try_records(config, writes=not looks)
         for length in {len(item.address) for item in allocations}:
             forwarding.demand(length)
         gateways = [one.gateway for range_set in config.range_sets for one in range_set]
         with Netlink() as host:
             claims.demand(host, gateways, [])
-        _try_kernel(
-            lambda sockets, inner_fd: _rehearse(config, request, allocations, sockets, inner_fd)
-        )
+        if not looks:
+            _try_kernel(
+                lambda sockets, inner_fd: _rehearse(config, request, allocations, sockets, inner_fd)
+            )
+            rehearsed.note(config, request.document)
     except NetlinkError as error:
         raise _unavailable(kernel.refusal(error, config)) from None
     except CniError as error:
@@ -101,12 +104,15 @@ def _look_at_firewalls(config: "NetworkConfig") -> None:
     raise firewall.error(found, senders)
 
 
-def _try_leases(config: "NetworkConfig", request: "Request") -> "list[Allocation]":
+def _try_leases(config: "NetworkConfig", request: "Request", *, writes: bool) -> "list[Allocation]":
     boot_id = record.boot_id()
     with Store(config.data_dir, config.name, config.lock_timeout_ms) as store:
         dead = reclaim.reclaim_earlier_boot(store, config.state_dir, config.name, boot_id).delegated
         allocations = store.choose(config.range_sets, [])
-        store.probe()
+        if writes:
+            store.probe()
+        else:
+            files.demand_room(store.path)
     if config.ipam_plugin or dead:
         from cni_faasm.ipam import delegate
 
@@ -118,7 +124,10 @@ def _try_leases(config: "NetworkConfig", request: "Request") -> "list[Allocation
     return allocations
 
 
-def _try_records(config: "NetworkConfig") -> None:
+def _try_records(config: "NetworkConfig", *, writes: bool) -> None:
+    if not writes:  # what was kept has been read from there
+        files.demand_room(f"{config.state_dir}/{config.name}")
+        return
     folder = files.open_folder(config.state_dir, config.name, create=True, mode=0o700)
     try:
         files.replace_at(folder, ".status", ".status.new", b"status\n", 0o600)
@@ -148,6 +157,8 @@ def _rehearse(
     sockets: "tuple[Netlink, Netlink]",
     inner_fd: int,
 ) -> None:
+    from cni_faasm import egress, guard, nat, veth
+
     host, inner = sockets
     promised = plan.make(
         config,

@@ -1,11 +1,15 @@
 """GC removes what belongs to nothing, and only that; STATUS says whether an ADD would work."""
 
+import json
+import re
 import shutil
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
-from tests.host import Host
+from tests.host import REPO, SYSTEM_PATH, Host
 
 pytestmark = pytest.mark.also_reluctant
 
@@ -123,6 +127,100 @@ def test_status_is_well(host: Host) -> None:
     call.ok()
     assert call.stdout.strip() == b""
     host.assert_unchanged(before)
+
+
+NLM_F_CREATE = 0x400  # <linux/netlink.h>
+
+
+def status(host: Host, config: dict[str, Any]) -> list[str]:
+    """Call STATUS, which must go well; return what it made: files, namespaces, kernel objects."""
+    host.directory.mkdir(parents=True, exist_ok=True)
+    log = host.directory / "calls"
+    traced = "unshare,openat,mkdir,mkdirat,rename,renameat,sendto,sendmsg"
+    argv = ["strace", "-f", "-xx", "-s", "8192", "-o", str(log), "-e", f"trace={traced}"]
+    environment = {"PATH": SYSTEM_PATH, "CNI_COMMAND": "STATUS", "CNI_PATH": "/nowhere"}
+    if host.plugin[0] == sys.executable:
+        environment["PYTHONPATH"] = str(REPO)
+    with host.entered():
+        subprocess.run(
+            [*argv, *host.plugin],
+            input=json.dumps(config).encode(),
+            env=environment,
+            check=True,
+            timeout=60,
+        )
+    made = []
+    lock = "".join(f"\\x{byte:02x}" for byte in b"lock")  # which is there
+    for line in log.read_text(encoding="utf-8").splitlines():
+        if re.search(r"unshare|mkdir|rename|O_CREAT", line) and f'"{lock}"' not in line:
+            made.append(re.sub(r"^\d+ +", "", line).partition("(")[0])
+        # In a namespace where strace cannot ask which protocol a socket has, it knows no names.
+        for flags in re.findall(r"nlmsg_flags=([^,]+)", line):
+            numbers = [int(one, 0) for one in flags.split("|") if one[0].isdigit()]
+            if "NLM_F_CREATE" in flags or any(one & NLM_F_CREATE for one in numbers):
+                made.append("kernel object")
+    return made
+
+
+ALL = {
+    "ipMasq": True,
+    "isolated": True,
+    "bandwidth": {"ingressRate": 10**6, "egressRate": 10**6, "enforceEgress": "host"},
+}
+
+
+def test_status_looks_where_it_has_tried(host: Host) -> None:
+    """A kubelet has it called every five seconds."""
+    config = host.config(**ALL)
+    tried = status(host, config)
+    assert "unshare" in tried
+    assert tried.count("kernel object") > 20  # the pair, its queues, tables and rules
+    folders = [host.data_dir / "testnet", host.state_dir / "testnet"]
+    before = [one.stat().st_mtime_ns for one in folders]
+    assert status(host, config) == []
+    assert [one.stat().st_mtime_ns for one in folders] == before
+    assert "unshare" in status(host, {**config, "mtu": 1300})
+
+
+def test_status_tries_again_when_the_kernel_has_refused_an_add(host: Host) -> None:
+    config = host.config(**ALL)
+    assert "unshare" in status(host, config)
+    kept = host.state_dir / "testnet" / "rehearsed"
+    container = host.add_container()
+    host.run(["ip", "link", "add", "faasm7", "type", "ifb"])  # the name that it wants
+    host.cni("ADD", container, config, ifname="faasmp7").error(102)
+    assert not kept.exists()
+    assert "unshare" in status(host, config)
+    for words in ('{"bootID": "earlier"}', "", '{"modules": []}', "[1]"):
+        kept.write_text(words, encoding="utf-8")
+        assert "unshare" in status(host, config)
+        assert status(host, config) == []
+
+
+@pytest.mark.parametrize("which", ["dataDir", "stateDir"])
+def test_status_still_knows_of_folders_that_cannot_be_written(host: Host, which: str) -> None:
+    config = host.config()
+    host.cni("STATUS", None, config).ok()
+    folder = host.data_dir if which == "dataDir" else host.state_dir
+    host.run(["mount", "--bind", str(folder), str(folder)])
+    try:
+        host.run(["mount", "-o", "remount,bind,ro", str(folder)])
+        error = host.cni("STATUS", None, config).error(50)
+        assert str(folder) in error["msg"]
+        assert "read-only" in error["details"]
+    finally:
+        host.run(["umount", str(folder)])
+    host.cni("STATUS", None, config).ok()
+
+
+def test_status_still_knows_of_a_range_that_is_full(host: Host) -> None:
+    config = host.config(ipam={"subnet": "10.200.0.0/30"})
+    host.cni("STATUS", None, config).ok()
+    container = host.add_container()
+    host.add(container, config)
+    host.cni("STATUS", None, config).error(50)
+    host.delete_attachment(container, config)
+    host.cni("STATUS", None, config).ok()
 
 
 def test_status_with_an_exhausted_range(host: Host) -> None:
