@@ -23,6 +23,7 @@ BUILT_PLUGIN = PROJECT / "dist" / "faasm" / "faasm"
 REFERENCE_PLUGINS = Path("/usr/lib/cni")
 REFERENCE_PACKAGE = "containernetworking-plugins"
 SPEC_VERSION = "1.0.0"
+STATUS_VERSION = "1.1.0"  # the first that has it
 PR_SET_CHILD_SUBREAPER = 36
 
 Json = dict[str, Any]
@@ -136,6 +137,14 @@ class Network:
         del self.results[attachment.container]
         return operation
 
+    def status(self) -> Operation:
+        """Carry out STATUS, which is of no attachment."""
+        operation = Operation()
+        for plugin in self.plugins:
+            told = {**plugin, "cniVersion": STATUS_VERSION}
+            self._call("STATUS", told, Attachment("", "", ""), None, operation)
+        return operation
+
     def _each(self, verb: str, plugins: Iterable[Json], attachment: Attachment) -> Operation:
         operation = Operation()
         result = self.results[attachment.container]
@@ -186,6 +195,8 @@ class Settings:
     rate_bps: int = 100_000_000
     burst_bytes: int = 15140  # for the reference: it must be given
     masquerade: bool = False
+    keys: Json = field(default_factory=dict)  # of ours alone
+    bandwidth: Json = field(default_factory=dict)  # beside the rates, of ours alone
 
 
 def faasm_network(
@@ -199,8 +210,13 @@ def faasm_network(
         "mtu": settings.mtu,
         "ipMasq": settings.masquerade,
         "stateDir": str(scratch / "faasm"),
-        "bandwidth": {"ingressRate": settings.rate_bps, "egressRate": settings.rate_bps},
+        "bandwidth": {
+            "ingressRate": settings.rate_bps,
+            "egressRate": settings.rate_bps,
+            **settings.bandwidth,
+        },
         "ipam": _ipam(settings, scratch),
+        **settings.keys,
     }
     return Network("faasm", name, [document], plugin.parent, spawner)
 

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import dataclasses
 from pathlib import Path
 
 from . import cli
@@ -11,16 +10,31 @@ from .privatehost import agent, enter, run
 from .report import Report
 from .timing import VERBS, Series, Table, compare, ratio, verdict
 
-TARGETS = {
-    False: {"ADD": 1.0, "CHECK": 1.0, "DEL": 0.4},
-    True: {"ADD": 0.5, "CHECK": 1.0, "DEL": 0.2},
+WITH_OPTIONS = dict.fromkeys(VERBS, 0.45)
+# By what a row says after the verb: what is measured, and the target of each verb.
+CASES: dict[str, tuple[Settings, dict[str, float]]] = {
+    "": (Settings(), {"ADD": 1.0, "CHECK": 1.0, "DEL": 0.4}),
+    "masquerading": (Settings(masquerade=True), {"ADD": 0.5, "CHECK": 1.0, "DEL": 0.2}),
+    "enforceEgress": (Settings(bandwidth={"enforceEgress": "host"}), WITH_OPTIONS),
+    "unshapedSubnets": (
+        Settings(bandwidth={"unshapedSubnets": ["10.0.0.0/8", "fd00::/8"]}),
+        WITH_OPTIONS,
+    ),
+    "shapedSubnets": (
+        Settings(bandwidth={"shapedSubnets": ["10.0.0.0/8", "fd00::/8"]}),
+        WITH_OPTIONS,
+    ),
+    "isolated": (Settings(keys={"isolated": True}), WITH_OPTIONS),
 }
+STATUS_OF = "masquerading"
+TARGET_STATUS = 0.5  # of an ADD of ours
 TARGET_PEAK_MIB = 16
 WARM_UP = 2
 
 DESCRIPTION = """\
 Time ADD, CHECK and DEL of the built plugin and of Debian's reference chain (ptp with
-host-local, then bandwidth), alternately in one run, without and with masquerading."""
+host-local, then bandwidth), alternately in one run: plain, with masquerading, and with what
+ours has beside that (the chain as in plain). Time STATUS beside our own ADD."""
 
 EPILOG = """\
 Run as root after ./build.sh. Everything happens in a private host; nothing is left.
@@ -47,18 +61,21 @@ def measure(given: argparse.Namespace) -> Report:
     """Take all measurements."""
     scratch = enter(given.scratch, {"iptables": "iptables"})
     spawner = Spawner()
-    progress = cli.Progress(2 * (given.times + WARM_UP))
-    tables: dict[bool, Table] = {}
+    progress = cli.Progress(len(CASES) * (given.times + WARM_UP))
+    tables: dict[str, Table] = {}
+    status = Series()
     with agent(given.plugin) if given.agent else contextlib.nullcontext():
-        for masquerade in (False, True):
-            settings = dataclasses.replace(Settings(), masquerade=masquerade)
+        for case, (settings, _) in CASES.items():
             networks = [
                 faasm_network(spawner, given.plugin, settings, scratch),
                 reference_network(spawner, given.reference, settings, scratch),
             ]
-            tables[masquerade] = compare(networks, given.times, WARM_UP, progress.step)
+            tables[case] = compare(networks, given.times, WARM_UP, progress.step)
+            if case == STATUS_OF:
+                timed = [networks[0].status() for _ in range(WARM_UP + given.times)]
+                status.operations += timed[WARM_UP:]
     progress.end()
-    report = _report(tables, given.times, scratch)
+    report = _report(tables, status, given.times, scratch)
     report.notes.append(
         f"No memory figure can be below {spawner.floor_kib() / 1024:.1f} MiB: that is the measuring process."
     )
@@ -68,7 +85,7 @@ def measure(given: argparse.Namespace) -> Report:
     return report
 
 
-def _report(tables: dict[bool, Table], times: int, scratch: Path) -> Report:
+def _report(tables: dict[str, Table], status: Series, times: int, scratch: Path) -> Report:
     report = Report(
         f"ADD, CHECK and DEL, {times} times each, alternately",
         [
@@ -86,13 +103,13 @@ def _report(tables: dict[bool, Table], times: int, scratch: Path) -> Report:
         ],
     )
     peak = 0.0
-    for masquerade, table in tables.items():
+    for case, table in tables.items():
         for verb in VERBS:
             ours, theirs = table["faasm"][verb], table["reference"][verb]
             times_theirs = ratio(ours, theirs)
-            goal = TARGETS[masquerade][verb]
+            goal = CASES[case][1][verb]
             peak = max(peak, ours.peak_mib())
-            title = verb + (", masquerading" if masquerade else "")
+            title = verb + (f", {case}" if case else "")
             report.rows.append(
                 [
                     title,
@@ -111,12 +128,20 @@ def _report(tables: dict[bool, Table], times: int, scratch: Path) -> Report:
                 "target": goal,
                 "met": times_theirs <= goal,
             }
+    of_add = ratio(status, tables[STATUS_OF]["faasm"]["ADD"])
+    report.figures["STATUS"] = {
+        "faasm": status.figures(),
+        "ratioToADD": of_add,
+        "target": TARGET_STATUS,
+        "met": of_add <= TARGET_STATUS,
+    }
     report.figures["peakMiB"] = {
         "faasm": peak,
         "target": TARGET_PEAK_MIB,
         "met": peak <= TARGET_PEAK_MIB,
     }
     report.notes += [
+        f"STATUS, {STATUS_OF}: {status.median_ms():.1f} ms, {of_add:.2f} of an ADD; {verdict(of_add, TARGET_STATUS)}.",
         f"Resident memory of one call of ours: {peak:.1f} MiB at most; {verdict(peak, TARGET_PEAK_MIB)}.",
         f"Leases and records on {run(['stat', '--file-system', '--format=%T', str(scratch)]).strip()}.",
         "CPU: user and system time of all processes of a verb, those left running included.",
