@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cni_faasm import __version__
 from tests.host import REPO
 
 NOT_OURS = {".git", ".venv", ".cache", "build", "dist", "__pycache__"}
@@ -61,3 +62,7 @@ def test_codespell() -> None:
 def test_the_environment_is_made_from_debians_python() -> None:
     """Debian 12's own Python is what the bundle is made from."""
     assert (sys.base_prefix, sys.version_info[:2]) == ("/usr", (3, 11))
+
+
+def test_the_changelog_tells_of_this_version() -> None:
+    assert f"\n## {__version__}" in (REPO / "CHANGELOG.md").read_text(encoding="utf-8")
