@@ -1,9 +1,11 @@
 """The manifests against Kubernetes' schemas, and the installer in containers made from them."""
 
 import os
+import re
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +75,9 @@ class Pods:
         shipped = (REPO / "conf/10-faasm.conflist").read_text()
         (self.config / CONFIG.name).write_text(shipped.replace("10.200.0.0/16", subnet))
 
-    def start(self, owner: str, *options: str) -> "subprocess.Popen[str]":
+    def start(
+        self, owner: str, *options: str, before: Sequence[str] = ()
+    ) -> "subprocess.Popen[str]":
         script = (
             'for each in usr/lib/cni-faasm opt/cni/bin etc/cni/net.d; do '
             'mount --bind "$1/$each" "$2/host/$each"; done; '
@@ -82,6 +86,7 @@ class Pods:
         )  # fmt: skip
         return subprocess.Popen(
             [
+                *before,
                 *("unshare", "--mount", "sh", "-ec", script, "sh"),
                 *(str(self.node), str(self.image), str(self.config)),
                 *("setpriv", "--no-new-privs", "--bounding-set", "-all,+sys_chroot"),
@@ -111,6 +116,21 @@ def pods(image: Path, tmp_path: Path) -> Pods:
     return Pods(image, tmp_path)
 
 
+def heed_sigterm(process: "subprocess.Popen[str]") -> bool:
+    """Say whether a process would clear up on SIGTERM; before it has come so far it just ends."""
+    [caught] = re.findall(
+        r"^SigCgt:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE
+    )
+    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def keeper_of(pods: Pods, owner: str) -> "subprocess.Popen[str]":
+    """Start what keeps an installation, and wait until it does."""
+    process = pods.start(owner)
+    wait_until(lambda: heed_sigterm(process), "the installer to begin", timeout=60)
+    return process
+
+
 def end(process: "subprocess.Popen[str]") -> str:
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
@@ -121,10 +141,9 @@ def end(process: "subprocess.Popen[str]") -> str:
 def test_it_installs_updates_and_goes(pods: Pods) -> None:
     pods.once("first")
     assert version_of(pods.plugin()) == "1.1.0"
-    keeper = pods.start("first")
-    time.sleep(2)
+    keeper = keeper_of(pods, "first")
     pods.write("10.99.0.0/16")
-    wait_until(lambda: "10.99" in pods.below(CONFIG).read_text(), "the new file", timeout=20)
+    wait_until(lambda: "10.99" in pods.below(CONFIG).read_text(), "the new file", timeout=60)
     pods.config.joinpath(CONFIG.name).write_text("{")
     time.sleep(0.5)
     assert "10.99" in pods.below(CONFIG).read_text()
@@ -134,18 +153,22 @@ def test_it_installs_updates_and_goes(pods: Pods) -> None:
 
 def test_a_replaced_pod_takes_nothing_away(pods: Pods) -> None:
     keeper = pods.start("first")
-    wait_until(lambda: pods.below(CONFIG).exists(), "the installation", timeout=30)
+    wait_until(lambda: pods.below(CONFIG).exists(), "the installation", timeout=60)
     pods.once("second")
     assert "taken over" in end(keeper)
     assert version_of(pods.plugin()) == "1.1.0"
 
 
 def test_what_was_interrupted_is_cleared(pods: Pods) -> None:
-    process = pods.start("first")
     folder = pods.below(FOLDER)
-    wait_until(lambda: any(folder.glob(".new.*")), "copying to begin", timeout=30)
-    process.kill()
-    process.communicate()
+    # In the middle of copying, which may be over before anybody has looked.
+    strace = ["strace", "-f", "-qq", "-e", "trace=sendfile"]
+    with pods.start(
+        "first", before=[*strace, "-e", "inject=sendfile:signal=KILL:when=3"]
+    ) as killed:
+        output, _ = killed.communicate(timeout=120)
+    assert list(folder.glob(".new.*")), output
+    assert not pods.below(PLUGIN).is_symlink()
     pods.once("first")
     assert not list(folder.glob(".new.*"))
     assert version_of(pods.plugin()) == "1.1.0"
@@ -153,17 +176,16 @@ def test_what_was_interrupted_is_cleared(pods: Pods) -> None:
 
 def test_a_running_call_keeps_its_bundle(pods: Pods) -> None:
     pods.once("first")
-    keeper = pods.start("first")
+    keeper = keeper_of(pods, "first")
     with subprocess.Popen(
         [pods.plugin()], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         env={"CNI_COMMAND": "VERSION"},
     ) as call:  # fmt: skip
-        time.sleep(2)
         keeper.send_signal(signal.SIGTERM)
-        wait_until(lambda: not os.path.lexists(pods.below(PLUGIN)), "the link to go", timeout=20)
+        wait_until(lambda: not os.path.lexists(pods.below(PLUGIN)), "the link to go", timeout=60)
         time.sleep(1.5)
         assert list(pods.below(FOLDER).glob("*/faasm"))
-        output, _ = call.communicate(b'{"cniVersion": "1.0.0"}', timeout=20)
+        output, _ = call.communicate(b'{"cniVersion": "1.0.0"}', timeout=60)
         assert b"1.1.0" in output
     keeper.communicate(timeout=60)
     assert pods.left() == []
@@ -187,7 +209,7 @@ def test_in_a_container(pods: Pods, runtime_host: Host, short_path: Path) -> Non
     )
     podman.running.append("node")
     try:
-        wait_until(lambda: pods.below(CONFIG).exists(), "the installation", timeout=30)
+        wait_until(lambda: pods.below(CONFIG).exists(), "the installation", timeout=60)
         assert version_of(pods.plugin()) == "1.1.0"
         podman.command("stop", "--time", "40", "node")
         assert pods.left() == []
