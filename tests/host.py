@@ -227,9 +227,18 @@ class Namespace:
             return path.read_text(encoding="ascii").strip()
 
     def snapshot(self) -> dict[str, Any]:
-        """Return everything configured in here, without counters and what time changes."""
+        """Return everything configured in here, without counters and what time changes.
+
+        The kernel makes and takes the local routes of IPv6 addresses a moment after these, by a
+        work queue that a busy machine lets wait: what is not so yet is looked at again.
+        """
         links, addresses, *tables = self._batch("-4")
-        _, addresses6, *tables6 = self._batch("-6")
+        end = time.monotonic() + 2
+        while True:
+            _, addresses6, *tables6 = self._batch("-6")
+            if time.monotonic() > end or not self._late_routes(addresses6, tables6[0]):
+                break
+            time.sleep(0.01)
         qdiscs = self.json("tc", "-j", "-d", "qdisc", "show")
         classful = sorted({q["dev"] for q in qdiscs if q["kind"] not in ("noqueue", "pfifo_fast")})
         return {
@@ -264,6 +273,21 @@ class Namespace:
             },
             "nft": [_without_counters(_without_elements(item)) for item in self.nft()],
         }
+
+    def _late_routes(
+        self, links: list[dict[str, Any]], routes: list[dict[str, Any]]
+    ) -> set[tuple[str, str]]:
+        """Return which IPv6 addresses have no local route (yet), or the other way round."""
+        given = {
+            (link["ifname"], address["local"])
+            for link in links
+            if "UP" in link["flags"]
+            for address in link["addr_info"]
+            # One that the kernel asks the link for has no route before somebody had time to answer.
+            if not address.get("tentative")
+            or self.sysctl(f"net.ipv6.conf.{link['ifname']}.accept_dad") == "0"
+        }
+        return given ^ {(one["dev"], one["dst"]) for one in routes if one.get("type") == "local"}
 
     def _batch(self, family: str) -> list[list[dict[str, Any]]]:
         """Return links, addresses, routes, rules, permanent neighbours by one command."""

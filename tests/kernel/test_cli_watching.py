@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cni_faasm.cli.watching import LOOK_AT_ALL_S
 from tests.host import DUAL_STACK, Host, wait_until
 from tests.kernel.test_cli_looking import flood, plugin_config
 from tests.tool import Tool
@@ -213,7 +214,7 @@ def test_check_watch_reports_as_it_happens(tool: Tool, lines: Lines) -> None:
         ("ip link set eth0 mtu 1300", "ip link set eth0 mtu 1500", "container eth0: MTU"),
     ):
         one.run(change.split())
-        assert lines.wait_for("drift", what) < 0.9
+        assert lines.wait_for("drift", what) < LOOK_AT_ALL_S / 3
         if back is not None:
             one.run(back.split())
         else:
@@ -226,7 +227,7 @@ def test_check_watch_reports_as_it_happens(tool: Tool, lines: Lines) -> None:
         ("sysctl -q net.ipv4.ip_forward=0", "IPv4 forwarding"),
     ):
         host.run(change.split())
-        assert lines.wait_for("drift", what) < 0.9
+        assert lines.wait_for("drift", what) < LOOK_AT_ALL_S / 3
         tool("repair").ok()
         lines.wait_for("mended", what)
     third = host.add_container()

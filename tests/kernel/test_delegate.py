@@ -205,7 +205,7 @@ def test_hanging(host: Host, container: Namespace, script: Script) -> None:
     script.does("[ $CNI_COMMAND != ADD ] || { sleep 1000 & echo $! >$here/child; wait; }")
     begin = time.monotonic()
     error = host.cni("ADD", container, network, env=script.environment).error(11)
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 30  # 60 s were the default
     assert "300 ms" in error["msg"]
     child = int((script.folder / "child").read_text(encoding="ascii"))
     status = Path(f"/proc/{child}/status")

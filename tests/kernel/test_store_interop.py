@@ -422,7 +422,7 @@ def test_a_holder_that_hangs(folders: Folders) -> None:
             began = time.monotonic()
             with pytest.raises(CniError) as raised:
                 Store(folders.data, "net", 200).open()
-            assert 0.2 <= time.monotonic() - began < 5
+            assert 0.2 <= time.monotonic() - began < 30
             assert raised.value.code == TRY_AGAIN
             assert lock in raised.value.msg
             assert not behind.done()

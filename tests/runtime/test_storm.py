@@ -63,8 +63,12 @@ class Storm:
 
     def delete(self, container: Namespace, network: dict[str, Any]) -> None:
         """Detach; again where the agent's worker was killed, as a runtime does."""
+        self.insist("DEL", container, network)
+
+    def insist(self, verb: str, container: Namespace | None, network: dict[str, Any]) -> None:
+        """Call again as long as the answer is to do so later."""
         for _ in range(20):
-            call = self.host.cni("DEL", container, network, timeout=120)
+            call = self.host.cni(verb, container, network, timeout=120)
             if call.status == 0 or call.document["code"] != TRY_AGAIN:
                 break
             with self.lock:
@@ -134,7 +138,7 @@ def test_a_storm_with_kills(host: Host) -> None:
     assert storm.killed > 20
     for network in storm.networks:
         document = {**network, "cni.dev/valid-attachments": []}
-        host.cni("GC", None, document).ok()
+        storm.insist("GC", None, document)
     assert host.leases() == {}
     assert host.records() == {}
     assert all(container.links() == [] for container in containers)
@@ -151,7 +155,7 @@ def test_somebody_who_holds_the_lock_and_hangs(host: Host, verb: str) -> None:
     with host.lock_held():
         begin = time.monotonic()
         error = host.cni(verb, container, network).error(11)
-        assert 0.3 <= time.monotonic() - begin < 3
+        assert 0.3 <= time.monotonic() - begin < 9  # 10 s are the default
         assert "try again later" in error["msg"]
     if verb == "ADD":
         host.add(container, network)
