@@ -89,7 +89,7 @@ def _print(done: list[Applied], *, dry_run: bool) -> None:
     word = "would change" if dry_run else "changed"
     nothing = True
     for row in done:
-        title = row.attachment.title
+        title = row.attachment.called
         for text in words(row.differences):
             nothing = False
             if row.by_hand:

@@ -4,12 +4,12 @@ The records say what there is; a namespace that has gone, or a record of an earl
 makes an attachment dead, and everything else about it is still told.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from cni_faasm import accepted, kernel, netns, plan, plan_fields, record, results, shaping, veth
+from cni_faasm.cli import names
 from cni_faasm.cli.fault import ToolError
 from cni_faasm.errors import CniError
 from cni_faasm.netlink import tc, tc_parse
@@ -18,8 +18,6 @@ from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.verbs.check import drifts
 
 Drift = tuple[str, str, str]
-
-LIBCNI_CACHE = "/var/lib/cni/results"
 
 
 class Attachment(NamedTuple):
@@ -34,17 +32,34 @@ class Attachment(NamedTuple):
 
     @property
     def title(self) -> str:
+        """Return what tells it from all others."""
         return f"{self.network}/{self.container_id}/{self.ifname}"
 
-    def identity(self) -> dict[str, str]:
+    def identity(self) -> dict[str, str | None]:
         """Return whose attachment it is, for machines."""
-        return {"network": self.network, "containerID": self.container_id, "ifname": self.ifname}
+        return {
+            "network": self.network,
+            "containerID": self.container_id,
+            "name": self.name or None,
+            "ifname": self.ifname,
+        }
 
     @property
     def remarks(self) -> list[str]:
         """Return what ADD had to say of what it was asked, such as a limit that it lowered."""
         kept = self.fields.get(accepted.REMARKS)
         return [str(text) for text in kept] if isinstance(kept, list) else []
+
+    @property
+    def name(self) -> str:
+        """Return the runtime's name of the container, "" where it has none."""
+        found = names.of(self.network, self.container_id, self.ifname)
+        return "" if found == self.container_id else found
+
+    @property
+    def called(self) -> str:
+        """Return what people call it: by the runtime's name where there is one."""
+        return f"{self.network}/{self.name or self.container_id}/{self.ifname}"
 
     @property
     def is_of_this_boot(self) -> bool:
@@ -87,9 +102,9 @@ def load(state_dir: str, network: str, container_id: str, ifname: str) -> Attach
 
 
 def matching(attachments: Iterator[Attachment], wanted: str | None) -> list[Attachment]:
-    """Return those of a container: by its id, its beginning, or the host's interface.
+    """Return those of a container: by its id, its beginning, its name, or the host's interface.
 
-    wanted: None for all. Raises: ToolError when there is none, or a beginning is of several.
+    wanted: None for all. Raises: ToolError when there is none, or several are meant.
     """
     known = list(attachments)
     if wanted is None:
@@ -98,26 +113,37 @@ def matching(attachments: Iterator[Attachment], wanted: str | None) -> list[Atta
         # An unset variable of a script: every container begins so, and none was meant.
         raise ToolError("CONTAINER is empty", "name a container; cni-faasm status lists them")
     exact = [one for one in known if one.container_id == wanted]
-    by_link = [
+    if exact:
+        return exact
+    named = [
         one
         for one in known
-        if one.promised and one.promised.host_interface == wanted and one.is_of_this_boot
+        if one.name == wanted
+        or (one.promised and one.promised.host_interface == wanted and one.is_of_this_boot)
     ]
+    of_pods = [one for one in known if one.name.partition("/")[2] == wanted]
     begins = [one for one in known if one.container_id.startswith(wanted)]
-    for found in (exact, by_link, begins):
-        containers = sorted({one.container_id for one in found})
+    for found, what in (
+        (named, "is the name"),
+        (of_pods, "is the pod's name"),
+        (begins, "is the beginning"),
+    ):
+        containers = sorted({one.container_id: _listed(one) for one in found}.values())
         if len(containers) == 1:
             return found
         if containers:
             raise ToolError(
-                f"{wanted!r} is the beginning of {len(containers)} containers: "
-                f"{', '.join(containers[:5])}",
-                "give more of the id",
+                f"{wanted!r} {what} of {len(containers)} containers: {', '.join(containers[:5])}",
+                "give the id, or more of it" if found is not of_pods else "give NAMESPACE/POD",
             )
     raise ToolError(
         f"no attachment of a container {wanted!r}",
         "cni-faasm status lists them; --state-dir looks elsewhere",
     )
+
+
+def _listed(one: Attachment) -> str:
+    return f"{one.container_id} ({one.name})" if one.name else one.container_id
 
 
 @contextmanager
@@ -128,14 +154,15 @@ def opened(one: Attachment, *, keep: bool = False) -> Iterator[Netlink]:
     """
     if one.promised is None:
         raise ToolError(
-            f"{one.title}: its record cannot be read", "cni-faasm gc removes it, unless it is alive"
+            f"{one.called}: its record cannot be read",
+            "cni-faasm gc removes it, unless it is alive",
         )
     if not one.is_of_this_boot:
-        raise ToolError(f"{one.title}: it is of an earlier boot", "cni-faasm gc removes it")
+        raise ToolError(f"{one.called}: it is of an earlier boot", "cni-faasm gc removes it")
     try:
         inner = netns.connect(one.promised.netns)
     except CniError as error:
-        raise ToolError(f"{one.title}: {error.msg}", "cni-faasm gc removes what is left") from None
+        raise ToolError(f"{one.called}: {error.msg}", "cni-faasm gc removes what is left") from None
     try:
         yield inner
     finally:
@@ -148,12 +175,10 @@ def cached_result(one: Attachment) -> results.Result | None:
 
     A later plugin may have changed the MAC address or the MTU, and that is no drift.
     """
-    path = f"{LIBCNI_CACHE}/{one.network}-{one.container_id}-{one.ifname}"
+    document = names.cached(one.network, one.container_id, one.ifname)
     try:
-        with open(path, "rb") as file:
-            document = json.load(file)
         return results.parse_result(document["result"])
-    except (OSError, ValueError, KeyError, TypeError, CniError):
+    except (ValueError, KeyError, TypeError, CniError):
         return None
 
 

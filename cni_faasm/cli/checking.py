@@ -62,7 +62,7 @@ def check(
         typer.echo(f"{output.count(looked, 'attachment')}, no drift")
     if not as_json:
         for line in _remarks(every):
-            typer.echo(line)
+            typer.echo(output.line(line))
     if found:
         raise typer.Exit(1)
 
@@ -70,11 +70,11 @@ def check(
 def _print(found: Sequence[tuple[Attachment, Drift]]) -> None:
     """Print a table, or a sentence for each drift where the terminal has no room for it."""
     heads = ("ATTACHMENT", "WHAT", "EXPECTED", "FOUND")
-    text = output.table(heads, [(one.title, *drift) for one, drift in found])
+    text = output.table(heads, [(one.called, *drift) for one, drift in found])
     room = fitting.width()
     if room is not None and max(map(len, text.splitlines())) > room:
         text = "\n".join(
-            output.line(f"{one.title}: {what}: expected {expected}, found {actual}")
+            output.line(f"{one.called}: {what}: expected {expected}, found {actual}")
             for one, (what, expected, actual) in found
         )
     typer.echo(text)
@@ -85,7 +85,7 @@ def _remarks(every: Sequence[Attachment]) -> Iterator[str]:
     titles: dict[tuple[str, str], list[str]] = {}
     for one in every:
         for text in one.remarks:
-            titles.setdefault((one.network, text), []).append(one.title)
+            titles.setdefault((one.network, text), []).append(one.called)
     for (_, text), of in titles.items():
         more = f" and {len(of) - 1} more" if of[1:] else ""
         yield f"{of[0]}{more}: at ADD: {text}"
@@ -103,7 +103,7 @@ def look_at_all(
     return looked
 
 
-def document(one: Attachment, drift: Drift) -> dict[str, str]:
+def document(one: Attachment, drift: Drift) -> dict[str, str | None]:
     """Return a drift for machines."""
     what, expected, found = drift
     return {**one.identity(), "what": what, "expected": expected, "found": found}

@@ -94,7 +94,7 @@ def demand_none_attached(conf_dir: str) -> None:
     dirs = networks.state_dirs(known, "")
     with Netlink() as host:
         alive = [
-            one.title
+            one.called
             for one in attachments.every(dirs)
             if is_alive(one, living, host) or _is_doubtful(one, known, living, host)
         ]

@@ -157,7 +157,7 @@ def shapes(one: Attachment, filed: Filed) -> Shapes:
     """Return an attachment's shapes by its file: ingress, egress, hostEgress."""
     promised = one.promised
     if promised is None:
-        raise ToolError(f"{one.title}: its record cannot be read", "cni-faasm gc removes it")
+        raise ToolError(f"{one.called}: its record cannot be read", "cni-faasm gc removes it")
     leaf = leaf_of(one)
     marker = reclaim.read_marker(one.state_dir, one.network)
     scope = kernel.scope(filed.config, record.boot_id(), marker)

@@ -46,7 +46,7 @@ def change(one: Attachment, decide: Callable[[Attachment], Attachment]) -> Chang
     promised = one.promised
     with attachments.opened(one) as inner, Netlink() as host:
         if promised is None:
-            raise ToolError(f"{one.title}: its record cannot be read")
+            raise ToolError(f"{one.called}: its record cannot be read")
         # DEL removes the record under the same lock: it must not come back after that.
         with Store(promised.data_dir, promised.network, create=False):
             before = _reload(one)
@@ -62,7 +62,7 @@ def change(one: Attachment, decide: Callable[[Attachment], Attachment]) -> Chang
                 _write(before)
             if attachments.drifts_of(before, host, inner):
                 raise ToolError(
-                    f"{one.title}: it differs from what ADD promised, so its limits are not changed",
+                    f"{one.called}: it differs from what ADD promised, so its limits are not changed",
                     f"cni-faasm repair {one.container_id} puts it right; then try again",
                 ) from None
             raise kernel.refusal(error) from None
@@ -77,7 +77,7 @@ def change(one: Attachment, decide: Callable[[Attachment], Attachment]) -> Chang
 def _reload(one: Attachment) -> Attachment:
     now = attachments.load(one.state_dir, one.network, one.container_id, one.ifname)
     if now.promised is None:
-        raise ToolError(f"{one.title}: it was detached this moment")
+        raise ToolError(f"{one.called}: it was detached this moment")
     return now
 
 
@@ -117,7 +117,7 @@ def _demand_limit(one: Attachment, promised: plan.Plan, wanted: Wanted) -> None:
     ]
     if any(burst_bits is not None for _, burst_bits in wanted.values()) and not any(rates):
         raise ToolError(
-            f"{one.title}: --burst is of a limit, and there is none",
+            f"{one.called}: --burst is of a limit, and there is none",
             "give the limit as well: --ingress RATE, --egress RATE",
         )
 

@@ -183,7 +183,7 @@ def _attachments(state_dirs: list[str]) -> dict[tuple[int, int], list[plan.Plan]
     found: dict[tuple[int, int], list[plan.Plan]] = {}
     for one in attachments.every(state_dirs):
         if one.promised is None:
-            output.note(f"passed over {one.title}: its record cannot be read")
+            output.note(f"passed over {one.called}: its record cannot be read")
             continue
         if not one.is_of_this_boot:
             continue

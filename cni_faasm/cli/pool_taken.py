@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from cni_faasm import netns, veth
-from cni_faasm.cli import netfolder, output
+from cni_faasm.cli import names, netfolder, output
 from cni_faasm.cli.attachments import Attachment
 from cni_faasm.cli.fault import ToolError
 from cni_faasm.errors import CniError
@@ -56,7 +56,11 @@ def _taken(host: Netlink, wanted: Wanted) -> Iterator[str]:
         if words[:1] != [_ALIAS] or len(words) < 3:
             yield f"{wanted.outer} is an interface of this host"
         elif words[2] != wanted.namespace:
-            yield f"{wanted.outer} belongs to the container {words[2]} of the network {words[1]!r}"
+            whose = names.of(*words[1:4]) if len(words) == 4 else ""
+            yield (
+                f"{wanted.outer} belongs to the container {whose or words[2]} "
+                f"of the network {words[1]!r}"
+            )
     if wanted.inner in own:
         return
     try:
@@ -64,9 +68,9 @@ def _taken(host: Netlink, wanted: Wanted) -> Iterator[str]:
     except FileNotFoundError:
         return
     if netfolder.exists(wanted.namespace):
-        names = foreign_interfaces(wanted.namespace, wanted.inner)
-        if names:
-            yield f"{wanted.namespace} is somebody's namespace, with {', '.join(names[:3])} in it"
+        found = foreign_interfaces(wanted.namespace, wanted.inner)
+        if found:
+            yield f"{wanted.namespace} is somebody's namespace, with {', '.join(found[:3])} in it"
     elif not stat.S_ISREG(status.st_mode) or status.st_size:
         yield f"{netfolder.path_of(wanted.namespace)} is no namespace"
 

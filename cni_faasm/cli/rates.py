@@ -40,7 +40,7 @@ def set_rate(
         str | None,
         typer.Argument(
             metavar="[CONTAINER]",
-            help="Id of a container, its beginning, or the name of its interface on the host.",
+            help="Id of a container, its beginning, its runtime's name, or its interface on the host.",
             autocompletion=complete_containers,
         ),
     ] = None,
@@ -134,10 +134,10 @@ def each(
         except ToolError as error:
             failed.append(Failed(one, str(error), error.remedy))
         except CniError as error:
-            failed.append(Failed(one, f"{one.title}: {error.msg}", error.details))
+            failed.append(Failed(one, f"{one.called}: {error.msg}", error.details))
         except NetlinkError as error:
             refused = kernel.refusal(error)
-            failed.append(Failed(one, f"{one.title}: {refused.msg}", refused.details))
+            failed.append(Failed(one, f"{one.called}: {refused.msg}", refused.details))
     return done, failed
 
 
@@ -184,7 +184,7 @@ def _lines(done: Set, wanted: Wanted) -> Iterator[str]:
             text += f", those of ADD, for {done.reason}"
         if direction not in done.changed.directions:
             text += "; as before"
-        yield f"{one.title}: {direction} {text}"
+        yield f"{one.called}: {direction} {text}"
 
 
 def failures(failed: Sequence[Failed]) -> list[dict[str, Any]]:

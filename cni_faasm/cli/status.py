@@ -17,6 +17,9 @@ from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
 
 INTERVAL_S = 1.0
+# Ids are told apart by their beginning; names of pods often by their end.
+ID_WIDTH = 24
+NAME_WIDTH = 40
 # A status is asked for by people who wait: this long a look at the counters is enough.
 GLANCE_S = 0.5
 # Behind a limit that is not the file's.
@@ -27,7 +30,12 @@ def complete_containers(incomplete: str) -> list[str]:
     """Return the container ids that begin so, for the shell."""
     try:
         folders = networks.state_dirs(networks.installed(networks.CONF_DIR, quiet=True), "")
-        known = {one.container_id for one in attachments.every(folders)}
+        known = {
+            text
+            for one in attachments.every(folders)
+            for text in (one.container_id, one.name)
+            if text
+        }
     except Exception:
         return []  # a shell that completes has no place for errors
     return sorted(name for name in known if name.startswith(incomplete))
@@ -37,7 +45,7 @@ Container = Annotated[
     str | None,
     typer.Argument(
         metavar="[CONTAINER]",
-        help="Id of a container, its beginning, or the name of its interface on the host.",
+        help="Id of a container, its beginning, its runtime's name, or its interface on the host.",
         autocompletion=complete_containers,
     ),
 ]
@@ -232,7 +240,7 @@ def cells(row: Row) -> list[str]:
     addresses = [inet.unpack(item.address) for item in promised.addresses] if promised else []
     drift = "?" if row.drifts is None else str(len(row.drifts) or "-")
     return [
-        output.shortened(one.container_id, 24),
+        output.shortened(one.name or one.container_id, NAME_WIDTH if one.name else ID_WIDTH),
         output.shortened(_namespace(promised.netns), 20) if promised else "-",
         one.ifname,
         one.network,
@@ -298,9 +306,10 @@ def text(rows: Sequence[Row], *, detailed: bool) -> Iterator[str]:
         one, promised = row.attachment, row.attachment.promised
         if detailed and promised is not None:
             yield ""
+            whose = f"container {one.container_id}, " if one.name else ""
             age = output.age(time.time() - promised.created)
             yield output.line(
-                f"{one.title}: namespace {promised.netns}, MTU {promised.mtu}, up for {age}"
+                f"{one.called}: {whose}namespace {promised.netns}, MTU {promised.mtu}, up for {age}"
             )
             for word, side in (("in", row.ingress), ("out", row.egress)):
                 if side.counters is not None:
@@ -318,7 +327,7 @@ def text(rows: Sequence[Row], *, detailed: bool) -> Iterator[str]:
                 for each in row.differences or ()
             )
         for what, expected, found in row.drifts or ():
-            yield output.line(f"{one.title}: {what}: expected {expected}, found {found}")
+            yield output.line(f"{one.called}: {what}: expected {expected}, found {found}")
     if any(row.differences for row in rows):
         yield f"{DIFFERS} not as in the network's file; cni-faasm apply --dry-run says more"
 

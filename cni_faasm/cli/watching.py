@@ -223,7 +223,7 @@ def run(known: Callable[[], list[Attachment]], as_json: bool) -> None:
         text = "" if drift is None else f": {drift[0]}: expected {drift[1]}, found {drift[2]}"
         if event == "mended" and drift is not None:
             text = f": {drift[0]}: {drift[1]} again"
-        typer.echo(f"{output.clock()} {event:<8} {one.title}{text}")
+        typer.echo(f"{output.clock()} {event:<8} {one.called}{text}")
 
     events = Events()
     quiet = {"attached"}

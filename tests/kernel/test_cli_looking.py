@@ -169,6 +169,69 @@ def test_a_container_is_named_by_id_beginning_or_interface(tool: Tool) -> None:
     assert "no attachment" in tool("check", "ccc").expect(3).stderr
 
 
+def cache(host: Host, container_id: str, *args: tuple[str, str], network: str = "testnet") -> Path:
+    """Keep an ADD's arguments as libcni does."""
+    path = Path(f"/var/lib/cni/results/{network}-{container_id}-eth0")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    document = {"kind": "cniCacheV1", "containerId": container_id, "ifName": "eth0"}
+    path.write_text(json.dumps(document | {"networkName": network, "cniArgs": args}))
+    return path
+
+
+def test_a_container_is_shown_and_named_as_its_runtime_does(tool: Tool) -> None:
+    config = plugin_config(tool)
+    paths = []
+    for container_id, name, namespace in (
+        ("c1f0", "web", ""),  # podman's
+        ("aaa1", "web-0", "default"),
+        ("aaa2", "web-0", "stage"),
+        ("aaa3", "db-0", "stage"),
+        ("web2", "\x1b[2J", ""),
+    ):
+        tool.host.add(tool.host.add_container(), config, container_id=container_id)
+        args = [("IgnoreUnknown", "1"), ("K8S_POD_NAME", name), ("K8S_POD_NAMESPACE", namespace)]
+        paths.append(cache(tool.host, container_id, *args[: 3 if namespace else 2]))
+    try:
+        rows = tool("status", "--json").ok().document["attachments"]
+        assert {row["containerID"]: row["name"] for row in rows} == {
+            "c1f0": "web",
+            "aaa1": "default/web-0",
+            "aaa2": "stage/web-0",
+            "aaa3": "stage/db-0",
+            "web2": None,
+        }
+        lines = tool("status").ok().stdout.splitlines()[1:]
+        shown = [line.split()[0] for line in lines]
+        assert shown == ["default/web-0", "stage/web-0", "stage/db-0", "web", "web2"]
+
+        def ids(wanted: str) -> list[str]:
+            found = tool("status", wanted, "--json").ok().document["attachments"]
+            return [row["containerID"] for row in found]
+
+        assert ids("web") == ["c1f0"]  # and not the beginning of an id
+        assert ids("stage/web-0") == ["aaa2"]
+        assert ids("db-0") == ["aaa3"]
+        told = tool("check", "web-0").expect(3).stderr
+        assert "aaa1 (default/web-0), aaa2 (stage/web-0)" in told
+        assert "NAMESPACE/POD" in told
+
+        set_ = tool("set-rate", "stage/web-0", "--egress", "5M").ok().stdout
+        assert "testnet/stage/web-0/eth0: egress 5 Mbit/s" in set_
+        tool.host.run(["tc", "qdisc", "del", "dev", "faasm0", "root"])
+        assert "testnet/web/eth0  host faasm0: root qdisc" in tool("check", "web").expect(1).stdout
+        assert "testnet/web/eth0: put back host faasm0" in tool("repair", "web").ok().stdout
+        assert "container c1f0, namespace" in tool("status", "web").ok().stdout
+        # What is no document of libcni's, or another attachment's, tells no name.
+        paths[0].write_text("[" * 100_000, encoding="ascii")
+        document = json.loads(paths[1].read_text()) | {"containerId": "aaa"}
+        paths[1].write_text(json.dumps(document))
+        rows = tool("status", "--json").ok().document["attachments"]
+        assert [row["name"] for row in rows] == [None, "stage/web-0", "stage/db-0", None, None]
+    finally:
+        for path in paths:
+            path.unlink()
+
+
 def test_status_sorts(tool: Tool) -> None:
     for name, rate in (("c2", "5M"), ("c10", "50M"), ("c1", "500M")):
         config = plugin_config(tool) | {"bandwidth": {"ingressRate": rate}}

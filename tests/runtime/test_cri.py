@@ -12,6 +12,7 @@ from tests.rates import Flow, assert_flows
 from tests.runtime.conftest import EGRESS, INGRESS, Attached
 from tests.runtime.cri import Cri
 from tests.runtime.runtimes import CONFIG_DIR, install_plugins, remove_cgroups, remove_plugins
+from tests.tool import Tool
 
 REMOTE = "198.51.100.1"
 TEMPLATE = REPO / "conf" / "10-faasm.conflist.template"
@@ -51,6 +52,10 @@ def test_a_pod(cri: Cri, annotations: dict[str, str], ingress: int, egress: int)
     inside = cri.namespace(pod)
     attached = Attached(host, inside)
     assert cri.addresses(pod) == [attached.address]
+    tool = Tool(host)
+    tool.conf_dir = CONFIG_DIR
+    [row] = tool("status", "test/one", "--json").ok().document["attachments"]
+    assert (row["containerID"], row["name"]) == (pod, "test/one")
 
     (outer,) = host.classes(attached.outer)
     (inner,) = inside.classes("eth0")

@@ -11,6 +11,7 @@ from tests import rates
 from tests.host import Host
 from tests.runtime.conftest import EGRESS, INGRESS
 from tests.runtime.runtimes import CONFIG_FILE, Podman, remove_cgroups
+from tests.tool import Tool
 
 
 @pytest.fixture
@@ -114,3 +115,17 @@ def test_a_reboot(podman: Podman) -> None:
     assert [one["rate"] for one in inside.classes("eth0")] == [EGRESS]
     podman.remove("after")
     assert host.leases() == {}
+
+
+def test_containers_by_the_names_that_podman_gives_them(podman: Podman) -> None:
+    podman.run("web")
+    tool = Tool(podman.host)
+    tool.conf_dir = CONFIG_FILE.parent
+    [row] = tool("status", "web", "--json").ok().document["attachments"]
+    assert (row["name"], len(row["containerID"])) == ("web", 64)
+    assert tool("status").ok().stdout.splitlines()[1].startswith("web ")
+    assert (
+        "faasm/web/eth0: egress 5 Mbit/s" in tool("set-rate", "web", "--egress", "5M").ok().stdout
+    )
+    podman.remove("web")
+    assert "no attachment" in tool("status", "web").expect(3).stderr

@@ -1,0 +1,49 @@
+"""Tell containers by the names that their runtimes gave them.
+
+libcni keeps each ADD's arguments beside its result, until DEL, and runtimes put the name there:
+podman its container's as K8S_POD_NAME, Kubernetes' runtimes the pod's with K8S_POD_NAMESPACE.
+So containers that were attached before have their names, too, and records need not keep them.
+"""
+
+import json
+from typing import Any
+
+from cni_faasm import protocol
+
+LIBCNI_CACHE = "/var/lib/cni/results"
+# A pod's name is a DNS subdomain.
+_MOST = 253
+
+
+def cached(network: str, container_id: str, ifname: str) -> dict[str, Any]:
+    """Return what libcni keeps of an attachment, {} where it keeps nothing."""
+    try:
+        with open(_path(network, container_id, ifname), "rb") as file:
+            document = json.load(file)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _path(network: str, container_id: str, ifname: str) -> str:
+    return f"{LIBCNI_CACHE}/{network}-{container_id}-{ifname}"
+
+
+def of(network: str, container_id: str, ifname: str) -> str:
+    """Return a container's name: "c1" of podman's, "namespace/pod" of a pod, "" of none."""
+    document = cached(network, container_id, ifname)
+    if (document.get("containerId"), document.get("ifName")) != (container_id, ifname):
+        return ""  # the parts of the file's name may be another's, divided otherwise
+    pairs = document.get("cniArgs")
+    found = {
+        pair[0]: pair[1]
+        for pair in (pairs if isinstance(pairs, list) else ())
+        if isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
+    }
+    parts = [found.get("K8S_POD_NAMESPACE", ""), found.get("K8S_POD_NAME", "")]
+    # Nothing else than names: it goes to a terminal, and is compared with what people type.
+    if not parts[1] or not all(
+        protocol.is_name(text) and len(text) <= _MOST for text in parts if text
+    ):
+        return ""
+    return "/".join(text for text in parts if text)
