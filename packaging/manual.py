@@ -74,7 +74,7 @@ def _tool() -> Iterator[str]:
             yield from _text(_paragraphs(one.help))
             yield from _options(one, inner)
     yield ".SH EXIT STATUS"
-    yield from _text(_paragraphs(tool.__doc__ or "")[1:])
+    yield _line((tool.__doc__ or "").partition("\n\nExit status: ")[2])
     yield ".SH ENVIRONMENT"
     yield from _list([(tool.DEBUG, "Where it is 1, an internal error shows the whole way there.")])
     yield ".SH FILES"

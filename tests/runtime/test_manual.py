@@ -17,11 +17,12 @@ from tests.host import BUNDLE, REPO, SYSTEM_PATH
 PAGES = ("cni-faasm.8", "faasm.8")
 
 
-@pytest.fixture
-def installed(tmp_path: Path) -> Path:
-    tool = [str(BUNDLE / "cni-faasm"), "install", "--destdir", str(tmp_path)]
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    destdir = tmp_path_factory.mktemp("root")
+    tool = [str(BUNDLE / "cni-faasm"), "install", "--destdir", str(destdir)]
     subprocess.run(tool, check=True, capture_output=True)
-    return tmp_path
+    return destdir
 
 
 def read(page: Path) -> str:
@@ -57,6 +58,7 @@ def test_pages_are_clean(installed: Path, name: str) -> None:
 def test_the_page_of_the_tool_says_what_every_help_says(installed: Path) -> None:
     text = read(installed / "usr/share/man/man8/cni-faasm.8.gz")
     assert f"cni-faasm {__version__}" in text
+    assert "EXIT STATUS 0 done, 1 " in text
     command = typer.main.get_command(app)
     with command.make_context("cni-faasm", [], resilient_parsing=True) as context:
         found = helps(command, context)
