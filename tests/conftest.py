@@ -12,7 +12,6 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
 from tests.host import (
     BUNDLE,
@@ -25,9 +24,13 @@ from tests.host import (
     source_plugin,
 )
 
-# No example fails for the time it takes: a busy machine may stop at any place.
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
+# In a guest of another processor there is none: it is machine code.
+with contextlib.suppress(ImportError):
+    from hypothesis import settings
+
+    # No example fails for the time it takes: a busy machine may stop at any place.
+    settings.register_profile("patient", deadline=None)
+    settings.load_profile("patient")
 
 NEED_PRIVATE_HOST = ("kernel", "runtime", "roots", "demo", "vm")
 # Whose processes must end with each test; a guest does many, one after the other.

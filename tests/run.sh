@@ -70,9 +70,6 @@ fi
 say "firewalls"
 tests/fetch_firewalls.sh
 
-say "other Debian releases"
-tests/vm/fetch.sh root/bullseye-tools root/trixie-tools
-
 say "Python packages"
 if [ ! -x .venv/bin/python ]; then /usr/bin/python3 -m venv .venv; fi
 stamp=.venv/.installed-for-tests
@@ -85,9 +82,12 @@ fi
 # Here, for a private host has no network.
 mapfile -t kernels_and_roots < <(.venv/bin/python -m tests.vm.selection "$@")
 if [ -n "${kernels_and_roots[*]}" ]; then
-    say "Debian's kernels"
+    say "Debian's kernels and other releases"
     tests/vm/fetch.sh "${kernels_and_roots[@]}"
 fi
+case ${kernels_and_roots[*]} in
+*-arm64*) say "arm64" && tests/roots/build_arm64.py ;;
+esac
 
 say "build.sh"
 ./build.sh

@@ -14,6 +14,12 @@ PLUGIN = "/opt/cni/bin/faasm"
 TOOL = "/usr/bin/cni-faasm"
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave arm64 to the long run."""
+    long = collection_path.name == "test_arm64.py"
+    return True if long and not config.getoption("--soak") else None
+
+
 @pytest.fixture
 def make_root(host: Host, tmp_path: Path) -> Iterator[Callable[[str], Root]]:
     """Return a function that mounts a root, installs the bundle, and has the host's calls there."""

@@ -33,6 +33,9 @@ from typing import Self
 REPO = Path(__file__).resolve().parent.parent.parent
 CACHE = Path(os.environ.get("FAASM_VM_CACHE") or "/var/cache/cni-faasm-vm")
 VIRTIOFSD = "/usr/lib/qemu/virtiofsd"
+# What emulates a processor, as what kind of machine, and where that has its console.
+X86_64 = (("qemu-system-x86_64", "-machine", "q35", "-cpu", "max"), "ttyS0")
+ARM64 = (("qemu-system-aarch64", "-machine", "virt", "-cpu", "cortex-a72"), "ttyAMA0")
 # The kernel dies with the process that started it, whatever kills that.
 TIED = ("setpriv", "--pdeathsig", "KILL", "--")
 
@@ -44,11 +47,12 @@ class GuestError(Exception):
 class Guest:
     """Run one guest: `with Guest("bookworm", ["uname"]) as guest: guest.wait()`.
 
-    kernel: the suite whose kernel it is.
+    kernel: the suite whose kernel it is; bookworm-arm64 is one for that processor.
     job: a command; its output goes to the console.
     root: a name of tests/vm/roots.txt; systemd: whether systemd is process 1.
     disk: a file that holds what the guest writes to its root; made when it is not there, and kept.
     out: the folder that the guest sees as /out; a temporary one when not given.
+    checkout: what it sees as /checkout.
     timeout_s: after which the guest counts as hung; quiet_s: the same for no sign of life.
 
     The caller must live as long as the guest: the thread that starts it, too.
@@ -63,6 +67,7 @@ class Guest:
         systemd: bool = False,
         disk: Path | None = None,
         out: Path | None = None,
+        checkout: Path = REPO,
         memory_mb: int = 2048,
         processors: int = 1,
         timeout_s: float = 600,
@@ -79,6 +84,7 @@ class Guest:
         self.quiet_s = quiet_s
         self.folder = Path(tempfile.mkdtemp(prefix="faasm-guest-"))
         self.out = out or self.folder / "out"
+        self.checkout = checkout
         self.console = self.folder / "console"
         self.began = 0.0
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -100,14 +106,15 @@ class Guest:
         initrd = self.folder / "initrd"
         script = (REPO / "tests/vm/guest/initrd").read_bytes()
         initrd.write_bytes((kernel / "initrd").read_bytes() + archive_of_init(script))
-        words = ["console=ttyS0", "panic=-1", "loglevel=4", "mitigations=off"]
+        machine, console = ARM64 if self.kernel.endswith("-arm64") else X86_64
+        words = [f"console={console}", "panic=-1", "loglevel=4", "mitigations=off"]
         words += ["init=systemd", "systemd.show_status=0"] if self.systemd else []
         words += ["layer=disk"] if self.disk else []
         size = f"{self.memory_mb}M"
         # fmt: off
         command = [
-            "qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,thread=multi,tb-size=512",
-            "-cpu", "max", "-smp", str(self.processors), "-m", size,
+            *machine, "-accel", "tcg,thread=multi,tb-size=512",
+            "-smp", str(self.processors), "-m", size,
             "-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio",
             "-object", f"memory-backend-memfd,id=memory,size={size},share=on",
             "-numa", "node,memdev=memory",
@@ -118,8 +125,8 @@ class Guest:
         # fmt: on
         if self.disk is not None:
             command += ["-drive", f"file={self.disk},format=raw,if=virtio"]
-        with self.console.open("ab") as console:
-            self._spawn(command, console.fileno())
+        with self.console.open("ab") as output:
+            self._spawn(command, output.fileno())
 
     def _share(self, kernel: Path, root: Path) -> Path:
         """Start the virtiofsd; return its socket."""
@@ -128,7 +135,7 @@ class Guest:
         modules = kernel / "lib/modules"
         script = (
             f"mount --bind {root} {top} && mount --bind {modules} {top}/usr/lib/modules && "
-            f"mount --bind {REPO} {top}/checkout && mount --bind {self.out} {top}/out && "
+            f"mount --bind {self.checkout} {top}/checkout && mount --bind {self.out} {top}/out && "
             f"exec {VIRTIOFSD} --socket-path={socket} -o source={top} -o sandbox=chroot -o cache=always"
         )
         log = self.folder / "virtiofsd.log"
@@ -252,7 +259,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("kernel", help="bullseye, bookworm, trixie, sid")
+    parser.add_argument("kernel", help="bullseye, bookworm, trixie, sid, bookworm-arm64")
     parser.add_argument("job", nargs="+", help="the command to run, as root")
     parser.add_argument("--root", default="bookworm", help="a name of tests/vm/roots.txt")
     parser.add_argument("--systemd", action="store_true", help="with systemd as process 1")

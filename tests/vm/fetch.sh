@@ -10,6 +10,8 @@
 #   kernels/SUITE/vmlinuz, initrd, lib/modules/VERSION    the cloud kernel of a suite
 #   roots/NAME/    what a line of tests/vm/roots.txt says; its line is beside it
 #
+# What ends in -arm64 is for that processor; such a root is unpacked, but not configured.
+#
 # The mirror is the one that the machine's own apt uses. Its lists, its sources and its status
 # are not touched; only the programs that fetch and boot are installed.
 set -euo pipefail
@@ -18,7 +20,6 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8
 cache=${FAASM_VM_CACHE:-/var/cache/cni-faasm-vm}
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-architecture=$(dpkg --print-architecture)
 # What the initrd loads to reach the root (virtiofs), to put a layer on it, and that layer's disk.
 initrd_modules=(virtio_pci virtiofs overlay virtio_blk ext4)
 
@@ -26,6 +27,14 @@ say() { printf '\n== %s\n' "$*" >&2; }
 fail() {
     echo "${0##*/}: $*" >&2
     exit 1
+}
+
+# Print the processor of a kernel or root by its name.
+architecture_of() {
+    case $1 in
+    *-arm64) echo arm64 ;;
+    *) dpkg --print-architecture ;;
+    esac
 }
 
 # Print a list line for a suite, from the mirror of the suite that the machine runs.
@@ -43,29 +52,31 @@ source_of() {
     echo "deb [signed-by=$keyring] $uri $1 main"
 }
 
-# Run apt against another suite, with lists and a status of its own: apt_of SUITE COMMAND...
+# Run apt for a kernel, with lists and a status of its own: apt_of KERNEL COMMAND...
 apt_of() {
-    local state=$cache/apt/$1 command=$2
+    local state=$cache/apt/$1 command=$2 architecture
+    architecture=$(architecture_of "$1")
     shift 2
-    "$command" -q -o Dir::Etc::sourcelist="$state/sources.list" -o Dir::Etc::sourceparts=/dev/null \
+    "$command" -q -o APT::Architecture="$architecture" -o APT::Architectures="$architecture" \
+        -o Dir::Etc::sourcelist="$state/sources.list" -o Dir::Etc::sourceparts=/dev/null \
         -o Dir::State="$state" -o Dir::State::status="$state/status" -o Dir::Cache="$state/cache" \
         -o APT::Sandbox::User=root -o Acquire::Languages=none "$@"
 }
 
 fetch_kernel() {
-    local suite=$1 new=$cache/kernels/$1.new packages version module path number
-    rm -rf "$new" "$cache/apt/$suite"
-    mkdir -p "$new/debs" "$new/tree" "$new/initrd.d/modules" "$cache/apt/$suite/cache/archives"
-    source_of "$suite" >"$cache/apt/$suite/sources.list"
-    : >"$cache/apt/$suite/status"
-    apt_of "$suite" apt-get update >&2
-    version=$(apt_of "$suite" apt-cache depends "linux-image-cloud-$architecture" |
+    local kernel=$1 new=$cache/kernels/$1.new packages version module path number
+    rm -rf "$new" "$cache/apt/$kernel"
+    mkdir -p "$new/debs" "$new/tree" "$new/initrd.d/modules" "$cache/apt/$kernel/cache/archives"
+    source_of "${kernel%-arm64}" >"$cache/apt/$kernel/sources.list"
+    : >"$cache/apt/$kernel/status"
+    apt_of "$kernel" apt-get update >&2
+    version=$(apt_of "$kernel" apt-cache depends "linux-image-cloud-$(architecture_of "$kernel")" |
         sed -n 's/ *Depends: linux-image-\([0-9]\)/\1/p')
     # Newer ones are in several packages: linux-binary-VERSION, linux-modules-VERSION.
-    mapfile -t packages < <(apt_of "$suite" apt-cache depends "linux-image-$version" |
+    mapfile -t packages < <(apt_of "$kernel" apt-cache depends "linux-image-$version" |
         sed -n "s/.*Depends: \(linux-[a-z]*-$version\)$/\1/p")
     (cd "$new/debs" &&
-        apt_of "$suite" apt-get download "linux-image-$version" "${packages[@]}" busybox-static >&2)
+        apt_of "$kernel" apt-get download "linux-image-$version" "${packages[@]}" busybox-static >&2)
     for path in "$new"/debs/*.deb; do dpkg-deb --extract "$path" "$new/tree"; done
 
     # Since Debian 13 modules are below /usr.
@@ -90,9 +101,9 @@ fetch_kernel() {
             esac >"$module"
         done
     (cd "$new/initrd.d" && find . | cpio --quiet -o -H newc) >"$new/initrd"
-    rm -rf "$new/debs" "$new/tree" "$new/initrd.d" "$cache/apt/$suite"
-    rm -rf "$cache/kernels/$suite"
-    mv "$new" "$cache/kernels/$suite"
+    rm -rf "$new/debs" "$new/tree" "$new/initrd.d" "$cache/apt/$kernel"
+    rm -rf "$cache/kernels/$kernel"
+    mv "$new" "$cache/kernels/$kernel"
 }
 
 # Print the packages of a root, those that +NAME stands for included.
@@ -111,14 +122,16 @@ recipe_of() { echo "$1 $(packages_of "$1" | sort -u | xargs)"; }
 suite_of() { sed -n "s/^$1 \([^ ]*\) .*/\1/p" "$here/roots.txt"; }
 
 fetch_root() {
-    local root=$cache/roots/$1 suite
+    local root=$cache/roots/$1 suite how=(--variant=minbase)
     suite=$(suite_of "$1")
+    # Nothing of it can be run before there is a processor for it.
+    case $1 in *-arm64) how=(--variant=extract --architectures=arm64 --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr) ;; esac
     mkdir -p "$cache/roots"
     rm -rf "$root.new" "$root.recipe"
     # How the machine's apt reaches a mirror counts for mmdebstrap as well.
     apt-config dump | sed -n '/^Acquire::\(http\|https\|Check-[A-Za-z-]*\|Retries\)\(::[^ ]*\)\? ".\+";$/p' \
         >"$cache/roots/$1.apt.conf"
-    mmdebstrap --quiet --variant=minbase --format=directory \
+    mmdebstrap --quiet "${how[@]}" --format=directory \
         --aptopt="$cache/roots/$1.apt.conf" --include="$(packages_of "$1" | sort -u | xargs | tr ' ' ,)" \
         "$suite" "$root.new" "$(source_of "$suite")" >&2
     rm -f "$cache/roots/$1.apt.conf"
@@ -151,6 +164,9 @@ install_programs() {
         "/usr/sbin/modprobe kmod"
         "$keyring debian-archive-keyring"
     )
+    case $* in
+    *-arm64*) needed+=("/usr/bin/qemu-system-aarch64 qemu-system-arm" "/usr/bin/qemu-aarch64-static qemu-user-static") ;;
+    esac
     for line in "${needed[@]}"; do
         read -r thing package <<<"$line"
         [ -e "$thing" ] || missing+=("$package")
@@ -170,7 +186,7 @@ case ${1-} in
 esac
 for thing in "$@"; do
     case $thing in
-    kernel/bullseye | kernel/bookworm | kernel/trixie | kernel/sid) ;;
+    kernel/bullseye | kernel/bookworm | kernel/trixie | kernel/sid | kernel/bookworm-arm64) ;;
     root/*) [ -n "$(suite_of "${thing#root/}")" ] || fail "no root ${thing#root/} in $here/roots.txt" ;;
     *) fail "$thing is neither kernel/SUITE nor root/NAME" ;;
     esac
@@ -179,7 +195,7 @@ done
 if [ -n "$check" ]; then exit 0; fi
 
 [ "$(id -u)" -eq 0 ] || fail "must be root, to unpack roots"
-install_programs
+install_programs "$@"
 mkdir -p "$cache"
 exec 9>"$cache/lock"
 flock 9

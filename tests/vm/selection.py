@@ -3,7 +3,8 @@
 A call takes 0.1 to 0.5 s there, so it is what differs between kernels: what they answer, which
 modules they have, what packets do.
 
-    python -m tests.vm.selection ARGUMENT...     what fetch.sh must fetch for pytest's arguments
+    python -m tests.vm.selection ARGUMENT...     what fetch.sh must fetch for pytest's arguments,
+                                                 and for tests/roots
 """
 
 import argparse
@@ -17,6 +18,9 @@ ALL_KERNELS = ("bullseye", "bookworm", "trixie", "sid")
 ROOTS = ("bookworm",)
 # Whose own root, with firewalld, is booted with their kernel (tests/vm/test_firewalld.py).
 FIREWALLD = ("bookworm", "trixie")
+# What tests/roots runs things in, and boots under --soak.
+OTHER_RELEASES = ("bullseye-tools", "trixie-tools")
+ARM64 = "bookworm-arm64"
 
 JOBS = (
     "tests/vm/jobs/gc.py",
@@ -165,13 +169,22 @@ def needed(arguments: Sequence[str]) -> list[str]:
     parser.add_argument("--soak", action="store_true")
     known, rest = parser.parse_known_args(arguments)
     paths = [one.rstrip("/") for one in rest if one.startswith("tests")]
-    if paths and not any(one == "tests" or one.startswith("tests/vm") for one in paths):
-        return []
-    chosen = kernels(known.kernels, soak=known.soak)
-    whole = systems(known.kernels, soak=known.soak)
-    roots = [*ROOTS, *(f"{suite}-firewalld" for suite in chosen if suite in FIREWALLD), *whole]
-    suites = dict.fromkeys((*chosen, *map(suite_of, whole)))
-    return [*(f"kernel/{suite}" for suite in suites), *(f"root/{root}" for root in roots)]
+
+    def are_run(folder: str) -> bool:
+        return not paths or any(one == "tests" or one.startswith(folder) for one in paths)
+
+    found: list[str] = []
+    if are_run("tests/vm"):
+        chosen = kernels(known.kernels, soak=known.soak)
+        whole = systems(known.kernels, soak=known.soak)
+        roots = [*ROOTS, *(f"{suite}-firewalld" for suite in chosen if suite in FIREWALLD), *whole]
+        suites = dict.fromkeys((*chosen, *map(suite_of, whole)))
+        found += [*(f"kernel/{suite}" for suite in suites), *(f"root/{root}" for root in roots)]
+    if are_run("tests/roots"):
+        found += (f"root/{root}" for root in OTHER_RELEASES)
+        if known.soak:
+            found += (f"kernel/{ARM64}", f"root/{ARM64}")
+    return found
 
 
 if __name__ == "__main__":
