@@ -124,6 +124,7 @@ LONG_SYSTEM_CHECKS = (
     "tests/vm/jobs/systemd.py::test_sections_are_understood_as_networkd_does",
     "tests/vm/jobs/systemd.py::test_networkmanager[]",
     "tests/vm/jobs/systemd.py::test_networkmanager[none]",
+    "tests/vm/jobs/systemd.py::test_uninstalled",
 )
 
 
