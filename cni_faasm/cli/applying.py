@@ -93,12 +93,12 @@ def _print(done: list[Applied], *, dry_run: bool) -> None:
         for text in words(row.differences):
             nothing = False
             if row.by_hand:
-                typer.echo(f"{title}: left as set-rate has set it, {text}")
+                output.say(f"{title}: left as set-rate has set it, {text}")
             else:
-                typer.echo(f"{title}: {word} {text}")
+                output.say(f"{title}: {word} {text}")
         if row.next_add:
             nothing = False
-            typer.echo(f"{title}: with the next ADD only: {', '.join(row.next_add)}")
+            output.say(f"{title}: with the next ADD only: {', '.join(row.next_add)}")
     if nothing and done:
         typer.echo(f"{output.count(len(done), 'attachment')}, as their file")
     elif not done:

@@ -62,7 +62,7 @@ def check(
         typer.echo(f"{output.count(looked, 'attachment')}, no drift")
     if not as_json:
         for line in _remarks(every):
-            typer.echo(output.line(line))
+            output.say(line)
     if found:
         raise typer.Exit(1)
 

@@ -80,9 +80,9 @@ def gc(
     word = "would remove" if dry_run else "removed"
     for outcome in outcomes:
         for line in outcome.removed:
-            typer.echo(f"{outcome.network}: {word} {line}")
+            output.say(f"{outcome.network}: {word} {line}")
         for line in outcome.kept:
-            typer.echo(f"{outcome.network}: kept {line}")
+            output.say(f"{outcome.network}: kept {line}")
     if not any(outcome.removed for outcome in outcomes):
         typer.echo("nothing to remove")
 

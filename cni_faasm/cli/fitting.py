@@ -70,14 +70,12 @@ def shares(needs: Sequence[tuple[int, int]], room: int) -> list[int]:
 
 
 def filled(text: str, room: int | None, indent: str = "") -> str:
-    """Break a line between words; a word longer than the room stays whole."""
+    """Break lines between words; a word longer than the room stays whole."""
     if room is None:
         return text
-    return textwrap.fill(
-        text,
-        room,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-        drop_whitespace=True,
+    return "\n".join(
+        textwrap.fill(
+            line, room, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        )
+        for line in text.split("\n")
     )

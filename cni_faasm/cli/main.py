@@ -272,6 +272,6 @@ def _os_error(error: OSError) -> str:
 
 
 def _fail(message: str, remedy: str = "") -> NoReturn:
-    typer.echo(f"cni-faasm: {message}" + (f"\n{remedy}" if remedy else ""), err=True)
+    output.complain(f"cni-faasm: {message}" + (f"\n{remedy}" if remedy else ""))
     output.print_failure(message, remedy)
     sys.exit(3 if output.command() in output.LOOKING else 1)

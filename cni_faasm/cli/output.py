@@ -72,7 +72,17 @@ def limit(rate_bps: int | None, burst_bytes: int | None) -> dict[str, Any]:
 
 def note(text: str) -> None:
     """Tell a person something that is not the command's output."""
-    typer.echo(fitting.filled(f"cni-faasm: {text}", fitting.width(stderr=True)), err=True)
+    complain(f"cni-faasm: {text}")
+
+
+def complain(text: str) -> None:
+    """Print lines to stderr, broken between words where that is a terminal."""
+    typer.echo(fitting.filled(text, fitting.width(stderr=True)), err=True)
+
+
+def say(text: str) -> None:
+    """Print a line of the output, broken between words where that is a terminal."""
+    typer.echo(line(text))
 
 
 def line(text: str) -> str:

@@ -286,6 +286,6 @@ def _report(
         output.note(f"and {len(failed) - ERRORS_SHOWN} more like these")
     remedies = dict.fromkeys(one.remedy for one in failed if one.remedy)
     for remedy in list(remedies)[:ERRORS_SHOWN]:
-        typer.echo(remedy, err=True)
+        output.complain(remedy)
     if failed:
         raise typer.Exit(1)

@@ -102,7 +102,7 @@ def set_rate(
     else:
         for one in done:
             for line in _lines(one, wanted or {}):
-                typer.echo(line)
+                output.say(line)
         if not done and not failed:
             typer.echo("no running container")
     end(failed)
@@ -146,7 +146,7 @@ def end(failed: Sequence[Failed]) -> None:
     for line in dict.fromkeys(one.error for one in failed):
         output.note(line)
     for line in dict.fromkeys(one.remedy for one in failed if one.remedy):
-        typer.echo(line, err=True)
+        output.complain(line)
     if failed:
         raise typer.Exit(1)
 

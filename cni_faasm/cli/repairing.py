@@ -71,10 +71,10 @@ def _print(results: list[tuple[Attachment, Mended]], dry_run: bool) -> None:
     for one, got in results:
         for what, expected, found in got.done:
             nothing = False
-            typer.echo(output.line(f"{one.called}: {word} {what}: {expected} (was {found})"))
+            output.say(f"{one.called}: {word} {what}: {expected} (was {found})")
         for (what, expected, found), reason in got.left:
             nothing = False
             left = f"cannot put back {what}: expected {expected}, found {found}; {reason}"
-            typer.echo(output.line(f"{one.called}: {left}"))
+            output.say(f"{one.called}: {left}")
     if nothing:
         typer.echo(f"{output.count(len(results), 'attachment')}, nothing to repair")

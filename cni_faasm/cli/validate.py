@@ -127,7 +127,7 @@ def _report(path: str, remarks: list[Remark], strict: bool, as_json: bool) -> di
         for one in remarks:
             word = "" if one.is_fault else "warning: "
             place = f"{one.place}: " if one.place else ""
-            typer.echo(f"{path}:{one.line}: {word}{place}{one.text}")
+            output.say(f"{path}:{one.line}: {word}{place}{one.text}")
         if is_valid:
             typer.echo(
                 f"{path}: valid" + (f", {output.count(len(remarks), 'warning')}" if remarks else "")

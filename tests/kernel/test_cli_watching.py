@@ -161,6 +161,23 @@ def test_80_columns_show_what_matters_in_whole_words(
     assert "faasm0: root qdisc: expected htb" in " ".join(text.split())
 
 
+def test_long_lines_break_between_words(tool: Tool, terminal: Callable[..., Terminal]) -> None:
+    """What commands say, and what they complain of."""
+    for words in (("check", "x" * 30), ("validate", str(tool.conf_dir), "--strict")):
+        (tool.conf_dir / "20-other.conflist").write_text('{"name": "other"}', encoding="utf-8")
+        screen = terminal(*words, columns=60)
+        text = screen.wait_for(lambda text: "ended with" in text, words[0])
+        argv = tool.argv(*words)
+        with tool.host.entered():
+            whole = subprocess.run(
+                argv, check=False, capture_output=True, text=True, env=tool.environment()
+            )
+        said = [*whole.stdout.split(), *whole.stderr.split()]
+        assert max(len(line) for line in (whole.stdout + whole.stderr).splitlines()) > 60
+        # tmux itself folds a path that is longer than the terminal.
+        assert [word for word in said if word not in text.split() and len(word) < 60] == []
+
+
 def test_status_watch_without_a_terminal(tool: Tool) -> None:
     assert "needs a terminal" in tool("status", "--watch").expect(3).stderr
 
