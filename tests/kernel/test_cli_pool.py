@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -80,6 +81,14 @@ def test_up_again_changes_nothing_and_grows(tool: Tool) -> None:
     assert "2 kept" in tool("pool", "up", "2").ok().stdout
     assert [tool.host.snapshot(), member(tool, 1).snapshot()] == before
     assert tool("pool", "up", "4").ok().stdout == "testnet: 2 kept, 2 made\n"
+
+
+def test_up_says_what_became_of_a_burst_that_no_packet_fits_into(tool: Tool) -> None:
+    tool.network(bandwidth={"ingressRate": "1M", "ingressBurst": 8})
+    said = tool("pool", "up", "2").ok().stderr
+    assert re.findall(r"warning: (.*) raised to \d+(.*)", said) == [
+        ("ingressBurst: 8 bits", ": one packet must fit")
+    ]
 
 
 def test_up_completes_what_is_missing_and_leaves_the_rest(tool: Tool) -> None:
