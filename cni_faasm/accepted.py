@@ -5,7 +5,7 @@ one and prevResult; when it does, loading the modules that validate it and doing
 half a millisecond of nine, to learn what is known.
 """
 
-from cni_faasm import jsonio, plan_fields, record
+from cni_faasm import jsonio, record
 from cni_faasm.config_defaults import DEFAULT_STATE_DIR
 from cni_faasm.errors import CniError
 from cni_faasm.protocol import is_name
@@ -59,6 +59,8 @@ def recall(request: "Request") -> "tuple[Plan, Result | None] | None":
     fields = record.read(str(state_dir), name, request.container_id, request.ifname)
     if fields is None or not fields.get(KEY) or fields[KEY] != text_of(document):
         return None
+    from cni_faasm import plan_fields  # STATUS needs none of it
+
     promised = plan_fields.from_fields(fields)
     if promised is None:
         return None

@@ -14,9 +14,6 @@ from cni_faasm import (
     firewall,
     forwarding,
     inet,
-    kernel,
-    netns,
-    plan,
     record,
     rehearsed,
 )
@@ -29,8 +26,6 @@ from cni_faasm.netlink.wire import NetlinkError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from cni_faasm.config import NetworkConfig
     from cni_faasm.protocol import Request
 
@@ -51,33 +46,30 @@ def status(request: "Request") -> None:
         delegate.demand_path(request)
     try:
         looks = rehearsed.holds(config, request.document)
-        if config.shapes_only:
-            from cni_faasm import chained
-
-            _try_records(config, writes=not looks)
-            if not looks:
-                _try_kernel(lambda sockets, inner_fd: chained.rehearse(config, sockets, inner_fd))
-                rehearsed.note(config, request.document)
-            return
-        allocations = _try_leases(config, request, writes=not looks)
+        allocations = []
+        if not config.shapes_only:
+            allocations = _try_leases(config, request, writes=not looks)
         _try_records(config, writes=not looks)
-        for length in {len(item.address) for item in allocations}:
-            forwarding.demand(length)
-        gateways = [one.gateway for range_set in config.range_sets for one in range_set]
-        with Netlink() as host:
-            claims.demand(host, gateways, [])
+        if not config.shapes_only:
+            for length in {len(item.address) for item in allocations}:
+                forwarding.demand(length)
+            gateways = [one.gateway for range_set in config.range_sets for one in range_set]
+            with Netlink() as host:
+                claims.demand(host, gateways, [])
         if not looks:
-            _try_kernel(
-                lambda sockets, inner_fd: _rehearse(config, request, allocations, sockets, inner_fd)
-            )
-            rehearsed.note(config, request.document)
+            from cni_faasm.verbs import rehearsal
+
+            rehearsal.rehearse(config, request, allocations)
     except NetlinkError as error:
+        from cni_faasm import kernel
+
         raise _unavailable(kernel.refusal(error, config)) from None
     except CniError as error:
         if error.code == INVALID_CONFIG:
             raise
         raise _unavailable(error) from None
-    if not config.ipam_plugin:  # whose ranges are not known
+    # Another plugin's ranges are not known.
+    if not config.ipam_plugin and not config.shapes_only:
         _look_at_firewalls(config)
 
 
@@ -137,43 +129,3 @@ def _try_records(config: "NetworkConfig", *, writes: bool) -> None:
         raise files.io_error(error, "cannot write in", path) from None
     finally:
         posix.close(folder)
-
-
-def _try_kernel(rehearse: "Callable[[tuple[Netlink, Netlink], int], None]") -> None:
-    """Run a rehearsal, with sockets in two empty namespaces and the second's descriptor."""
-    with netns.Empty():
-        inner_fd = netns.open_own()
-        try:
-            with Netlink() as inner, netns.Empty(), Netlink() as host:
-                rehearse((host, inner), inner_fd)
-        finally:
-            posix.close(inner_fd)
-
-
-def _rehearse(
-    config: "NetworkConfig",
-    request: "Request",
-    allocations: "list[Allocation]",
-    sockets: "tuple[Netlink, Netlink]",
-    inner_fd: int,
-) -> None:
-    from cni_faasm import egress, guard, nat, veth
-
-    host, inner = sockets
-    promised = plan.make(
-        config,
-        request,
-        [plan.PlannedAddress(item.address, item.gateway) for item in allocations],
-        mtu=plan.link_mtu(config, 0),
-        leaf=kernel.BFIFO,
-        boot_id="",
-        created=0,
-        random=posix.urandom(12),
-        scope=kernel.scope(config, "", None),
-    )
-    promised.ifname = "eth0"
-    veth.create(host, inner, promised, inner_fd)
-    egress.make(host, promised)
-    veth.configure(host, inner, promised)
-    nat.ensure(promised)
-    guard.ensure(promised, None)

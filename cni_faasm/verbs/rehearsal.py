@@ -1,0 +1,69 @@
+"""Make a whole attachment between two empty namespaces, to see whether the kernel can.
+
+Apart from status.py, which needs none of it while `rehearsed` says that an earlier one holds.
+"""
+
+import posix
+
+from cni_faasm import egress, guard, kernel, nat, netns, plan, rehearsed, veth
+from cni_faasm.netlink.transport import Netlink
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cni_faasm.config import NetworkConfig
+    from cni_faasm.ipam.store import Allocation
+    from cni_faasm.protocol import Request
+
+
+def rehearse(config: "NetworkConfig", request: "Request", allocations: "list[Allocation]") -> None:
+    """Make what an ADD would make, and keep that it went well.
+
+    allocations: addresses, none where only limits are made. Raises: CniError, NetlinkError.
+    """
+    if config.shapes_only:
+        from cni_faasm import chained
+
+        _between(lambda sockets, inner_fd: chained.rehearse(config, sockets, inner_fd))
+    else:
+        _between(lambda sockets, inner_fd: _attach(config, request, allocations, sockets, inner_fd))
+    rehearsed.note(config, request.document)
+
+
+def _between(act: "Callable[[tuple[Netlink, Netlink], int], None]") -> None:
+    """Run a rehearsal, with sockets in two empty namespaces and the second's descriptor."""
+    with netns.Empty():
+        inner_fd = netns.open_own()
+        try:
+            with Netlink() as inner, netns.Empty(), Netlink() as host:
+                act((host, inner), inner_fd)
+        finally:
+            posix.close(inner_fd)
+
+
+def _attach(
+    config: "NetworkConfig",
+    request: "Request",
+    allocations: "list[Allocation]",
+    sockets: "tuple[Netlink, Netlink]",
+    inner_fd: int,
+) -> None:
+    host, inner = sockets
+    promised = plan.make(
+        config,
+        request,
+        [plan.PlannedAddress(item.address, item.gateway) for item in allocations],
+        mtu=plan.link_mtu(config, 0),
+        leaf=kernel.BFIFO,
+        boot_id="",
+        created=0,
+        random=posix.urandom(12),
+        scope=kernel.scope(config, "", None),
+    )
+    promised.ifname = "eth0"
+    veth.create(host, inner, promised, inner_fd)
+    egress.make(host, promised)
+    veth.configure(host, inner, promised)
+    nat.ensure(promised)
+    guard.ensure(promised, None)
