@@ -1,8 +1,7 @@
 """Say everything that is wrong with a configuration, and what of it will surprise."""
 
 import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -14,6 +13,7 @@ from cni_faasm.cli import (
     networkd,
     networks,
     output,
+    validate_files,
     validate_kernel,
     validate_list,
 )
@@ -79,36 +79,29 @@ def validate(
 
         generate-config | cni-faasm validate - --json
     """
-    documents = []
-    for path in _files(paths):
-        name, data = ("stdin", sys.stdin.buffer.read()) if path == "-" else (path, _contents(path))
+    documents: list[dict[str, Any]] = []
+    unread: list[str] = []
+    for path in validate_files.listed(paths):
+        try:
+            name, data = validate_files.contents(path)
+        except OSError as error:
+            unread.append(f"{path}: {error.strerror or error}")
+            documents.append(validate_files.unread(path, unread[-1]))
+            continue
         remarks = sorted(
             remarks_on(data, path, conf_dir, cni_path),
             key=lambda one: (one.line, not one.is_fault),
         )
         documents.append(_report(name, remarks, strict, as_json))
+    together = {"valid": all(one["valid"] for one in documents), "files": documents}
     if as_json:
-        together = {"valid": all(one["valid"] for one in documents), "files": documents}
         output.print_json(together)
-    if not all(one["valid"] for one in documents):
+    for text in unread:
+        output.note(text)
+    if unread:
+        raise typer.Exit(3)
+    if not together["valid"]:
         raise typer.Exit(1)
-
-
-def _files(paths: Sequence[str]) -> Iterator[str]:
-    for path in paths:
-        if not os.path.isdir(path):
-            yield path
-            continue
-        # One that cannot be read is no valid one, whosever it is.
-        found = [file for file, _ in networks.listed(path)]
-        if not found:
-            raise ToolError(f"{path}: no file there has a plugin of type {networks.PLUGIN}")
-        yield from found
-
-
-def _contents(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
 
 
 def _report(path: str, remarks: list[Remark], strict: bool, as_json: bool) -> dict[str, Any]:
@@ -132,7 +125,7 @@ def _report(path: str, remarks: list[Remark], strict: bool, as_json: bool) -> di
             typer.echo(
                 f"{path}: valid" + (f", {output.count(len(remarks), 'warning')}" if remarks else "")
             )
-    return {"file": path, "valid": is_valid, "remarks": listed}
+    return {"file": path, "valid": is_valid, "remarks": listed, "error": None}
 
 
 def remarks_on(data: bytes, path: str, conf_dir: str, cni_path: str = CNI_PATH) -> Iterator[Remark]:

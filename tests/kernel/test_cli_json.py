@@ -57,7 +57,6 @@ def test_the_same_thing_has_the_same_name(tool: Tool, container: Namespace) -> N
         (["check", "nobody"], 3, "nobody"),
         (["status", "nobody"], 3, "nobody"),
         (["status", "--sort", "colour"], 3, "colour"),
-        (["validate", "/nowhere/x.conflist"], 3, "/nowhere/x.conflist"),
         (["check", "--colour"], 2, "--colour"),
         (["set-rate", "--all"], 2, "--reset"),
         (["set-rate", "nobody", "--reset"], 1, "nobody"),
@@ -71,6 +70,19 @@ def test_a_failure_is_a_document(tool: Tool, words: list[str], status: int, text
     assert text in done.document["error"]["message"]
     assert text in done.stderr
     assert tool(*words).expect(status).stdout == ""
+
+
+def test_a_file_that_cannot_be_read_hides_no_other(tool: Tool) -> None:
+    path = str(tool.network(mtu=1))
+    done = tool("validate", "/nowhere/x.conflist", path, "--json").expect(3)
+    missing, faulty = done.document["files"]
+    assert missing["valid"] is None
+    assert "/nowhere/x.conflist" in missing["error"]["message"]
+    assert faulty["valid"] is False
+    assert faulty["error"] is None
+    done = tool("validate", "/nowhere/x.conflist", path).expect(3)
+    assert "plugins[0].mtu" in done.stdout
+    assert "/nowhere/x.conflist" in done.stderr
 
 
 def test_who_may_not_look_has_not_found_anything(tool: Tool, container: Namespace) -> None:
