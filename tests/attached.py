@@ -92,7 +92,7 @@ def answers(
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((address, port))
         listener.listen()
-    listener.settimeout(2)
+    listener.settimeout(10)
 
     def serve() -> None:
         try:
@@ -108,6 +108,7 @@ def answers(
         with client.entered(), socket.socket(family, socket.SOCK_STREAM) as sock:
             sock.settimeout(0.6)
             sock.connect(to or (address, port))
+            sock.settimeout(10)  # the kernel has answered; now the thread above has to
             return sock.recv(5) == b"hello"
     except OSError:
         return False

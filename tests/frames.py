@@ -92,12 +92,15 @@ def listening(namespace: Namespace, device: str) -> Iterator[Callable[[bytes], b
 
         def arrived(mark: bytes, patience: float = 0.3) -> bool:
             end = time.monotonic() + patience
-            while time.monotonic() < end:
+            while True:
+                # Looked at before each wait: on a busy machine the time may be over, and what
+                # came in it lies here unread.
+                is_over = time.monotonic() > end
                 try:
                     if mark in raw.recv(65536):
                         return True
                 except TimeoutError:
-                    continue
-            return False
+                    if is_over:
+                        return False
 
         yield arrived
