@@ -43,6 +43,7 @@ NFTA_SET_KEY_TYPE = 4
 NFTA_SET_KEY_LEN = 5
 NFTA_SET_ID = 10
 NFTA_SET_USERDATA = 13
+NFTA_SET_EXPR = 17
 NFTA_SET_ELEM_LIST_TABLE = 1
 NFTA_SET_ELEM_LIST_SET = 2
 NFTA_SET_ELEM_LIST_ELEMENTS = 3
@@ -50,6 +51,7 @@ NFTA_LIST_ELEM = 1
 NFTA_SET_ELEM_KEY = 1
 NFTA_SET_ELEM_DATA = 2
 NFTA_SET_ELEM_FLAGS = 3
+NFTA_SET_ELEM_EXPR = 7
 NFT_SET_ELEM_INTERVAL_END = 1
 NFTA_DATA_VALUE = 1
 _NFGENMSG_BYTES = 4
@@ -76,16 +78,19 @@ def concatenated(*fields: bytes) -> bytes:
     return b"".join(field.ljust((len(field) + 3) & ~3, b"\0") for field in fields)
 
 
-def new_set(family: int, table: str, name: str, *types: int, dynamic: bool = False) -> "Message":
+def new_set(
+    family: int, table: str, name: str, *types: int, dynamic: bool = False, each: bytes = b""
+) -> "Message":
     """Make a set whose key is a concatenation of types.
 
-    dynamic: rules may put elements into it, for a time.
+    dynamic: rules may put elements into it, for a time. each: what every element is to have, an
+    expression of the kind alone (nft_limit).
     Equivalent to: nft create set FAMILY TABLE NAME { type T . T; flags dynamic,timeout; }
     """
     number, length = 0, 0
-    for each in types:
-        number = number << _TYPE_BITS | each
-        length += (_LENGTHS[each] + 3) & ~3
+    for one in types:
+        number = number << _TYPE_BITS | one
+        length += (_LENGTHS[one] + 3) & ~3
     body = (
         head(family)
         + attr_text(NFTA_SET_TABLE, table)
@@ -97,13 +102,19 @@ def new_set(family: int, table: str, name: str, *types: int, dynamic: bool = Fal
     )
     if types == (TYPE_IFNAME,):
         body += attr(NFTA_SET_USERDATA, _KEY_OF_THE_HOST)
+    if each:
+        body += nest(NFTA_SET_EXPR, each)
     label = f"nft create set {family_name(family, table, name)}"
     return NFT_MSG_NEWSET, NLM_F_CREATE | NLM_F_EXCL, body, label
 
 
-def _elements(family: int, table: str, name: str, keys: "list[bytes]") -> bytes:
+def _elements(
+    family: int, table: str, name: str, keys: "list[bytes]", expression: bytes = b""
+) -> bytes:
+    more = nest(NFTA_SET_ELEM_EXPR, expression) if expression else b""
     listed = [
-        nest(NFTA_LIST_ELEM, nest(NFTA_SET_ELEM_KEY, attr(NFTA_DATA_VALUE, key))) for key in keys
+        nest(NFTA_LIST_ELEM, nest(NFTA_SET_ELEM_KEY, attr(NFTA_DATA_VALUE, key)), more)
+        for key in keys
     ]
     body = (
         head(family)
@@ -113,12 +124,15 @@ def _elements(family: int, table: str, name: str, keys: "list[bytes]") -> bytes:
     return body + (nest(NFTA_SET_ELEM_LIST_ELEMENTS, *listed) if listed else b"")
 
 
-def new_elements(family: int, table: str, name: str, keys: "list[bytes]") -> "Message":
-    """Put elements into a set; those that are in it stay.
+def new_elements(
+    family: int, table: str, name: str, keys: "list[bytes]", expression: bytes = b""
+) -> "Message":
+    """Put elements into a set; those that are in it stay as they are.
 
+    expression: what each has of its own, of the kind that the set was made with.
     Equivalent to: nft add element FAMILY TABLE NAME { K, K }
     """
-    body = _elements(family, table, name, keys)
+    body = _elements(family, table, name, keys, expression)
     return NFT_MSG_NEWSETELEM, NLM_F_CREATE, body, f"nft add element {_label(family, table, name)}"
 
 
@@ -191,14 +205,19 @@ def parse_set(body: bytes) -> "tuple[int, int]":
 
 
 class Element:
-    """One element. data: attributes of what a map gives for it. is_end: it begins a gap."""
+    """One element.
 
-    __slots__ = ("data", "is_end", "key")
+    data: attributes of what a map gives for it. expression: attributes of what it has of its
+    own. is_end: it begins a gap.
+    """
+
+    __slots__ = ("data", "expression", "is_end", "key")
 
     def __init__(self, attrs: "dict[int, bytes]") -> None:
         key = parse_attrs(attrs.get(NFTA_SET_ELEM_KEY, b""))
         self.key = key.get(NFTA_DATA_VALUE, b"")
         self.data = attrs.get(NFTA_SET_ELEM_DATA, b"")
+        self.expression = attrs.get(NFTA_SET_ELEM_EXPR, b"")
         self.is_end = bool(get_be32(attrs, NFTA_SET_ELEM_FLAGS) & NFT_SET_ELEM_INTERVAL_END)
 
 
