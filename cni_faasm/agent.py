@@ -58,7 +58,7 @@ _BURIAL = Struct("@ll").pack(10, 0)
 _NEWS = Struct("=i?")
 _SIGTERM = 15
 _NEEDED = (
-    *("accepted", "chained", "config", "egress", "guard", "kernel", "nat", "seal"),
+    *("accepted", "backstop", "chained", "config", "egress", "guard", "kernel", "nat", "seal"),
     *("verbs.add", "verbs.check", "verbs.delete", "verbs.gc", "verbs.status"),
 )
 _MOST_DESCRIPTORS = 512

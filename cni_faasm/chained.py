@@ -105,6 +105,12 @@ def add(
         if prev_result.interfaces:  # none before 0.3.0
             # At the end, for addresses name the others by their indexes.
             prev_result.interfaces.extend(on_host.told(promised))
+    elif promised.egress is not None:
+        from cni_faasm import backstop
+
+        undo.push("limit it no more", backstop.forget_again, promised)
+        if backstop.ensure(promised, config.state_dir, host):
+            undo.push("remove the limits", backstop.remove_again, promised, config.state_dir)
     return prev_result
 
 
@@ -177,6 +183,10 @@ def remove(host: Netlink, promised: "Plan", path: str = "") -> None:
     Raises: NetlinkError; CniError when the namespace is there and cannot be entered.
     """
     outside = veth.find_outer(host, promised)
+    if promised.egress is not None:
+        from cni_faasm import backstop
+
+        backstop.forget(host, promised)
     if outside is not None:
         _unshape(host, outside.ifindex, has_queue=promised.ingress is not None)
     if promised.host_egress is not None:

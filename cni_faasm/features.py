@@ -11,13 +11,24 @@ import posix
 
 from cni_faasm import forwarding, netns
 from cni_faasm.errors import KERNEL_LACKS_FEATURE, CniError
-from cni_faasm.netlink import dumps, link, nft, nft_expr, nft_match, tc, tc_filter, tc_mirred
+from cni_faasm.netlink import (
+    dumps,
+    link,
+    nft,
+    nft_expr,
+    nft_limit,
+    nft_match,
+    nft_set,
+    tc,
+    tc_filter,
+    tc_mirred,
+)
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
 from cni_faasm.netlink.wire import NetlinkError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from cni_faasm.config import NetworkConfig
     from cni_faasm.netlink.wire import Message
@@ -121,6 +132,16 @@ def _nftables(*messages: "Message") -> "Callable[[Netlink], None]":
     return probe
 
 
+def _limits() -> "Iterator[Message]":
+    """Yield what makes sets whose elements have limits, and takes them away again."""
+    for family in (nft.NFPROTO_INET, nft.NFPROTO_ARP):
+        some = nft_limit.Limit(1, 1).encode()
+        yield nft.new_table(family, _TABLE)
+        yield nft_set.new_set(family, _TABLE, _CHAIN, nft_set.TYPE_IFNAME, each=some)
+        yield nft_set.new_elements(family, _TABLE, _CHAIN, [b"probe0".ljust(16, b"\0")], some)
+        yield nft.del_table(family, _TABLE)
+
+
 def _rule(family: int, *expressions: bytes, type: str = "filter") -> "Callable[[Netlink], None]":  # noqa: A002
     hook = nft.NF_INET_POST_ROUTING if type == "nat" else nft.NF_INET_PRE_ROUTING
     return _nftables(
@@ -132,6 +153,7 @@ def _rule(family: int, *expressions: bytes, type: str = "filter") -> "Callable[[
 
 
 RATES = "bandwidth"
+BACKSTOP = "bandwidth.egressRate"  # which holds without it, but for who has CAP_NET_RAW
 ENFORCE = "bandwidth.enforceEgress"
 SUBNETS = "bandwidth.unshapedSubnets"
 SHAPED = "bandwidth.shapedSubnets"
@@ -255,6 +277,14 @@ FEATURES = (
         _rule(_INET, nft_expr.counter()),
         "nf_tables' family inet",
         'set "antiSpoof": false and leave isolated out',
+    ),
+    Feature(
+        "limits in sets of nf_tables",
+        "nft_limit, and nf_tables with CONFIG_NF_TABLES_INET and CONFIG_NF_TABLES_ARP",
+        (BACKSTOP,),
+        _nftables(*_limits()),
+        "",
+        "do without, and containers with CAP_NET_RAW can send more",
     ),
     Feature(
         "iptables' matches in nf_tables",

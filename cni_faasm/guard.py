@@ -244,7 +244,7 @@ def forget(host: Netlink, *plans: "Plan") -> None:
     addresses = [item.address for plan in plans for item in plan.addresses]
     if not addresses:
         return
-    ends = [plan for plan in plans if _has_name(host, plan)]
+    ends = [plan for plan in plans if has_name(host, plan)]
     names = [end_key(plan.host_interface) for plan in ends]
     inet = nft.NFPROTO_INET
     with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
@@ -272,7 +272,7 @@ def forget_again(plan: "Plan") -> None:
         forget(host, plan)
 
 
-def _has_name(host: Netlink, plan: "Plan") -> bool:
+def has_name(host: Netlink, plan: "Plan") -> bool:
     """Say whether an attachment's end has its name, or nobody: it may have gone before."""
     from cni_faasm import veth
 

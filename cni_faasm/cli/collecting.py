@@ -11,8 +11,8 @@ from typing import Annotated, NamedTuple
 
 import typer
 
+from cni_faasm import backstop, guard_rules, kernel, nat, plan, record, veth
 from cni_faasm import config as configuration
-from cni_faasm import guard_rules, kernel, nat, plan, record, veth
 from cni_faasm.cli import attachments, networks, output
 from cni_faasm.cli.attachments import Attachment
 from cni_faasm.cli.fault import ToolError
@@ -30,6 +30,7 @@ _NAMED = 5  # in one message
 ALIAS = "cni-faasm"
 TABLE = nat.table_name("")
 GUARD_TABLE = guard_rules.table_name("")
+LIMIT_TABLE = backstop.table_name("")
 
 
 class Place(NamedTuple):
@@ -140,7 +141,7 @@ def _traces(host: Netlink) -> set[str]:
     found |= {
         table.name.removeprefix(prefix)
         for table in tables
-        for prefix in (TABLE, GUARD_TABLE)
+        for prefix in (TABLE, GUARD_TABLE, LIMIT_TABLE)
         if table.name.startswith(prefix) and table.comment.startswith(ALIAS)
     }
     return found

@@ -9,6 +9,8 @@ A drift that no message can put right (the pair is gone) needs a new ADD.
 from typing import TYPE_CHECKING, NamedTuple
 
 from cni_faasm import (
+    backstop,
+    backstop_drifts,
     egress,
     first_packet,
     forwarding,
@@ -133,6 +135,9 @@ class _Mender:
             else:
                 guard.ensure(self.promised, self.state_dir, renew=True)
             guard_several.let_several(self.promised, self.host, self.inner)
+        elif where == backstop_drifts.WHERE:
+            renew = not what.endswith(backstop_drifts.ELEMENT)
+            backstop.ensure(self.promised, self.state_dir, self.host, renew=renew)
         elif where == "container lo":
             self.inner.execute([link.set_link(veth.LOOPBACK_IFINDEX, up=True)])
         elif thing.startswith("/proc/sys/"):

@@ -2,7 +2,7 @@
 
 import time
 
-from cni_faasm import egress, plan, shaping, units
+from cni_faasm import backstop, egress, plan, shaping, units
 from cni_faasm.cli.attachments import Attachment
 from cni_faasm.cli.mending import reshape
 from cni_faasm.netlink import link, tc, tc_mirred, tc_parse
@@ -19,6 +19,12 @@ def requeue(before: Attachment, after: Attachment, host: Netlink, inner: Netlink
     old, new = before.promised, after.promised
     if old is None or new is None:
         return
+    had, wanted = backstop.bucket(old), backstop.bucket(new)
+    has_changed = had != wanted
+    # What passes the container's end is never to be more than the host lets through.
+    is_wider = had is not None and (wanted is None or wanted.rate_Bps > had.rate_Bps)
+    if has_changed and is_wider:
+        backstop.ensure(new, after.state_dir, host)
     outer = new.outer_gso_bytes or shaping.MAX_GSO_BYTES
     inside = new.inner_gso_bytes or shaping.MAX_GSO_BYTES
     # Smaller packets first, so that none is larger than the queue to come.
@@ -31,6 +37,8 @@ def requeue(before: Attachment, after: Attachment, host: Netlink, inner: Netlink
         if (old_shape and old_shape.to_fields()) != (new_shape and new_shape.to_fields()):
             _change_end(netlink, ifindex, old_shape, new_shape)
     _change_host(host, old, new)
+    if has_changed and not is_wider:
+        backstop.ensure(new, after.state_dir, host)
 
 
 def _change_host(host: Netlink, old: plan.Plan, new: plan.Plan) -> None:

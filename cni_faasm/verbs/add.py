@@ -5,6 +5,7 @@ import time
 
 from cni_faasm import (
     accepted,
+    backstop,
     claims,
     firewall,
     first_packet,
@@ -154,7 +155,7 @@ def _attach(
         if config.ipam_plugin:
             undo.push("have the IPAM plugin release", delegate.give_up, request, config)
             delegate.lease(request, config, promised, warnings)
-    _make(config, promised, undo, sockets, namespaces)
+    _make(config, promised, undo, sockets, namespaces, warnings=warnings)
     warnings.extend(_refusals(promised, host))
     first_packet.wait(host, inner, promised)
     return result_of(promised)
@@ -166,6 +167,8 @@ def _make(
     undo: "Undo",
     sockets: "tuple[Netlink, Netlink]",
     namespaces: "tuple[int, int]",
+    *,
+    warnings: "list[str]",
 ) -> None:
     host, inner = sockets
     netns_fd, own_fd = namespaces
@@ -190,12 +193,30 @@ def _make(
         if guard.ensure(promised, config.state_dir):
             undo.push("remove the guard", guard.remove_again, promised, config.state_dir)
         guard_several.let_several(promised, host, inner)
+        _hold(config, promised, undo, host, warnings)
 
     veth.configure(host, inner, promised, protect)
     nat.ensure(promised)
     missing = {length for length in lengths if not forwarding.is_on(length)}
     if missing:
         forwarding.switch_on(missing)
+
+
+def _hold(
+    config: "NetworkConfig",
+    promised: "Plan",
+    undo: "Undo",
+    host: Netlink,
+    warnings: "list[str]",
+) -> None:
+    """Hold on the host what the container sends to its limit, where it has one."""
+    if promised.egress is not None:
+        undo.push("limit it no more", backstop.forget_again, promised)
+    was_missing = backstop.ensure(promised, config.state_dir, host)
+    if was_missing:
+        undo.push("remove the limits", backstop.remove_again, promised, config.state_dir)
+    if was_missing is None:
+        warnings.append(backstop.WARNING)
 
 
 def _refusals(promised: "Plan", host: Netlink) -> "list[str]":

@@ -97,6 +97,10 @@ def drifts(
         from cni_faasm import guard_drifts
 
         found.extend(guard_drifts.drifts(promised, host, inner))
+    if promised.egress is not None:
+        from cni_faasm import backstop_drifts
+
+        found.extend(backstop_drifts.drifts(promised, host))
     return found
 
 

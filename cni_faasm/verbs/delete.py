@@ -80,8 +80,7 @@ def _detach(
             _remove_unrecorded(request, config, name, None, host)
             record.remove(config.state_dir, name, *identity, warnings)
             return
-        if promised is not None and promised.addresses:
-            _forget(host, promised, warnings)
+        _forget(host, name, promised, outer, warnings)
         sweep = _sweeping(promised)
         if outer is not None and detach:
             removal.delete_detached(host, outer.ifindex, sweep)
@@ -107,14 +106,33 @@ def _detach(
     )
 
 
-def _forget(host: Netlink, promised: "Plan", warnings: "list[str]") -> None:
-    """Let guards forget an attachment; a DEL goes on where they cannot."""
-    from cni_faasm import guard
+def _forget(
+    host: Netlink,
+    name: str,
+    promised: "Plan | None",
+    outer: "Link | None",
+    warnings: "list[str]",
+) -> None:
+    """Let guards and limits forget an attachment; a DEL goes on where they cannot."""
+    if promised is not None and promised.addresses:
+        from cni_faasm import guard
+
+        try:
+            guard.forget(host, promised)
+        except NetlinkError as error:
+            warnings.append(f"DEL: the guard remembers {promised.host_interface}: {error}")
+    is_limited = promised is None or promised.egress is not None
+    if not name or not is_limited or (promised is None and outer is None):
+        return
+    from cni_faasm import backstop
 
     try:
-        guard.forget(host, promised)
+        if promised is not None:
+            backstop.forget(host, promised)
+        elif outer is not None:
+            backstop.take_out(name, [outer.name])
     except NetlinkError as error:
-        warnings.append(f"DEL: the guard remembers {promised.host_interface}: {error}")
+        warnings.append(f"DEL: its limit stays in nft table {backstop.table_name(name)}: {error}")
 
 
 def _sweeping(promised: "Plan | None") -> "Callable[[], None] | None":

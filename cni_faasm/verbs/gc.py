@@ -4,8 +4,8 @@ Leases, records, links and, when nothing of the network is left, its rules. Coll
 failure and goes on, so that one stuck attachment does not keep the others.
 """
 
+from cni_faasm import backstop, egress, guard, guard_rules, nat, plan, record, removal
 from cni_faasm import config as configuration
-from cni_faasm import egress, guard, guard_rules, nat, plan, record, removal
 from cni_faasm.errors import INVALID_CONFIG, CniError
 from cni_faasm.ipam.store import Store
 from cni_faasm.netlink import dumps
@@ -103,8 +103,9 @@ def _collect(
     doomed = _doomed_links(config, marks, host)
     if not dry_run:
         # Without an index it is being attached, or has never been.
-        known = (one for one in promises.values() if one is not None and one.host_ifindex)
+        known = [one for one in promises.values() if one is not None and one.host_ifindex]
         guard.forget(host, *known)
+        backstop.forget(host, *known)
         doomed = removal.delete_all(host, doomed, marks.doom)
     removed.extend(f"link {found.name} ({found.alias})" for found in doomed)
     for (container_id, ifname), promised in promises.items():
@@ -137,6 +138,7 @@ def _collect(
         _remove_rules(config, choice, removed, dry_run=dry_run)
     if not dry_run:
         guard.sweep(config.name, host)
+        backstop.sweep(config.name, host)
     if failures:
         raise CniError(
             failures[0].code,
@@ -164,6 +166,8 @@ def _remove_rules(
             removed.append(f"nft table {nat.table_name(config.name)}")
         if guard.remove(config.name, dry_run=dry_run):
             removed.append(f"nft tables {guard_rules.table_name(config.name)}")
+        if backstop.remove(config.name, dry_run=dry_run):
+            removed.append(f"nft tables {backstop.table_name(config.name)}")
 
 
 def _unshape(host: Netlink, promised: "Plan") -> None:

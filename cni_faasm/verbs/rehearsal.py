@@ -5,7 +5,7 @@ Apart from status.py, which needs none of it while `rehearsed` says that an earl
 
 import posix
 
-from cni_faasm import egress, guard, kernel, nat, netns, plan, rehearsed, veth
+from cni_faasm import backstop, egress, guard, kernel, nat, netns, plan, rehearsed, veth
 from cni_faasm.netlink.transport import Netlink
 
 TYPE_CHECKING = False
@@ -67,3 +67,4 @@ def _attach(
     veth.configure(host, inner, promised)
     nat.ensure(promised)
     guard.ensure(promised, None)
+    backstop.ensure(promised, None, host)

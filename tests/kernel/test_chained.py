@@ -79,6 +79,30 @@ def test_add_check_del(host: Host, container: Namespace, chain: dict[str, Any]) 
     assert host.leases() == {}
 
 
+def test_its_limit_holds_on_the_host(
+    host: Host, container: Namespace, chain: dict[str, Any]
+) -> None:
+    """Of a pair that the host routes; what comes by the port of a bridge need not pass there."""
+    result = host.chain("ADD", container, chain)
+    is_routed = chain["plugins"][0]["type"] == "ptp"
+    for family in ("inet", "arp"):
+        assert (f"{family} limit_testnet" in host.nft_tables()) == is_routed
+        if is_routed:
+            text = host.run(["nft", "list", "table", family, "limit_testnet"]).stdout
+            assert f'"{_outer(result)}" limit rate over 1287500 bytes/second' in text
+            assert "iifname @egress drop" in text
+            assert "iifgroup" not in text
+            host.run(["nft", "flush", "chain", family, "limit_testnet", "from"])
+    faasm = {**chain, "plugins": chain["plugins"][1:], "prevResult": result}
+    if is_routed:
+        with pytest.raises(AssertionError, match="limit: nft table limit_testnet: rules"):
+            host.chain("CHECK", container, faasm)
+    host.chain("DEL", container, faasm)
+    if is_routed:
+        text = host.run(["nft", "list", "table", "inet", "limit_testnet"]).stdout
+        assert _outer(result) not in text
+
+
 def test_prev_result_passes_through(
     host: Host, container: Namespace, chain: dict[str, Any]
 ) -> None:

@@ -11,7 +11,13 @@ from tests.host import Host, Namespace, wait_until
 from tests.kernel.test_cli_looking import plugin_config
 from tests.tool import Tool
 
-TABLES = ["arp guard_testnet", "inet faasm_testnet", "inet guard_testnet"]
+TABLES = [
+    "arp guard_testnet",
+    "arp limit_testnet",
+    "inet faasm_testnet",
+    "inet guard_testnet",
+    "inet limit_testnet",
+]
 
 
 @pytest.fixture

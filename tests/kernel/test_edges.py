@@ -4,10 +4,14 @@ Where a system call must fail or a signal come at a certain moment, strace does 
 real process.
 """
 
+import ctypes
+import errno
 import json
 import os
 import resource
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -441,6 +445,38 @@ def test_without_nf_tables_where_nothing_needs_it(host: Host, container: Namespa
     assert all(passed.values())
     assert told["ADD"]  # else nothing was refused
     assert not [msg for seen in told.values() for msg in seen if "nf_tables" in msg]
+
+
+def refuse_nf_tables() -> None:
+    """Have the kernel answer as one that was built without nf_tables, by seccomp.
+
+    Layout: <linux/filter.h>, <linux/seccomp.h>; offsets in struct seccomp_data.
+    """
+    load, equal, give = 0x20, 0x15, 0x06
+    refused = 0x00050000 | errno.EPROTONOSUPPORT
+    numbers = {"x86_64": 41, "aarch64": 198}
+    steps = [(load, 0, 0, 0), (equal, 0, 5, numbers[os.uname().machine])]
+    steps += [(load, 0, 0, 16), (equal, 0, 3, socket.AF_NETLINK)]
+    steps += [(load, 0, 0, 32), (equal, 0, 1, 12)]  # NETLINK_NETFILTER
+    steps += [(give, 0, 0, refused), (give, 0, 0, 0x7FFF0000)]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *one) for one in steps))
+    program = struct.pack("@HP", len(steps), ctypes.addressof(code))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(22, 2, program, 0, 0):
+        raise OSError(ctypes.get_errno(), "seccomp")
+
+
+def test_limits_where_nf_tables_is_missing(host: Host, container: Namespace) -> None:
+    """They hold at the container's own end, and ADD says that they do nowhere else."""
+    config = host.config(ipMasq=False, antiSpoof=False, bandwidth={"egressRate": "10M"})
+    for verb in ("STATUS", "ADD", "CHECK", "DEL"):
+        one = {**config, "cniVersion": "1.1.0"} if verb == "STATUS" else config
+        done = call(host, verb, container, one, preexec=refuse_nf_tables)
+        assert done.status == 0, done
+        assert (b"this kernel lacks limits" in done.stderr) == (verb == "ADD")
+        assert verb != "ADD" or [one["rate"] for one in container.classes("eth0")] == [10_000_000]
+        assert host.nft() == []
+    assert_nothing(host)
 
 
 @pytest.mark.parametrize("capability", ["net_admin", "sys_admin"])

@@ -177,7 +177,7 @@ def test_a_wider_way_past_the_class_is_a_drift(host: Host, container: Namespace)
     host.check(container, network, result).ok()
 
 
-def test_without_it_nothing_holds(host: Host, container: Namespace) -> None:
+def test_without_it_the_backstop_holds(host: Host, container: Namespace) -> None:
     remote = host.add_remote()
     rates.serve(host, remote)
     host.add(container, config(host, enforceEgress=""))
@@ -185,7 +185,7 @@ def test_without_it_nothing_holds(host: Host, container: Namespace) -> None:
     container.run(["tc", "qdisc", "del", "dev", "eth0", "root"])
     flow = rates.Flow(container, REMOTE)
     rates.measure([flow], seconds=1)
-    assert flow.bits_per_second > 10 * RATE
+    assert flow.bits_per_second <= 2.1 * RATE  # what is left of its second, and 3 %
 
 
 @pytest.mark.also_reluctant

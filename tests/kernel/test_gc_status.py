@@ -13,7 +13,13 @@ from tests.host import REPO, SYSTEM_PATH, Host
 
 pytestmark = pytest.mark.also_reluctant
 
-TABLES = ["arp guard_testnet", "inet faasm_testnet", "inet guard_testnet"]
+TABLES = [
+    "arp guard_testnet",
+    "arp limit_testnet",
+    "inet faasm_testnet",
+    "inet guard_testnet",
+    "inet limit_testnet",
+]
 
 
 def attachments(*pairs: tuple[str, str]) -> dict[str, Any]:

@@ -34,8 +34,13 @@ def test_a_container_gets_its_shaped_network(runtime: Runtime) -> None:
     (default,) = inside.routes(dst="default")
     assert (default["gateway"], default["dev"]) == ("10.200.0.1", "eth0")
     assert attached.outer.startswith("faasm")
-    tables = ["arp guard_faasm", "inet faasm_faasm", "inet guard_faasm"]
-    assert sorted(host.nft_tables()) == tables
+    assert sorted(host.nft_tables()) == [
+        "arp guard_faasm",
+        "arp limit_faasm",
+        "inet faasm_faasm",
+        "inet guard_faasm",
+        "inet limit_faasm",
+    ]
     assert list(host.leases()) == [f"faasm/{attached.address}"]
     assert len(host.records()) == 1
 

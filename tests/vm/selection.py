@@ -32,6 +32,10 @@ JOBS = (
     "tests/vm/jobs/modules.py",
     "tests/kernel/test_add_del.py::test_dual_stack_addresses_are_usable_at_once",
     "tests/kernel/test_add_del.py::test_a_late_failure_undoes_everything",
+    "tests/kernel/test_backstop.py::test_who_sends_past_his_queue[built-4-1000000-1400]",
+    "tests/kernel/test_backstop.py::test_who_sends_past_his_queue[built-6-10000000-1400]",
+    "tests/kernel/test_backstop.py::test_it_comes_and_goes_with_its_container",
+    "tests/kernel/test_backstop.py::test_check_sees_all_that_lets_more_pass",
     "tests/kernel/test_chained.py::test_add_check_del",
     "tests/kernel/test_chained.py::test_gc_leaves_the_pair",
     "tests/kernel/test_enforce_egress.py::test_gc_finds_what_a_dead_namespace_leaves",
@@ -88,7 +92,9 @@ CASES = {
     "tests/vm/jobs/modules.py::test_what_is_missing_is_named": (
         "built-sch_htb ifb act_mirred nft_masq nft_fib_inet nft_ct",
     ),
-    "tests/vm/jobs/modules.py::test_who_masquerades_and_guards_nothing_needs_no_nf_tables": (),
+    "tests/vm/jobs/modules.py::test_who_masquerades_and_guards_nothing_needs_no_nf_tables": (
+        "built-nft_limit",
+    ),
     "tests/vm/jobs/traffic.py::test_goodput_and_delay": ("built-1M-from", "built-10M-to"),
     "tests/vm/jobs/verbs.py::test_add_check_del": ("built-IPv6", "built-both"),
     "tests/vm/jobs/verbs.py::test_status": ("built-both",),
@@ -96,6 +102,7 @@ CASES = {
 # Whole files for the long run.
 LONG_JOBS = (
     "tests/kernel/test_add_del.py",
+    "tests/kernel/test_backstop.py",
     "tests/kernel/test_chained.py",
     "tests/kernel/test_enforce_egress.py",
     "tests/kernel/test_gc_status.py",

@@ -116,7 +116,7 @@ def validated(host: Host, values: dict[str, Any]) -> str:
     )
 
 
-@pytest.mark.parametrize("taken", ["nf_tables", "nf_tables nfnetlink"])
+@pytest.mark.parametrize("taken", ["nf_tables", "nf_tables nfnetlink", "nft_limit"])
 def test_who_masquerades_and_guards_nothing_needs_no_nf_tables(host: Host, taken: str) -> None:
     config = host.config(cniVersion="1.1.0", **BARE, bandwidth=LIMITS)
     with taken_away(taken):
