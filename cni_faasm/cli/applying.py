@@ -90,12 +90,13 @@ def _print(done: list[Applied], *, dry_run: bool) -> None:
     nothing = True
     for row in done:
         title = row.attachment.called
-        for text in words(row.differences):
+        for one in {(one.key, one.now, one.file): one for one in row.differences}.values():
             nothing = False
             if row.by_hand:
-                output.say(f"{title}: left as set-rate has set it, {text}")
+                told = f"left as set-rate has set it, {one.key}: {one.now} ({one.file} in the file)"
             else:
-                output.say(f"{title}: {word} {text}")
+                told = f"{word} {one.key}: {one.file} (was {one.now})"
+            typer.echo(f"{title}: {told}")
         if row.next_add:
             nothing = False
             output.say(f"{title}: with the next ADD only: {', '.join(row.next_add)}")
@@ -103,11 +104,6 @@ def _print(done: list[Applied], *, dry_run: bool) -> None:
         typer.echo(f"{output.count(len(done), 'attachment')}, as their file")
     elif not done:
         typer.echo("no running container")
-
-
-def words(differences: list[Difference]) -> list[str]:
-    """Return differences for people, each once."""
-    return list(dict.fromkeys(f"{one.key}: {one.file} (was {one.now})" for one in differences))
 
 
 def _document(row: Applied) -> dict[str, Any]:

@@ -145,7 +145,8 @@ def test_apply(tool: Tool) -> None:
     looked = tool("apply", "--dry-run").ok().stdout
     tool.host.assert_unchanged(before)
     assert f"{plain.name}/eth0: would change ingressRate: 50 Mbit/s (was 20 Mbit/s)" in looked
-    assert f"{by_hand.name}/eth0: left as set-rate" in looked
+    left = "left as set-rate has set it, egressRate: 1 Mbit/s (10 Mbit/s in the file)"
+    assert f"{by_hand.name}/eth0: {left}" in looked
     assert f"{plain.name}/eth0: with the next ADD only: mtu" in looked
     found = tool("apply", "--json").ok().document
     assert found["dryRun"] is False
