@@ -1,5 +1,6 @@
 """Run an agent of the built plugin on a host of the tests, and look at its workers."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -79,8 +80,13 @@ def children(pid: int) -> list[int]:
 
 
 def descriptors(pid: int) -> list[str]:
-    """Return what a process has open."""
-    return sorted(os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir())
+    """Return what a process has open; nothing when it has ended."""
+    found = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for path in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+                found.append(os.readlink(path))
+    return sorted(found)
 
 
 @contextmanager

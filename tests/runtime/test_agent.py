@@ -437,11 +437,14 @@ def test_nothing_grows_in_it(host: Host) -> None:
             host.add(container, network)
             host.delete_attachment(container, network)
 
+    def opened() -> set[tuple[str, ...]]:
+        return {tuple(descriptors(pid)) for pid in running.workers()}
+
     with agent(host) as running:
         live(containers[0], 3)
+        wait_until(lambda: len(opened()) == 1 and all(opened()), "all to be idle")
         first = running.workers()
-        wait_until(lambda: len({tuple(descriptors(pid)) for pid in first}) == 1, "all to be idle")
-        quiet = tuple(descriptors(first[0]))
+        [quiet] = opened() - {()}
         threads = [threading.Thread(target=live, args=(one, 20)) for one in containers]
         for thread in threads:
             thread.start()
@@ -449,8 +452,8 @@ def test_nothing_grows_in_it(host: Host) -> None:
             thread.join()
         assert len(running.workers()) > 2
         wait_until(lambda: len(running.workers()) <= 2, "those that are too many to end", 20)
+        wait_until(lambda: opened() == {quiet}, f"all to have open {quiet}")
         for pid in running.workers():
-            assert tuple(descriptors(pid)) == quiet
             wait_until(lambda pid=pid: children(pid) == [], "what waits for the kernel")
         for _ in range(1600):
             host.cni("VERSION", None, b'{"cniVersion": "1.0.0"}')
