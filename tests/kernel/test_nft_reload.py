@@ -13,7 +13,7 @@ LIMITED = {"ingressRate": "20M", "egressRate": "10M", "enforceEgress": "host"}
 
 NETWORKS: list[dict[str, Any]] = [
     {"ipMasq": True, "isolated": True, "allowHost": ["udp/53", "tcp/53"], "bandwidth": LIMITED},
-    {"ipMasq": True},
+    {"ipMasq": True, "bandwidth": {"egressRate": "10M"}},
     {"isolated": True, "antiSpoof": False},
 ]
 
@@ -51,7 +51,7 @@ def save_and_load(host: Host, keys: dict[str, Any], nft: Sequence[str]) -> None:
 def test_saved_while_they_ran_and_loaded_when_they_have_gone(host: Host) -> None:
     """As at the next start of the host, where no interface of ours is there yet."""
     add_remote(host)
-    network = config(host, ipMasq=True, isolated=True)
+    network = config(host, ipMasq=True, isolated=True, bandwidth={"egressRate": "10M"})
     one, two = Attached(host, network), Attached(host, network)
     for each in (one, two):
         assert passes(host, each, 4, each.address[4])
