@@ -196,7 +196,7 @@ def inner_messages(plan: "Plan", routes: "Iterable[Message]") -> "list[Message]"
     if mode is not None:
         # Without an IPv6 address the shaped link is spared router solicitations.
         messages.append(link.set_link(ifindex, addr_gen_mode=mode))
-    messages.append(link.set_link(ifindex, up=True))
+    messages.append(link.set_link(ifindex, up=True, gso_max_size=_inner_gso_bytes(plan)))
     messages.extend(
         addr.new_addr(ifindex, item.address, item.prefix_len, nodad=True) for item in plan.addresses
     )
@@ -208,6 +208,13 @@ def inner_messages(plan: "Plan", routes: "Iterable[Message]") -> "list[Message]"
     messages.extend(routes)
     messages.extend(shaping.messages(ifindex, plan.egress))
     return messages
+
+
+def _inner_gso_bytes(plan: "Plan") -> "int | None":
+    """Return what to say again: before Linux 5.19 a pair's inner end gets the outer one's size."""
+    if plan.inner_gso_bytes is None and plan.outer_gso_bytes is not None:
+        return shaping.MAX_GSO_BYTES
+    return plan.inner_gso_bytes
 
 
 def _no_link_local(mtu: int) -> "int | None":

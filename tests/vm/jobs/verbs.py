@@ -55,3 +55,11 @@ def test_add_check_del(host: Host, container: Namespace, family: str) -> None:
     host.delete_attachment(container, config)
     host.assert_unchanged(before, ignore=AFTER_LAST_DEL)
     host.delete_attachment(container, config)
+
+
+@pytest.mark.parametrize("key", ["ingressRate", "egressRate"])
+def test_one_direction(host: Host, container: Namespace, key: str) -> None:
+    """Before Linux 5.19 the size of the host's super-packets becomes the container's, too."""
+    config = host.config(bandwidth={key: 10**7})
+    result = host.add(container, config)
+    host.check(container, config, result).ok()
