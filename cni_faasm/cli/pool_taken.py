@@ -14,7 +14,7 @@ from cni_faasm.cli import names, netfolder, output
 from cni_faasm.cli.attachments import Attachment
 from cni_faasm.cli.fault import ToolError
 from cni_faasm.errors import CniError
-from cni_faasm.netlink import link
+from cni_faasm.netlink import dumps, link
 from cni_faasm.netlink.transport import Netlink
 
 IFF_UP = 1  # <linux/if.h>
@@ -86,7 +86,7 @@ def foreign_interfaces(namespace: str, inner_name: str) -> list[str]:
     """Return what is up in a namespace that no pool puts there: beside lo and the inner end."""
     try:
         with netns.connect(netfolder.path_of(namespace)) as inner:
-            found = [link.parse_link(body) for body in inner.dump(link.dump_links())]
+            found = dumps.all_links(inner)
     except CniError:
         return []  # it goes this moment
     return [

@@ -21,10 +21,14 @@ def links(netlink: "Netlink", kind: str, *, stats: bool = False) -> "list[link.L
     return [one for one in map(link.parse_link, bodies) if one.kind == kind]
 
 
+def all_links(netlink: "Netlink") -> "list[link.Link]":
+    """Return all interfaces. Raises: NetlinkError."""
+    return [link.parse_link(body) for body in netlink.dump(link.dump_links())]
+
+
 def group_members(netlink: "Netlink", group: int) -> "list[link.Link]":
     """Return all interfaces of a group, of whatever kind. Raises: NetlinkError."""
-    bodies = netlink.dump(link.dump_links())
-    return [one for one in map(link.parse_link, bodies) if one.group == group]
+    return [one for one in all_links(netlink) if one.group == group]
 
 
 def addrs(netlink: "Netlink", ifindex: int = 0) -> "list[addr.Addr]":
