@@ -5,7 +5,7 @@ may have changed a MAC address or added interfaces, addresses and rules, and tha
 drift. All drifts are reported at once.
 """
 
-from cni_faasm import accepted, end_drifts, forwarding, inet, nat, netns, plan_fields
+from cni_faasm import accepted, end_drifts, forwarding, inet, nat, netns, plan_fields, veth
 from cni_faasm.errors import DRIFT, UNKNOWN_CONTAINER, CniError
 from cni_faasm.ipam.store import Store
 from cni_faasm.netlink.transport import Netlink
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     Drift = tuple[str, str, str]
 
 MAX_DRIFTS_IN_MESSAGE = 3
+ATTEMPTS = 3  # one end, the other, and then there is nothing left to go
 
 
 def check(request: "Request") -> None:
@@ -78,8 +79,20 @@ def drifts(
     """List every difference between a promise and the kernel and the store.
 
     host, inner: sockets in the two namespaces. Returns: (what, expected, found) each.
-    Raises: NetlinkError, CniError.
+    An end that goes while it is looked at has gone. Raises: NetlinkError, CniError.
     """
+    for _ in range(ATTEMPTS):
+        try:
+            return _drifts(promised, host, inner, prev_result)
+        except NetlinkError as error:
+            if not veth.is_absent(error):
+                raise
+    return _drifts(promised, host, inner, prev_result)
+
+
+def _drifts(
+    promised: "Plan", host: Netlink, inner: Netlink, prev_result: "Result | None"
+) -> "list[Drift]":
     found: list[Drift] = []
     if prev_result is not None:
         _compare_result(promised, prev_result, found)
