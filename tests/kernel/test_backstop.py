@@ -12,7 +12,7 @@ from cni_faasm.config_rates import Limit
 from cni_faasm.netlink import nft_limit
 from tests import frames, rates
 from tests.attached import GATEWAY, REMOTE, Attached, add_remote, config
-from tests.host import Host, Namespace
+from tests.host import Host, Namespace, wait_until
 from tests.tool import Tool
 
 SOL_PACKET = 263
@@ -156,18 +156,24 @@ def test_it_comes_and_goes_with_its_container(host: Host) -> None:
     assert host.nft() == []
 
 
+def lose(host: Host, one: Attached) -> None:
+    """Let a namespace go without a DEL, and wait until the kernel has taken its pair, too."""
+    one.inside.delete()
+    wait_until(lambda: host.link(one.outer) is None, "the pair to go")
+
+
 def test_a_name_that_is_given_again(host: Host) -> None:
     """Its namespace has gone without a DEL; who gets the name is not held to its limit."""
     one = Attached(host, limited(host))
     Attached(host, limited(host))
-    one.inside.delete()
+    lose(host, one)
     free = Attached(host, config(host))
     assert free.outer == one.outer
     assert one.outer not in limits(host)
     host.delete_attachment(None, limited(host), container_id=one.inside.name)
     lower = Attached(host, limited(host, MBIT))
     assert limits(host)[lower.outer].startswith("limit rate over 128750 bytes/second")
-    lower.inside.delete()
+    lose(host, lower)
     higher = Attached(host, limited(host, 8 * MBIT))
     assert higher.outer == lower.outer
     assert limits(host)[higher.outer].startswith("limit rate over 1030000 bytes/second")
@@ -181,7 +187,7 @@ def test_gc_takes_what_no_end_has(host: Host, how: str) -> None:
         for family in ("inet", "arp"):
             element = '{ "gone0" limit rate over 5 bytes/second burst 1 bytes }'
             host.run(["nft", "add", "element", family, "limit_testnet", "egress", element])
-    two.inside.delete()
+    lose(host, two)
     valid = [{"containerID": one.inside.name, "ifname": "eth0"}]
     host.cni("GC", None, {**network, "cni.dev/valid-attachments": valid}).ok()
     assert set(limits(host)) == {one.outer}
