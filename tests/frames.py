@@ -3,8 +3,9 @@
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from tests.host import Namespace
 
@@ -80,8 +81,15 @@ def send(namespace: Namespace, device: str, frame: bytes) -> None:
         raw.send(frame)
 
 
+class Arrived(Protocol):
+    """Say whether a packet with these bytes has come, within a patience in seconds."""
+
+    def __call__(self, mark: bytes, patience: float = 0.3) -> bool:
+        """Wait no longer than it takes to come."""
+
+
 @contextmanager
-def listening(namespace: Namespace, device: str) -> Iterator[Callable[[bytes], bool]]:
+def listening(namespace: Namespace, device: str) -> Iterator[Arrived]:
     """Yield a function that says whether a frame with some bytes in it arrived in here."""
     with (
         namespace.entered(),

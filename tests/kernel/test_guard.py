@@ -199,7 +199,7 @@ def test_arp(host: Host, pair: tuple[Attached, Attached], operation: int) -> Non
     message = frames.arp(1, (one.mac, one.address[4]), gateway)
     with frames.listening(one.inside, "eth0") as arrived:
         one.send(frames.ETH_P_ARP, message)
-        assert arrived(frames.arp(2, gateway, (one.mac, one.address[4]))[:28])
+        assert arrived(frames.arp(2, gateway, (one.mac, one.address[4]))[:28], patience=5)
 
 
 def test_a_flood_of_arp_fills_no_table(host: Host) -> None:

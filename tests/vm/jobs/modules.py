@@ -110,9 +110,9 @@ def test_what_is_missing_is_named(host: Host, taken: str) -> None:
 def validated(host: Host, values: dict[str, Any]) -> str:
     tool = Tool(host)
     path = tool.network(**{"ipMasq": False, "bandwidth": None, **values})
-    document = tool("validate", str(path), "--json").ok().document
+    (file,) = tool("validate", str(path), "--json").ok().document["files"]
     return "; ".join(
-        one["message"] for one in document["remarks"] if "this kernel lacks" in one["message"]
+        one["message"] for one in file["remarks"] if "this kernel lacks" in one["message"]
     )
 
 
