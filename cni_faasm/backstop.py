@@ -31,9 +31,9 @@ import errno
 
 from cni_faasm import plan_fields, record
 from cni_faasm.errors import TRY_AGAIN, CniError
-from cni_faasm.guard import end_key, look
+from cni_faasm.guard import end_key, keys_in, look, remove_tables
 from cni_faasm.guard_rules import FAMILIES, NF_ARP_IN, NF_IP_PRI_RAW
-from cni_faasm.netlink import dumps, nft, nft_limit, nft_set
+from cni_faasm.netlink import nft, nft_limit, nft_set
 from cni_faasm.netlink.lacking import IfNftables, is_lacking
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
 from cni_faasm.netlink.wire import NetlinkError, text_of
@@ -354,7 +354,7 @@ def sweep(network: str, host: Netlink) -> None:
         for family, table in zip(FAMILIES, tables, strict=True):
             if table is None or not table.comment.startswith(_OURS):
                 continue
-            for key in _dump(netfilter, family, name):
+            for key in keys_in(netfilter, family, name, SET):
                 found = veth.find(host, name=text_of(key))
                 if found is None or (
                     not expects_any_group(table) and found.group != group(network)
@@ -364,28 +364,6 @@ def sweep(network: str, host: Netlink) -> None:
         take_out(network, list(dict.fromkeys(stale)))
 
 
-def _dump(netfilter: Netlink, family: int, name: str) -> "list[bytes]":
-    try:
-        return dumps.elements(netfilter, family, name, SET)
-    except NetlinkError as error:
-        if error.errno == errno.ENOENT:
-            return []
-        raise
-
-
 def remove(network: str, *, dry_run: bool = False) -> bool:
     """Take away a network's tables; say if there were any. Raises: NetlinkError."""
-    name = table_name(network)
-    removed = False
-    with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
-        for family, table in zip(FAMILIES, look(netfilter, name), strict=True):
-            if table is None or not table.comment.startswith(_OURS):
-                continue
-            removed = True
-            if not dry_run:
-                try:
-                    netfilter.nft_batch([nft.del_table(family, name)])
-                except NetlinkError as error:
-                    if error.errno != errno.ENOENT:  # another GC was quicker
-                        raise
-    return removed
+    return remove_tables(table_name(network), dry_run=dry_run, mark=_OURS)

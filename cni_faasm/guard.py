@@ -260,7 +260,7 @@ def forget(host: Netlink, *plans: "Plan") -> None:
             keys += [
                 (inet, place, key)
                 for place in ALSO.values()
-                for key in _dump(netfilter, inet, table.name, place)
+                for key in keys_in(netfilter, inet, table.name, place)
                 if key[:IFNAMSIZ] in names or key[IFNAMSIZ:] in addresses
             ]
             _take_out(netfilter, table.name, keys)
@@ -337,7 +337,7 @@ def sweep(network: str, host: Netlink) -> None:
             # Those that rules fill have room for 65535: full, they would bind nobody any more.
             *((family, each) for family in FAMILIES for each in (LEARNED, BOUND)),
         ):
-            for key in _dump(netfilter, family, name, place):
+            for key in keys_in(netfilter, family, name, place):
                 end = key[:IFNAMSIZ]
                 if end not in known:
                     found = veth.find(host, name=text_of(end))
@@ -347,7 +347,8 @@ def sweep(network: str, host: Netlink) -> None:
         _take_out(netfilter, name, stale)
 
 
-def _dump(netfilter: Netlink, family: int, name: str, place: str) -> "list[bytes]":
+def keys_in(netfilter: Netlink, family: int, name: str, place: str) -> "list[bytes]":
+    """Return what a set holds, nothing where there is no such set. Raises: NetlinkError."""
     try:
         return dumps.elements(netfilter, family, name, place)
     except NetlinkError as error:
@@ -358,11 +359,18 @@ def _dump(netfilter: Netlink, family: int, name: str, place: str) -> "list[bytes
 
 def remove(network: str, *, dry_run: bool = False) -> bool:
     """Take away a network's guard; say if there was any. Raises: NetlinkError."""
-    name = table_name(network)
+    return remove_tables(table_name(network), dry_run=dry_run)
+
+
+def remove_tables(name: str, *, dry_run: bool, mark: str = "") -> bool:
+    """Take away the inet and the arp table of a name; say if there was any.
+
+    mark: what their comments must begin with. Raises: NetlinkError.
+    """
     removed = False
     with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
         for family, table in zip(FAMILIES, look(netfilter, name), strict=True):
-            if table is None:
+            if table is None or not table.comment.startswith(mark):
                 continue
             removed = True
             if not dry_run:

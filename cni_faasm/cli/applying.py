@@ -4,11 +4,11 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from cni_faasm.cli import attachments, filed, limits, networks, output
+from cni_faasm.cli import filed, limits, networks, output
 from cni_faasm.cli.attachments import Attachment
 from cni_faasm.cli.fault import ToolError
 from cni_faasm.cli.filed import Difference, Files, UnfiledError
-from cni_faasm.cli.rates import each, end, failures, running
+from cni_faasm.cli.rates import choose, each, end, failures
 from cni_faasm.cli.status import Container
 
 
@@ -53,11 +53,7 @@ def apply(
     if container is not None and network is not None:
         raise typer.BadParameter("name a CONTAINER, or --network NAME, or nothing for all")
     files = Files(conf_dir)
-    known = list(attachments.every(networks.state_dirs(files.known, state_dir)))
-    if container is not None:
-        chosen = attachments.matching(iter(known), container)
-    else:
-        chosen = running(known if network is None else filed.of_network(known, files, network))
+    chosen = choose(files, state_dir, container, network)
     done, failed = each(chosen, lambda one: _apply(one, files, dry_run=dry_run))
     if as_json:
         output.print_json(

@@ -89,11 +89,7 @@ def set_rate(
         raise typer.BadParameter("name a CONTAINER, or --network NAME, or --all")
     wanted = None if reset else _wanted(ingress, egress, burst)
     files = Files(conf_dir)
-    known = list(attachments.every(networks.state_dirs(files.known, state_dir)))
-    if container is not None:
-        chosen = attachments.matching(iter(known), container)
-    else:
-        chosen = running(known if network is None else filed.of_network(known, files, network))
+    chosen = choose(files, state_dir, container, network)
     done, failed = each(chosen, lambda one: _set(one, files, wanted))
     if as_json:
         output.print_json(
@@ -106,6 +102,16 @@ def set_rate(
         if not done and not failed:
             typer.echo("no running container")
     end(failed)
+
+
+def choose(
+    files: Files, state_dir: str, container: str | None, network: str | None
+) -> list[Attachment]:
+    """Return a container's attachments, or those of a network (None: of all) that run."""
+    known = list(attachments.every(networks.state_dirs(files.known, state_dir)))
+    if container is not None:
+        return attachments.matching(iter(known), container)
+    return running(known if network is None else filed.of_network(known, files, network))
 
 
 def running(known: Sequence[Attachment]) -> list[Attachment]:

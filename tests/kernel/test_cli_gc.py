@@ -9,15 +9,8 @@ import pytest
 
 from tests.host import Host, Namespace, wait_until
 from tests.kernel.test_cli_looking import plugin_config
+from tests.kernel.test_gc_status import TABLES
 from tests.tool import Tool
-
-TABLES = [
-    "arp guard_testnet",
-    "arp limit_testnet",
-    "inet faasm_testnet",
-    "inet guard_testnet",
-    "inet limit_testnet",
-]
 
 
 @pytest.fixture
