@@ -14,6 +14,8 @@ from cni_faasm.netlink.wire import NetlinkError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cni_faasm.netlink.wire import Message
     from cni_faasm.plan import Plan
 
@@ -23,19 +25,27 @@ SHORTEST_PAUSE_S = 0.00005
 LONGEST_PAUSE_S = 0.005
 
 
-def wait(host: Netlink, inner: Netlink, plan: "Plan", *, either: bool = False) -> None:
+def wait(
+    host: Netlink,
+    inner: Netlink,
+    plan: "Plan",
+    *,
+    last: "Sequence[Message]" = (),
+    either: bool = False,
+) -> None:
     """Return when what is sent to and from the container arrives.
 
     Or after PATIENCE_S: the pair is made, whatever hides an address from its host.
+    last: what the host is told with the first questions, in one exchange.
     either: the end that came up first may be the container's; else it was the host's.
-    Raises: NetlinkError when the kernel cannot be asked.
+    Raises: NetlinkError when the kernel cannot be asked, or refuses what it is told.
     """
     there = [route.get_route(one.address) for one in plan.addresses if len(one.address) == 16]
     here = [route.get_route(gateway) for gateway in plan.gateways if len(gateway) == 16]
     here.append(link.get_link(ifindex=plan.host_ifindex))
     if either:
         there.append(link.get_link(ifindex=plan.ifindex))
-    there, here = _still_open(inner, there), _still_open(host, here)
+    there, here = _still_open(inner, there), _still_open(host, here, last)
     end, pause = time.monotonic() + PATIENCE_S, SHORTEST_PAUSE_S
     while (there or here) and time.monotonic() < end:
         time.sleep(pause)
@@ -43,10 +53,19 @@ def wait(host: Netlink, inner: Netlink, plan: "Plan", *, either: bool = False) -
         there, here = _still_open(inner, there), _still_open(host, here)
 
 
-def _still_open(netlink: Netlink, questions: "list[Message]") -> "list[Message]":
-    """Return those questions whose answer is not yet that packets pass."""
+def _still_open(
+    netlink: Netlink, questions: "list[Message]", told: "Sequence[Message]" = ()
+) -> "list[Message]":
+    """Return those questions whose answer is not yet that packets pass.
+
+    told: what is said before. Raises: NetlinkError for what is refused of that.
+    """
+    answers = netlink.execute_tolerant([*told, *questions])
+    for answer in answers[: len(told)]:
+        if isinstance(answer, NetlinkError):
+            raise answer
     left = []
-    for question, answer in zip(questions, netlink.execute_tolerant(questions), strict=True):
+    for question, answer in zip(questions, answers[len(told) :], strict=True):
         body = b"" if isinstance(answer, NetlinkError) or not answer else answer[0]
         if question[0] == link.RTM_GETLINK:
             # For a link that has gone there is nothing to wait.

@@ -151,15 +151,21 @@ def new_pair(host: Netlink, inner: Netlink, message: "Message", ifname: str) -> 
     return outside
 
 
-def host_neigh(plan: "Plan", address: bytes) -> "Message":
-    """Return what tells the host a container's MAC, whose end has its index already.
+def host_neighs(plan: "Plan") -> "list[Message]":
+    """Return what tells the host a container's MAC; for when both of its ends are up.
 
+    Before, the host's has no carrier, and when the kernel's linkwatch comes to see that, it throws
+    away what is known there (neigh_carrier_down in net/core/neighbour.c).
     Known, but not permanent: a later plugin in the chain may change it. The entry stays when the
     table is full, whose size all namespaces share, so that any of them can fill it.
     """
     from cni_faasm.netlink import neigh  # only ADD needs it
 
-    return neigh.new_neigh(plan.host_ifindex, address, plan.mac, NUD_STALE, neigh.NTF_EXT_LEARNED)
+    ifindex, mac = plan.host_ifindex, plan.mac
+    return [
+        neigh.new_neigh(ifindex, item.address, mac, NUD_STALE, neigh.NTF_EXT_LEARNED)
+        for item in plan.addresses
+    ]
 
 
 def outer_messages(plan: "Plan") -> "list[Message]":
@@ -175,9 +181,9 @@ def outer_messages(plan: "Plan") -> "list[Message]":
         addr.new_addr(ifindex, address, len(address) * 8, nodad=True)
         for address in plan.host_addresses
     )
-    for item in plan.addresses:
-        messages.append(route.new_route(item.address, item.prefix_len, ifindex))
-        messages.append(host_neigh(plan, item.address))
+    messages.extend(
+        route.new_route(item.address, item.prefix_len, ifindex) for item in plan.addresses
+    )
     messages.extend(shaping.messages(ifindex, plan.ingress))
     return messages
 
@@ -233,6 +239,7 @@ def configure(
     """Make both ends as planned, the outer one first.
 
     between: called before the container's end is up.
+    What is left is to tell the host the container's MAC (host_neighs).
 
     The end that comes up second has its carrier at once, the first a moment later by the
     kernel's own work queue; and it is the container that speaks first.

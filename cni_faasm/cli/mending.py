@@ -271,9 +271,7 @@ class _Mender:
     def _neighbours(self) -> None:
         """Tell both ends the other's MAC, as ADD did: what goes with an address or an end."""
         promised = self.promised
-        self.host.execute_tolerant(
-            veth.host_neigh(promised, item.address) for item in promised.addresses
-        )
+        self.host.execute_tolerant(veth.host_neighs(promised))
         self.inner.execute_tolerant(
             neigh.new_neigh(promised.ifindex, gateway, promised.host_mac, veth.NUD_PERMANENT)
             for gateway in promised.gateways

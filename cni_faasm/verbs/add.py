@@ -157,7 +157,7 @@ def _attach(
             delegate.lease(request, config, promised, warnings)
     _make(config, promised, undo, sockets, namespaces, warnings=warnings)
     warnings.extend(_refusals(promised, host))
-    first_packet.wait(host, inner, promised)
+    first_packet.wait(host, inner, promised, last=veth.host_neighs(promised))
     return result_of(promised)
 
 

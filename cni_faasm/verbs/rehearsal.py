@@ -65,6 +65,7 @@ def _attach(
     veth.create(host, inner, promised, inner_fd)
     egress.make(host, promised)
     veth.configure(host, inner, promised)
+    host.execute(veth.host_neighs(promised))
     nat.ensure(promised)
     guard.ensure(promised, None)
     backstop.ensure(promised, None, host)

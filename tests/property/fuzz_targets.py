@@ -104,6 +104,7 @@ def record(data: bytes) -> None:
         jsonio.load_object(jsonio.dumps(plan_fields.to_fields(plan)), "it")
     )
     veth.outer_messages(plan)
+    veth.host_neighs(plan)
     routes = [inner_routes.message(plan.ifindex, one) for one in plan.inner_routes()]
     veth.inner_messages(plan, routes)
     guard._additions(plan, guard.keys_of(plan))
@@ -131,6 +132,7 @@ def answer(data: bytes) -> None:
     plan.ipam_plugin, plan.ranges = "other", []
     delegate._fill(plan, result)
     veth.outer_messages(plan)
+    veth.host_neighs(plan)
     routes = [inner_routes.message(plan.ifindex, one) for one in plan.inner_routes()]
     veth.inner_messages(plan, routes)
     jsonio.dumps(results.result_document(result, "1.1.0"))

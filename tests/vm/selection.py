@@ -43,6 +43,7 @@ JOBS = (
         f"tests/kernel/test_first_packet.py::test_it_arrives[{variant}]"
         for variant in ("unlimited", "limited", "enforced on the host")
     ),
+    "tests/kernel/test_first_packet.py::test_the_host_knows_a_mac_that_it_is_not_made_to_forget",
     "tests/kernel/test_guard.py::test_addresses",
     "tests/kernel/test_guard.py::test_arp",
     "tests/kernel/test_guard.py::test_isolated",
