@@ -42,6 +42,7 @@ needed=(
     "runc runc"
     "setpriv util-linux"
     "strace strace"
+    "systemd-analyze systemd"
     "tcpdump tcpdump"
     "tmux tmux"
     "/usr/include/stdlib.h libc6-dev"

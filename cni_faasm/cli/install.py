@@ -2,9 +2,10 @@
 
     /usr/lib/cni-faasm/              the bundle: plugin, tool, _internal/
     /opt/cni/bin/faasm               -> the plugin
+    /usr/lib/cni/faasm, /usr/libexec/cni/faasm   the same, where the distribution has that folder
     /usr/bin/cni-faasm               -> the tool
     /etc/cni/net.d/10-faasm.conflist the network; an operator's changes are never touched
-    /usr/lib/systemd/system/cni-faasm.service   the agent, which an operator may enable
+    /usr/lib/systemd/system/         units that an operator may enable: the agent, gc, metrics
     /usr/lib/udev/rules.d/85-cni-faasm.rules, /usr/lib/systemd/network/00-cni-faasm.network
                                      so that nobody else configures the host's ends
     /usr/share/man/man8/, and the folders of bash's, zsh's and fish's completions
@@ -36,15 +37,23 @@ from cni_faasm.cli.fault import ToolError
 FOLDER = "usr/lib/cni-faasm"
 PLUGIN = "opt/cni/bin/faasm"
 TOOL = "usr/bin/cni-faasm"
+# Where the plugins of Debian's and of Fedora's packages lie: their container runtimes are set up to
+# look there, Debian's containerd nowhere else.
+DISTRIBUTION_FOLDERS = ("usr/lib/cni", "usr/libexec/cni")
 CONFIG = "etc/cni/net.d/10-faasm.conflist"
 # Of systemd and udev. An operator's changes go to /etc, where files of the same names count more.
-UNIT = "usr/lib/systemd/system/cni-faasm.service"
+UNITS = "usr/lib/systemd/system"
+UNIT = f"{UNITS}/cni-faasm.service"
+OTHER_UNITS = tuple(
+    f"cni-faasm-{what}.{kind}" for what in ("gc", "metrics") for kind in ("service", "timer")
+)
 RULES = "usr/lib/udev/rules.d/85-cni-faasm.rules"
 NETWORK = "usr/lib/systemd/network/00-cni-faasm.network"
 # Where each file comes from in the bundle. zsh looks in the first of its two folders where it is
 # Debian's, in the second elsewhere.
 SYSTEM_FILES = {
     UNIT: "_internal/systemd/cni-faasm.service",
+    **{f"{UNITS}/{name}": f"_internal/systemd/{name}" for name in OTHER_UNITS},
     RULES: "_internal/systemd/85-cni-faasm.rules",
     NETWORK: "_internal/systemd/00-cni-faasm.network",
     "usr/share/man/man8/cni-faasm.8.gz": "_internal/man/cni-faasm.8.gz",
@@ -57,6 +66,7 @@ SYSTEM_FILES = {
 
 DELIVERED_CONFIG = "_internal/conf/10-faasm.conflist"
 NOTES = "installed.json"  # in FOLDER
+PACKAGE = "var/lib/dpkg/info/cni-faasm.list"  # where dpkg has installed it
 
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
@@ -86,8 +96,10 @@ def install(bundle: str, destdir: str = "/") -> Iterator[Step]:
     Raises: ToolError before anything is changed when a path is taken by somebody else;
     OSError.
     """
+    _refuse_package(destdir)
     folder, plugin, tool, config, *system_files = _targets(destdir)
-    for link in (plugin, tool):
+    plugins = [plugin, *_links_of_distribution(destdir)]
+    for link in (*plugins, tool):
         if os.path.lexists(link) and not _is_ours(link, folder):
             raise ToolError(
                 f"{link} exists and was not put there by cni-faasm", "move it away and try again"
@@ -99,8 +111,9 @@ def install(bundle: str, destdir: str = "/") -> Iterator[Step]:
     if os.path.realpath(bundle) != os.path.realpath(folder):
         _replace_folder(bundle, folder, {"version": __version__, "folders": sorted(set(made))})
     yield Step(folder, "installed", f"version {__version__}")
-    for link, target in ((plugin, "faasm"), (tool, "cni-faasm")):
-        yield _link(link, os.path.join(folder, target))
+    for link in plugins:
+        yield _link(link, os.path.join(folder, "faasm"))
+    yield _link(tool, os.path.join(folder, "cni-faasm"))
     yield _install_config(os.path.join(folder, DELIVERED_CONFIG), config, known_config)
     for path, delivered in zip(system_files, SYSTEM_FILES.values(), strict=True):
         yield _install_system_file(os.path.join(folder, delivered), path)
@@ -110,14 +123,15 @@ def uninstall(destdir: str = "/") -> Iterator[Step]:
     """Remove what install put below destdir. Yields: what was done, as it is done.
 
     Leases, records and running containers stay. The folder goes last, because the tool
-    may be running from there. Raises: OSError.
+    may be running from there. Raises: ToolError where it is a package's; OSError.
     """
+    _refuse_package(destdir)
     folder, plugin, tool, config, *system_files = _targets(destdir)
     made = _folders_made(folder)
     for path in system_files:
         if os.path.lexists(path):
             yield _remove_system_file(path)
-    for link in (plugin, tool):
+    for link in (plugin, *_links_of_distribution(destdir), tool):
         if os.path.lexists(link):
             if _is_ours(link, folder):
                 os.unlink(link)
@@ -152,14 +166,35 @@ def _targets(destdir: str) -> list[str]:
     return [os.path.join(top, path) for path in (FOLDER, PLUGIN, TOOL, CONFIG, *SYSTEM_FILES)]
 
 
+def _refuse_package(destdir: str) -> None:
+    """Leave to dpkg what dpkg has installed. Raises: ToolError."""
+    if os.path.lexists(os.path.join(destdir, PACKAGE)):
+        raise ToolError(
+            "cni-faasm was installed here by its Debian package",
+            "update it by apt install ./cni-faasm_VERSION_ARCH.deb, remove it by apt remove cni-faasm",
+        )
+
+
+def _links_of_distribution(destdir: str) -> list[str]:
+    """Return the plugin's links in those folders of the distribution that are there."""
+    folders = [os.path.join(os.path.abspath(destdir), path) for path in DISTRIBUTION_FOLDERS]
+    # One that is a link leads to where the plugin is already, or to what is somebody's own affair.
+    return [
+        os.path.join(path, os.path.basename(PLUGIN))
+        for path in folders
+        if os.path.isdir(path) and not os.path.islink(path)
+    ]
+
+
 def _install_system_file(delivered: str, path: str) -> Step:
     """Write a file of the system's; have those who read it do so when it is this system's."""
     data = _delivered(delivered)
     is_new = read(path) != data
     put_file(path, data, f"{path}.{os.getpid()}")
     note = ""
-    if path.endswith(UNIT):
-        note = "not enabled: systemctl enable --now cni-faasm"
+    if path.endswith((UNIT, ".timer")):
+        name = os.path.basename(path).removesuffix(".service")
+        note = f"not enabled: systemctl enable --now {name}"
     elif path == f"/{RULES}":
         systemd.read_rules()
     elif path == f"/{NETWORK}" and is_new:
@@ -168,7 +203,7 @@ def _install_system_file(delivered: str, path: str) -> Step:
 
 
 def _remove_system_file(path: str) -> Step:
-    if path == f"/{UNIT}":
+    if path == f"/{UNIT}" or (path.startswith(f"/{UNITS}/") and path.endswith(".timer")):
         systemd.disable(os.path.basename(path))
     os.unlink(path)
     note = ""

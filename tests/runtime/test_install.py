@@ -83,7 +83,12 @@ def test_everything_is_in_its_place(installed: Path) -> None:
         FOLDER, TOOL, "opt/cni/bin", "etc/cni/net.d", "usr/lib/systemd", "usr/lib/udev",
         *(f"usr/share/{name}" for name in ("bash-completion", "fish", "man", "zsh")),
     }  # fmt: skip
-    for name in (UNIT, RULES, NETWORK):
+    shipped = (REPO / "deploy/systemd").iterdir()
+    units = sorted(each for each in shipped if each.suffix in {".service", ".timer"})
+    assert [each.name for each in units] == sorted(
+        each.name for each in (installed / UNIT).parent.iterdir()
+    )
+    for name in (*(f"usr/lib/systemd/system/{each.name}" for each in units), RULES, NETWORK):
         delivered = REPO / "deploy/systemd" / Path(name).name
         assert (installed / name).read_bytes() == delivered.read_bytes()
     assert f"ExecStart=/{FOLDER}/faasm --agent\n" in (installed / UNIT).read_text()
@@ -131,6 +136,57 @@ def test_folders_of_others_stay(tmp_path: Path) -> None:
     run(BUNDLE / "cni-faasm", "install", "--destdir", tmp_path)
     run(BUNDLE / "cni-faasm", "uninstall", "--destdir", tmp_path)
     assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("folder", ["usr/lib/cni", "usr/libexec/cni"])
+def test_where_the_distribution_has_its_plugins(tmp_path: Path, folder: str) -> None:
+    """Debian's containerd looks for plugins in /usr/lib/cni and nowhere else."""
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / folder / "bridge").write_text("theirs")
+    before = tree(tmp_path)
+    link = tmp_path / folder / "faasm"
+    assert steps(BUNDLE / "cni-faasm", "install", "--destdir", tmp_path)[str(link)] == "installed"
+    assert link.resolve() == tmp_path / FOLDER / "faasm"
+    assert version_of(link) == "1.1.0"
+    assert steps(tmp_path / TOOL, "uninstall", "--destdir", tmp_path)[str(link)] == "removed"
+    assert tree(tmp_path) == before
+    link.write_text("theirs")
+    done = run(BUNDLE / "cni-faasm", "install", "--destdir", tmp_path, check=False)
+    assert (done.returncode, str(link) in done.stderr) == (1, True)
+
+
+def test_a_folder_that_is_a_link_is_let_be(tmp_path: Path) -> None:
+    (tmp_path / "usr/lib").mkdir(parents=True)
+    (tmp_path / "usr/lib/cni").symlink_to("/nowhere/else")
+    (tmp_path / "usr/libexec").mkdir()
+    (tmp_path / "usr/libexec/cni").symlink_to("../../opt/cni/bin")
+    done = steps(BUNDLE / "cni-faasm", "install", "--destdir", tmp_path)
+    assert [path for path in done if path.endswith("cni/faasm")] == []
+
+
+@pytest.mark.parametrize("words", ["install", "uninstall"])
+def test_what_dpkg_installed_is_left_to_it(installed: Path, words: str) -> None:
+    listed = installed / "var/lib/dpkg/info/cni-faasm.list"
+    listed.parent.mkdir(parents=True)
+    listed.touch()
+    before = tree(installed)
+    done = run(BUNDLE / "cni-faasm", words, "--destdir", installed, check=False)
+    assert (done.returncode, "apt remove cni-faasm" in done.stderr) == (1, True)
+    assert tree(installed) == before
+
+
+def test_the_units_are_right(installed: Path) -> None:
+    """By systemd itself, in a tree that has the programs, and the targets of the machine."""
+    folder = (installed / UNIT).parent
+    units = sorted(each.name for each in folder.iterdir())
+    assert len(units) == 5
+    for pattern in ("*.target", "*.slice"):
+        for each in Path("/usr/lib/systemd/system").glob(pattern):
+            shutil.copy(each, folder)
+    verify = ("systemd-analyze", "verify", "--man=no", f"--root={installed}")
+    assert run(*verify, *units).stderr == ""
+    (installed / TOOL).unlink()
+    assert TOOL in run(*verify, *units, check=False).stderr
 
 
 def test_a_changed_configuration_stays(installed: Path) -> None:
