@@ -7,9 +7,9 @@ or one CNI error document, and after a failed ADD nothing is left.
 import posix
 import sys
 
-from cni_faasm import jsonio, protocol, results
-from cni_faasm.errors import DECODING_FAILURE, INTERNAL, IO_FAILURE, CniError
-from cni_faasm.undo import Undo
+from cni_faasm.attachment.undo import Undo
+from cni_faasm.spec import jsonio, protocol, results
+from cni_faasm.spec.errors import DECODING_FAILURE, INTERNAL, IO_FAILURE, CniError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _begin_log(environ: "dict[str, str]", request: "protocol.Request") -> None:
         return
     import time
 
-    from cni_faasm import debuglog
+    from cni_faasm.netlink import debuglog
     from cni_faasm.netlink.transport import Netlink
 
     path = debuglog.wanted(environ, request.document)

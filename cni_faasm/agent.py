@@ -28,8 +28,8 @@ import posix
 import select
 from _struct import Struct
 
-from cni_faasm import files
-from cni_faasm.errors import IO_FAILURE, CniError
+from cni_faasm.attachment import files
+from cni_faasm.spec.errors import IO_FAILURE, CniError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,8 +58,9 @@ _BURIAL = Struct("@ll").pack(10, 0)
 _NEWS = Struct("=i?")
 _SIGTERM = 15
 _NEEDED = (
-    *("accepted", "backstop", "chained", "config", "egress", "guard", "kernel", "nat", "seal"),
-    *("verbs.add", "verbs.check", "verbs.delete", "verbs.gc", "verbs.status"),
+    *("attachment.accepted", "config.loading", "link.egress", "link.kernel"),
+    *("rules.backstop", "rules.guard", "rules.nat", "rules.seal"),
+    *("verbs.add", "verbs.chained", "verbs.check", "verbs.delete", "verbs.gc", "verbs.status"),
 )
 _MOST_DESCRIPTORS = 512
 # A caller says everything at once.

@@ -3,7 +3,9 @@
 import posix
 import sys
 
-from cni_faasm import __version__, nearmiss, protocol
+from cni_faasm import __version__
+from cni_faasm.config import nearmiss
+from cni_faasm.spec import protocol
 
 HELP = ("-h", "--help")
 VERSION = "--version"

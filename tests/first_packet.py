@@ -23,11 +23,13 @@ from itertools import cycle, islice, product
 from pathlib import Path
 from typing import Any
 
-from cni_faasm import netns
-from cni_faasm.cli import attachments, mending, netfolder, networks
+from cni_faasm.attachment.undo import Undo
+from cni_faasm.cli import attachments, networks
+from cni_faasm.cli.pool import netfolder
+from cni_faasm.cli.repair import mending
+from cni_faasm.link import netns
 from cni_faasm.netlink import link
 from cni_faasm.netlink.transport import Netlink
-from cni_faasm.undo import Undo
 from cni_faasm.verbs.add import add
 from cni_faasm.verbs.delete import delete
 from tests.attached import GATEWAY, REMOTE, add_remote, config

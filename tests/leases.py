@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cni_faasm import files, inet, record
+from cni_faasm.attachment import files, record
+from cni_faasm.config.ranges import Range, make
 from cni_faasm.ipam import leases as leases_module
 from cni_faasm.ipam import store as store_module
-from cni_faasm.ipam.ranges import Range, make
 from cni_faasm.ipam.store import Store
+from cni_faasm.spec import inet
 
 
 def make_range(

@@ -8,13 +8,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from cni_faasm import accepted, kernel, netns, plan, plan_fields, record, results, shaping, veth
+from cni_faasm.attachment import accepted, plan, plan_fields, record
 from cni_faasm.cli import names
 from cni_faasm.cli.fault import ToolError
-from cni_faasm.errors import CniError
+from cni_faasm.limits import shaping
+from cni_faasm.link import kernel, netns, veth
 from cni_faasm.netlink import tc, tc_parse
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
+from cni_faasm.spec import results
+from cni_faasm.spec.errors import CniError
 from cni_faasm.verbs.check import drifts
 
 Drift = tuple[str, str, str]

@@ -8,14 +8,16 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from cni_faasm import accepted, inet, kernel, plan, record
-from cni_faasm import config as configuration
+from cni_faasm.attachment import accepted, plan, record
 from cni_faasm.cli import networks, output
 from cni_faasm.cli.attachments import Attachment
 from cni_faasm.cli.fault import ToolError
-from cni_faasm.errors import CniError
+from cni_faasm.config import loading as configuration
 from cni_faasm.ipam import reclaim
-from cni_faasm.shaping import Shape
+from cni_faasm.limits.shaping import Shape
+from cni_faasm.link import kernel
+from cni_faasm.spec import inet
+from cni_faasm.spec.errors import CniError
 
 DIRECTIONS = ("ingress", "egress")
 APPLIED = "applied"  # of the record: the configuration whose limits it has, if not that of ADD

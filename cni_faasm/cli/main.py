@@ -14,30 +14,26 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from cni_faasm import __version__, protocol
-from cni_faasm.cli import (
-    applying,
-    checking,
-    collecting,
-    firewall_trust,
-    iperf_servers,
-    metrics,
-    migrate,
-    network_check,
-    networks,
-    node,
-    output,
-    pool_commands,
-    rates,
-    repairing,
-    validate,
-)
-from cni_faasm.cli import install as installer
+from cni_faasm import __version__
+from cni_faasm.cli import metrics, migrate, networks, output
+from cni_faasm.cli.check import command as checking
 from cni_faasm.cli.fault import ToolError
+from cni_faasm.cli.firewall_trust import command as firewall_trust
+from cni_faasm.cli.gc import command as collecting
+from cni_faasm.cli.install import command as installer
+from cni_faasm.cli.install import node
+from cni_faasm.cli.network_check import command as network_check
+from cni_faasm.cli.network_check import iperf_servers
 from cni_faasm.cli.output import AsJson
-from cni_faasm.cli.status import status
-from cni_faasm.errors import CniError
+from cni_faasm.cli.pool import commands as pool_commands
+from cni_faasm.cli.rates import apply as applying
+from cni_faasm.cli.rates import set_rate as rates
+from cni_faasm.cli.repair import command as repairing
+from cni_faasm.cli.status.command import status
+from cni_faasm.cli.validate import command as validate
 from cni_faasm.netlink.wire import NetlinkError
+from cni_faasm.spec import protocol
+from cni_faasm.spec.errors import CniError
 
 DEBUG = "CNI_FAASM_DEBUG"
 # Typer has no name of its own for it.
@@ -109,7 +105,7 @@ def main() -> NoReturn:
     except CniError as error:
         _fail(error.msg, error.details)
     except NetlinkError as error:
-        from cni_faasm import kernel
+        from cni_faasm.link import kernel
 
         refused = kernel.refusal(error)
         _fail(refused.msg, refused.details)

@@ -10,14 +10,15 @@ from typing import Annotated, Any
 
 import typer
 
-from cni_faasm import __version__, inet
-from cni_faasm import config as configuration
+from cni_faasm import __version__
 from cni_faasm.cli import attachments, networks, output
-from cni_faasm.cli.status import Row, Watcher
-from cni_faasm.ipam import ranges
+from cni_faasm.cli.status.rows import Row, Watcher
+from cni_faasm.config import loading as configuration
+from cni_faasm.config import ranges
+from cni_faasm.config.ranges import Range
 from cni_faasm.ipam.layout import size
-from cni_faasm.ipam.ranges import Range
 from cni_faasm.ipam.store import Store
+from cni_faasm.spec import inet
 
 PREFIX = "cni_faasm"
 LABELS = ("network", "container", "ifname", "host_interface")

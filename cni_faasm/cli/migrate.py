@@ -5,12 +5,12 @@ from typing import Annotated, Any
 
 import typer
 
-from cni_faasm import config as configuration
-from cni_faasm import jsonio, protocol
 from cni_faasm.cli import output
 from cni_faasm.cli.fault import ToolError
-from cni_faasm.config_rates import SUBNET_KEYS
-from cni_faasm.errors import CniError
+from cni_faasm.config import loading as configuration
+from cni_faasm.config.rates import SUBNET_KEYS
+from cni_faasm.spec import jsonio, protocol
+from cni_faasm.spec.errors import CniError
 
 FIRST = ("ptp", "bridge")
 # Keys of ptp and bridge that mean the same to us.

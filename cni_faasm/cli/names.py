@@ -8,7 +8,7 @@ So containers that were attached before have their names, too, and records need 
 import json
 from typing import Any
 
-from cni_faasm import protocol
+from cni_faasm.spec import protocol
 
 LIBCNI_CACHE = "/var/lib/cni/results"
 # A pod's name is a DNS subdomain.

@@ -11,11 +11,11 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from cni_faasm import config as configuration
-from cni_faasm import jsonio, protocol
 from cni_faasm.cli import output
 from cni_faasm.cli.fault import ToolError
-from cni_faasm.errors import CniError
+from cni_faasm.config import loading as configuration
+from cni_faasm.spec import jsonio, protocol
+from cni_faasm.spec.errors import CniError
 
 CONF_DIR = "/etc/cni/net.d"
 DELIVERED = "10-faasm.conflist"

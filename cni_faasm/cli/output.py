@@ -9,8 +9,8 @@ from typing import Annotated, Any, Self
 
 import typer
 
-from cni_faasm import units
 from cni_faasm.cli import fitting
+from cni_faasm.config import units
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 

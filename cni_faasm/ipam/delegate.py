@@ -7,8 +7,10 @@ the same one.
 
 import posix
 
-from cni_faasm import accepted, inet, jsonio, plan_fields, record
-from cni_faasm.errors import (
+from cni_faasm.attachment import accepted, plan_fields, record
+from cni_faasm.attachment.plan import HOST_LINK_LOCAL, PlannedAddress
+from cni_faasm.spec import inet, jsonio
+from cni_faasm.spec.errors import (
     DECODING_FAILURE,
     INVALID_ENVIRONMENT,
     IO_FAILURE,
@@ -17,17 +19,16 @@ from cni_faasm.errors import (
     UNSUPPORTED_FIELD,
     CniError,
 )
-from cni_faasm.plan import HOST_LINK_LOCAL, PlannedAddress
-from cni_faasm.results import parse_result
+from cni_faasm.spec.results import parse_result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from cni_faasm.config import NetworkConfig
-    from cni_faasm.plan import Plan
-    from cni_faasm.protocol import Request
-    from cni_faasm.results import Result
+    from cni_faasm.attachment.plan import Plan
+    from cni_faasm.config.loading import NetworkConfig
+    from cni_faasm.spec.protocol import Request
+    from cni_faasm.spec.results import Result
 
 MAX_ANSWER_BYTES = 1 << 20
 # The gateway of an address that came without one; any will do on a link of two.
@@ -69,7 +70,7 @@ def lease(
         raise _failed(name, "its answer to ADD has no address")
     _fill(promised, result)
     if result.dns and not config.dns_is_told:
-        from cni_faasm import dns
+        from cni_faasm.config import dns
 
         promised.dns = dns.without_zones(result.dns, f"IPAM plugin {name!r}", warnings)
     if promised.ip_masq:

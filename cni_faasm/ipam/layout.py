@@ -3,14 +3,14 @@
 The pure half of the store.
 """
 
-from cni_faasm import inet
-from cni_faasm.errors import ADDRESS_UNAVAILABLE, CniError
+from cni_faasm.spec import inet
+from cni_faasm.spec.errors import ADDRESS_UNAVAILABLE, CniError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from cni_faasm.ipam.ranges import Range
+    from cni_faasm.config.ranges import Range
 
 _ID_BYTES = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-"
 

@@ -6,11 +6,12 @@ The layout is that of the reference plugin `host-local`; store.py writes it.
 import fcntl
 import posix
 
-from cni_faasm import files, inet
-from cni_faasm.errors import TRY_AGAIN, CniError
-from cni_faasm.files import io_error
+from cni_faasm.attachment import files
+from cni_faasm.attachment.files import io_error
 from cni_faasm.ipam.layout import lease_address, lease_holder
 from cni_faasm.netlink.transport import Netlink
+from cni_faasm.spec import inet
+from cni_faasm.spec.errors import TRY_AGAIN, CniError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from cni_faasm.ipam.ranges import Range
+    from cni_faasm.config.ranges import Range
 
 # What stands at an address's name. Absent and torn are free.
 ABSENT, TORN, HELD, ODD = range(4)

@@ -7,8 +7,8 @@ an address, so that a range which was full is usable again.
 
 import time
 
-from cni_faasm import files, record
-from cni_faasm.errors import TRY_AGAIN, CniError
+from cni_faasm.attachment import files, record
+from cni_faasm.spec.errors import TRY_AGAIN, CniError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,17 +8,23 @@ there are: only the candidates are looked at, which round robin keeps to one as 
 import errno
 import posix
 
-from cni_faasm import files, inet
-from cni_faasm.errors import ADDRESS_UNAVAILABLE, ADDRESSES_EXHAUSTED, TRY_AGAIN, CniError
-from cni_faasm.files import io_error
+from cni_faasm.attachment import files
+from cni_faasm.attachment.files import io_error
 from cni_faasm.ipam.layout import assign, candidates, describe, size
 from cni_faasm.ipam.leases import HELD, ODD, TORN, Leases
+from cni_faasm.spec import inet
+from cni_faasm.spec.errors import (
+    ADDRESS_UNAVAILABLE,
+    ADDRESSES_EXHAUSTED,
+    TRY_AGAIN,
+    CniError,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-    from cni_faasm.ipam.ranges import Range
+    from cni_faasm.config.ranges import Range
 
 # So many candidates are opened one by one; then one listing of the folder is cheaper.
 _PROBES = 64

@@ -1,1 +1,4 @@
-"""A small rtnetlink and nfnetlink codec, and the one owner of its sockets."""
+"""Codecs of what the kernel is told and tells, and the one owner of sockets.
+
+Imports spec (addresses).
+"""

@@ -3,7 +3,6 @@
 Layout: struct ifaddrmsg and attributes in <linux/if_addr.h>.
 """
 
-from cni_faasm.inet import cidr, family
 from cni_faasm.netlink.wire import (
     NLM_F_CREATE,
     NLM_F_EXCL,
@@ -16,6 +15,7 @@ from cni_faasm.netlink.wire import (
     malformed,
     parse_attrs,
 )
+from cni_faasm.spec.inet import cidr, family
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

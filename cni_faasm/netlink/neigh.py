@@ -3,7 +3,6 @@
 Layout: struct ndmsg and attributes in <linux/neighbour.h>.
 """
 
-from cni_faasm.inet import family, unpack
 from cni_faasm.netlink.wire import (
     NLM_F_CREATE,
     NLM_F_REPLACE,
@@ -13,6 +12,7 @@ from cni_faasm.netlink.wire import (
     fixed,
     parse_attrs,
 )
+from cni_faasm.spec.inet import family, unpack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 Layout: struct rtmsg and attributes in <linux/rtnetlink.h>.
 """
 
-from cni_faasm.inet import cidr, family, unpack
 from cni_faasm.netlink.wire import (
     NLM_F_APPEND,
     NLM_F_CREATE,
@@ -18,6 +17,7 @@ from cni_faasm.netlink.wire import (
     nest,
     parse_attrs,
 )
+from cni_faasm.spec.inet import cidr, family, unpack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import ClassVar, Self
 
-    from cni_faasm.debuglog import Log
+    from cni_faasm.netlink.debuglog import Log
     from cni_faasm.netlink.wire import Message as Message  # noqa: PLC0414 -- mypy: re-exported
 
 __all__ = ["Netlink", "NetlinkError"]

@@ -1,1 +1,4 @@
-"""The six verbs of the CNI specification, each a function from a request to a result."""
+"""ADD, DEL, CHECK, GC and STATUS: functions from a request to a result, which read as their steps.
+
+Imports everything but the edge and the tool.
+"""

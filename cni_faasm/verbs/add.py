@@ -3,44 +3,30 @@
 import posix
 import time
 
-from cni_faasm import (
-    accepted,
-    backstop,
-    claims,
-    firewall,
-    first_packet,
-    forwarding,
-    guard,
-    guard_several,
-    inet,
-    kernel,
-    nat,
-    netns,
-    plan,
-    plan_fields,
-    record,
-    veth,
-)
-from cni_faasm import config as configuration
-from cni_faasm.errors import (
+from cni_faasm.attachment import accepted, plan, plan_fields, record
+from cni_faasm.config import loading as configuration
+from cni_faasm.ipam import reclaim
+from cni_faasm.ipam.store import Store
+from cni_faasm.link import claims, first_packet, forwarding, kernel, netns, veth
+from cni_faasm.netlink.transport import Netlink
+from cni_faasm.netlink.wire import NetlinkError
+from cni_faasm.rules import backstop, firewall, guard, guard_several, nat
+from cni_faasm.spec import inet
+from cni_faasm.spec.errors import (
     ALREADY_ATTACHED,
     INTERFACE_EXISTS,
     TRY_AGAIN,
     UNSUPPORTED_FIELD,
     CniError,
 )
-from cni_faasm.ipam import reclaim
-from cni_faasm.ipam.store import Store
-from cni_faasm.netlink.transport import Netlink
-from cni_faasm.netlink.wire import NetlinkError
-from cni_faasm.results import Interface, IPConfig, Result
+from cni_faasm.spec.results import Interface, IPConfig, Result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from cni_faasm.config import NetworkConfig
-    from cni_faasm.plan import Plan
-    from cni_faasm.protocol import Request
-    from cni_faasm.undo import Undo
+    from cni_faasm.attachment.plan import Plan
+    from cni_faasm.attachment.undo import Undo
+    from cni_faasm.config.loading import NetworkConfig
+    from cni_faasm.spec.protocol import Request
 
 
 def add(request: "Request", undo: "Undo", warnings: "list[str]") -> Result:
@@ -75,7 +61,7 @@ def add(request: "Request", undo: "Undo", warnings: "list[str]") -> Result:
                 inner = Netlink()
             with inner:
                 if config.prev_result is not None:
-                    from cni_faasm import chained
+                    from cni_faasm.verbs import chained
 
                     made = chained.add(request, config, config.prev_result, undo, (host, inner))
                     warnings.extend(config.warnings)
@@ -178,7 +164,7 @@ def _make(
     veth.create(host, inner, promised, netns_fd)
     _complete_record(config, promised)
     if promised.host_egress is not None:
-        from cni_faasm import egress
+        from cni_faasm.link import egress
 
         # After the record knows the pair's name: the ifb is found by that and nothing else.
         undo.push("delete its ifb", egress.undo, promised)
@@ -274,7 +260,7 @@ def _delete_link(promised: "Plan") -> None:
     with Netlink() as host:
         outer = veth.find_outer(host, promised)
         if outer is not None:
-            from cni_faasm import removal  # only a failure needs it
+            from cni_faasm.link import removal  # only a failure needs it
 
             removal.delete(host, outer.ifindex)
 
@@ -303,7 +289,7 @@ def result_of(promised: "Plan") -> Result:
     """
     more = []
     if promised.host_egress is not None:
-        from cni_faasm import egress
+        from cni_faasm.link import egress
 
         more = egress.told(promised)
     return Result(

@@ -5,17 +5,20 @@ may have changed a MAC address or added interfaces, addresses and rules, and tha
 drift. All drifts are reported at once.
 """
 
-from cni_faasm import accepted, end_drifts, forwarding, inet, nat, netns, plan_fields, veth
-from cni_faasm.errors import DRIFT, UNKNOWN_CONTAINER, CniError
+from cni_faasm.attachment import accepted, plan_fields
 from cni_faasm.ipam.store import Store
+from cni_faasm.link import end_drifts, forwarding, netns, veth
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
+from cni_faasm.rules import nat
+from cni_faasm.spec import inet
+from cni_faasm.spec.errors import DRIFT, UNKNOWN_CONTAINER, CniError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from cni_faasm.plan import Plan
-    from cni_faasm.protocol import Request
-    from cni_faasm.results import Result
+    from cni_faasm.attachment.plan import Plan
+    from cni_faasm.spec.protocol import Request
+    from cni_faasm.spec.results import Result
 
     Drift = tuple[str, str, str]
 
@@ -34,13 +37,13 @@ def check(request: "Request") -> None:
         with Netlink() as host, netns.connect(request.netns) as inner:
             found = drifts(promised, host, inner, prev_result)
         if promised.ipam_plugin:
-            from cni_faasm import config as configuration
+            from cni_faasm.config import loading as configuration
             from cni_faasm.ipam import delegate
 
             timeout_ms = configuration.load_tolerant(request.document).ipam_timeout_ms
             found.extend(delegate.drifts(request, promised, timeout_ms))
     except NetlinkError as error:
-        from cni_faasm import kernel  # only a refusal needs it
+        from cni_faasm.link import kernel  # only a refusal needs it
 
         raise kernel.refusal(error) from None
     if found:
@@ -48,7 +51,7 @@ def check(request: "Request") -> None:
 
 
 def _validated(request: "Request") -> "tuple[Plan, Result | None]":
-    from cni_faasm import config as configuration
+    from cni_faasm.config import loading as configuration
 
     config = configuration.load(request.document, request.args, request.verb)
     promised = plan_fields.load(config.state_dir, config.name, request.container_id, request.ifname)
@@ -107,11 +110,11 @@ def _drifts(
         found.append((f"{family} forwarding on the host", "on", "off"))
     found.extend(nat.drifts(promised))
     if promised.guard is not None:
-        from cni_faasm import guard_drifts
+        from cni_faasm.rules import guard_drifts
 
         found.extend(guard_drifts.drifts(promised, host, inner))
     if promised.egress is not None:
-        from cni_faasm import backstop_drifts
+        from cni_faasm.rules import backstop_drifts
 
         found.extend(backstop_drifts.drifts(promised, host))
     return found

@@ -5,21 +5,23 @@ broken, the namespace gone, the record or the lease missing. Rules stay (they ar
 network's), then the link goes, and the address is released last.
 """
 
-from cni_faasm import config as configuration
-from cni_faasm import files, netns, plan, plan_fields, policy, record, removal, veth
-from cni_faasm.errors import TRY_AGAIN, CniError
+from cni_faasm.attachment import files, plan, plan_fields, record
+from cni_faasm.config import loading as configuration
+from cni_faasm.config import policy
 from cni_faasm.ipam.store import Store
+from cni_faasm.link import netns, removal, veth
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
+from cni_faasm.spec.errors import TRY_AGAIN, CniError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cni_faasm.config import NetworkConfig
+    from cni_faasm.attachment.plan import Plan
+    from cni_faasm.config.loading import NetworkConfig
     from cni_faasm.netlink.link import Link
-    from cni_faasm.plan import Plan
-    from cni_faasm.protocol import Request
+    from cni_faasm.spec.protocol import Request
 
 _ATTEMPTS = 8
 # Of so many DELs one sweeps after the others: by the last byte of a random MAC address.
@@ -45,7 +47,7 @@ def delete(request: "Request", warnings: "list[str]", *, detach: bool = True) ->
             for name in names or [""]:
                 _detach(request, config, name, host, detach=detach, warnings=warnings)
     except NetlinkError as error:
-        from cni_faasm import kernel  # only a refusal needs it
+        from cni_faasm.link import kernel  # only a refusal needs it
 
         raise kernel.refusal(error) from None
 
@@ -62,7 +64,7 @@ def _detach(
     for _ in range(_ATTEMPTS):
         promised = load_record(config, name, request.container_id, request.ifname, warnings)
         if promised is not None and promised.shapes_only:
-            from cni_faasm import chained
+            from cni_faasm.verbs import chained
 
             chained.remove(host, promised, request.netns)
             record.remove(config.state_dir, name, request.container_id, request.ifname, warnings)
@@ -74,7 +76,7 @@ def _detach(
             identity = (request.container_id, request.ifname)
             other = _through_namespace(request, host)
             if other is not None and record.exists(config.state_dir, name, *identity):
-                from cni_faasm import chained
+                from cni_faasm.verbs import chained
 
                 chained.remove_unrecorded(request, name, host, other)
             _remove_unrecorded(request, config, name, None, host)
@@ -90,7 +92,7 @@ def _detach(
             if sweep is not None:
                 sweep()
         if promised is not None and promised.host_egress is not None:
-            from cni_faasm import egress
+            from cni_faasm.link import egress
 
             egress.remove(host, promised, detach=detach)
         if promised is None and name:
@@ -115,7 +117,7 @@ def _forget(
 ) -> None:
     """Let guards and limits forget an attachment; a DEL goes on where they cannot."""
     if promised is not None and promised.addresses:
-        from cni_faasm import guard
+        from cni_faasm.rules import guard
 
         try:
             guard.forget(host, promised)
@@ -124,7 +126,7 @@ def _forget(
     is_limited = promised is None or promised.egress is not None
     if not name or not is_limited or (promised is None and outer is None):
         return
-    from cni_faasm import backstop
+    from cni_faasm.rules import backstop
 
     try:
         if promised is not None:
@@ -142,7 +144,7 @@ def _sweeping(promised: "Plan | None") -> "Callable[[], None] | None":
     if promised.host_mac[5] % SWEEPS:
         return None
     # Here and not in the child, which has closed the file that modules are loaded from.
-    from cni_faasm import guard
+    from cni_faasm.rules import guard
 
     def sweep() -> None:
         with Netlink() as host:
@@ -163,7 +165,7 @@ def _remove_unrecorded(
     names = {one.name for one in told if not one.sandbox and 0 < len(one.name.encode()) <= 15}
     if outer is None and not names:
         return
-    from cni_faasm import egress
+    from cni_faasm.link import egress
 
     if outer is not None:
         names.add(egress.device_name(outer.name))

@@ -4,23 +4,25 @@ Leases, records, links and, when nothing of the network is left, its rules. Coll
 failure and goes on, so that one stuck attachment does not keep the others.
 """
 
-from cni_faasm import backstop, egress, guard, guard_rules, nat, plan, record, removal
-from cni_faasm import config as configuration
-from cni_faasm.errors import INVALID_CONFIG, CniError
+from cni_faasm.attachment import plan, record
+from cni_faasm.config import loading as configuration
 from cni_faasm.ipam.store import Store
+from cni_faasm.link import egress, removal
 from cni_faasm.netlink import dumps
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
+from cni_faasm.rules import backstop, guard, guard_rules, nat
+from cni_faasm.spec.errors import INVALID_CONFIG, CniError
 from cni_faasm.verbs.delete import load_record, release
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from cni_faasm.config import NetworkConfig
+    from cni_faasm.attachment.plan import Plan
+    from cni_faasm.config.loading import NetworkConfig
     from cni_faasm.netlink import link
-    from cni_faasm.plan import Plan
-    from cni_faasm.protocol import Request
+    from cni_faasm.spec.protocol import Request
 
 
 class _Choice:
@@ -69,7 +71,7 @@ def gc(
         with Netlink() as host:
             return _collect(request, config, choice, host, dry_run=dry_run)
     except NetlinkError as error:
-        from cni_faasm import kernel  # only a refusal needs it
+        from cni_faasm.link import kernel  # only a refusal needs it
 
         raise kernel.refusal(error) from None
 
@@ -172,12 +174,12 @@ def _remove_rules(
 
 def _unshape(host: Netlink, promised: "Plan") -> None:
     """Take the limits off a pair that stays, for it is another plugin's. Raises: CniError."""
-    from cni_faasm import chained
+    from cni_faasm.verbs import chained
 
     try:
         chained.remove(host, promised)
     except NetlinkError as error:
-        from cni_faasm import kernel
+        from cni_faasm.link import kernel
 
         raise kernel.refusal(error) from None
 

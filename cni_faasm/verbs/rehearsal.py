@@ -5,16 +5,18 @@ Apart from status.py, which needs none of it while `rehearsed` says that an earl
 
 import posix
 
-from cni_faasm import backstop, egress, guard, kernel, nat, netns, plan, rehearsed, veth
+from cni_faasm.attachment import plan, rehearsed
+from cni_faasm.link import egress, kernel, netns, veth
 from cni_faasm.netlink.transport import Netlink
+from cni_faasm.rules import backstop, guard, nat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cni_faasm.config import NetworkConfig
+    from cni_faasm.config.loading import NetworkConfig
     from cni_faasm.ipam.store import Allocation
-    from cni_faasm.protocol import Request
+    from cni_faasm.spec.protocol import Request
 
 
 def rehearse(config: "NetworkConfig", request: "Request", allocations: "list[Allocation]") -> None:
@@ -23,7 +25,7 @@ def rehearse(config: "NetworkConfig", request: "Request", allocations: "list[All
     allocations: addresses, none where only limits are made. Raises: CniError, NetlinkError.
     """
     if config.shapes_only:
-        from cni_faasm import chained
+        from cni_faasm.verbs import chained
 
         _between(lambda sockets, inner_fd: chained.rehearse(config, sockets, inner_fd))
     else:

@@ -8,26 +8,21 @@ looks at what can change, and makes nothing, for as long as `rehearsed` says tha
 import posix
 import time
 
-from cni_faasm import (
-    claims,
-    files,
-    firewall,
-    forwarding,
-    inet,
-    record,
-    rehearsed,
-)
-from cni_faasm import config as configuration
-from cni_faasm.errors import INVALID_CONFIG, PLUGIN_NOT_AVAILABLE, CniError
+from cni_faasm.attachment import files, record, rehearsed
+from cni_faasm.config import loading as configuration
 from cni_faasm.ipam import reclaim
 from cni_faasm.ipam.store import Allocation, Store
+from cni_faasm.link import claims, forwarding
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
+from cni_faasm.rules import firewall
+from cni_faasm.spec import inet
+from cni_faasm.spec.errors import INVALID_CONFIG, PLUGIN_NOT_AVAILABLE, CniError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from cni_faasm.config import NetworkConfig
-    from cni_faasm.protocol import Request
+    from cni_faasm.config.loading import NetworkConfig
+    from cni_faasm.spec.protocol import Request
 
 _LOOKS = 4
 _LOOK_AGAIN_S = 0.5
@@ -61,7 +56,7 @@ def status(request: "Request") -> None:
 
             rehearsal.rehearse(config, request, allocations)
     except NetlinkError as error:
-        from cni_faasm import kernel
+        from cni_faasm.link import kernel
 
         raise _unavailable(kernel.refusal(error, config)) from None
     except CniError as error:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from cni_faasm import backstop, shaping
-from cni_faasm.config_rates import Limit
+from cni_faasm.config.rates import Limit
+from cni_faasm.limits import shaping
 from cni_faasm.netlink import nft_limit
+from cni_faasm.rules import backstop
 from tests import frames, rates
 from tests.attached import GATEWAY, REMOTE, Attached, add_remote, config
 from tests.host import Host, Namespace, wait_until

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cni_faasm.cli.watching import LOOK_AT_ALL_S
+from cni_faasm.cli.check.watching import LOOK_AT_ALL_S
 from tests.host import DUAL_STACK, Host, wait_until
 from tests.kernel.test_cli_looking import flood, plugin_config
 from tests.tool import Tool

@@ -3,8 +3,9 @@
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from cni_faasm import firewall, inet
 from cni_faasm.netlink.transport import Netlink
+from cni_faasm.rules import firewall
+from cni_faasm.spec import inet
 from tests.attached import REMOTE, Attached, add_remote, answers, config
 from tests.host import Host, Namespace
 

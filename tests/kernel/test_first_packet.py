@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from cni_faasm import veth
-from cni_faasm.cli import netfolder, networks
+from cni_faasm.attachment.plan import Plan
+from cni_faasm.cli import networks
+from cni_faasm.cli.pool import netfolder
+from cni_faasm.link import veth
 from cni_faasm.netlink.transport import Netlink
-from cni_faasm.plan import Plan
 from cni_faasm.verbs.delete import delete
 from tests.attached import add_remote, config, neighbours
 from tests.first_packet import VARIANTS, by_process, count, in_process, repaired

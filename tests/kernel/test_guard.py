@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from cni_faasm import guard_rules, nat, policy, seal
+from cni_faasm.config import policy
 from cni_faasm.netlink import nft
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
+from cni_faasm.rules import guard_rules, nat, seal
 from tests import frames
 from tests.attached import (
     GATEWAY,

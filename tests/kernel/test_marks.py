@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from cni_faasm import kernel, policy, removal, veth
-from cni_faasm.errors import KERNEL_REFUSED
+from cni_faasm.config import policy
+from cni_faasm.link import kernel, removal, veth
 from cni_faasm.netlink import dumps, link
 from cni_faasm.netlink.transport import Netlink, NetlinkError
+from cni_faasm.spec.errors import KERNEL_REFUSED
 from tests.host import REPO, Host, Namespace
 
 GROUP = str(policy.group("testnet"))

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from pyroute2 import IPRoute  # type: ignore[import-untyped]
 
-from cni_faasm import inet
 from cni_faasm.netlink import addr, link, neigh, route
 from cni_faasm.netlink.transport import Netlink, NetlinkError
+from cni_faasm.spec import inet
 from tests.host import Host, Namespace
 from tests.kernels import make_link
 

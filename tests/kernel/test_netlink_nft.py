@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from cni_faasm import inet
 from cni_faasm.netlink import nft, nft_expr
 from cni_faasm.netlink.nft_expr import ACCEPT, DROP, RETURN
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink, NetlinkError
+from cni_faasm.spec import inet
 from tests.host import Host, Namespace
 
 TYPE_CHECKING = False

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from cni_faasm import inet
 from cni_faasm.netlink import addr, link, nft, route, tc, wire
 from cni_faasm.netlink.transport import (
     BATCH_MESSAGES,
@@ -16,6 +15,7 @@ from cni_faasm.netlink.transport import (
     Netlink,
     NetlinkError,
 )
+from cni_faasm.spec import inet
 from tests.host import Host
 from tests.kernels import ECHOES_LINKS, HTB_REMARKS, kernel_version
 

@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 
-from cni_faasm import inet, record
-from cni_faasm.errors import ADDRESS_UNAVAILABLE, IO_FAILURE, TRY_AGAIN, CniError
+from cni_faasm.attachment import record
+from cni_faasm.config.ranges import Range
 from cni_faasm.ipam import reclaim
-from cni_faasm.ipam.ranges import Range
 from cni_faasm.ipam.store import Store
+from cni_faasm.spec import inet
+from cni_faasm.spec.errors import ADDRESS_UNAVAILABLE, IO_FAILURE, TRY_AGAIN, CniError
 from tests.host import reference_plugin
 from tests.leases import fill, in_child, intercepted, kill_myself, make_range
 
@@ -30,8 +31,8 @@ SIX = make_range("fd00:9::/64")
 SETS: list[list[Range]] = [[FOUR], [SIX]]
 SCRIPT = """
 import sys
-from cni_faasm import inet
-from cni_faasm.ipam.ranges import make
+from cni_faasm.spec import inet
+from cni_faasm.config.ranges import make
 from cni_faasm.ipam.store import Store
 source = make(*inet.parse_cidr("10.9.0.0/16"))
 with Store(sys.argv[1], "net") as store:

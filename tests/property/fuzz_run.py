@@ -6,8 +6,8 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["cni_faasm"]):
-    from cni_faasm.errors import CniError
     from cni_faasm.netlink.wire import NetlinkError
+    from cni_faasm.spec.errors import CniError
     from tests.property.fuzz_targets import SEEDS, TARGETS
 from tests.property.fuzz_mutator import mutated
 

@@ -4,31 +4,16 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-from cni_faasm import (
-    accepted,
-    config,
-    debuglog,
-    dns,
-    egress,
-    guard,
-    guard_rules,
-    inet,
-    inner_routes,
-    jsonio,
-    kernel,
-    nat,
-    plan_fields,
-    policy,
-    protocol,
-    results,
-    shaping,
-    veth,
-)
-from cni_faasm.errors import CniError
+from cni_faasm.attachment import accepted, plan_fields
+from cni_faasm.config import dns, policy
+from cni_faasm.config import loading as config
+from cni_faasm.config import ranges as subnets
 from cni_faasm.ipam import delegate, layout
-from cni_faasm.ipam import ranges as subnets
+from cni_faasm.limits import shaping
+from cni_faasm.link import egress, inner_routes, kernel, veth
 from cni_faasm.netlink import (
     addr,
+    debuglog,
     link,
     neigh,
     nft,
@@ -42,6 +27,9 @@ from cni_faasm.netlink import (
     wire,
 )
 from cni_faasm.netlink.wire import NetlinkError
+from cni_faasm.rules import guard, guard_rules, nat
+from cni_faasm.spec import inet, jsonio, protocol, results
+from cni_faasm.spec.errors import CniError
 
 SAMPLES = Path(__file__).parent.parent / "unit" / "samples"
 NAMES = ("CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH", "CNI_ARGS")

@@ -5,10 +5,11 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni_faasm import config_schema, nearmiss, units
-from cni_faasm.config import check_faults, load, load_tolerant
-from cni_faasm.config_rates import Limit
-from cni_faasm.errors import INVALID_CONFIG, CniError
+from cni_faasm.config import nearmiss, units
+from cni_faasm.config import schema as config_schema
+from cni_faasm.config.loading import check_faults, load, load_tolerant
+from cni_faasm.config.rates import Limit
+from cni_faasm.spec.errors import INVALID_CONFIG, CniError
 from tests.property.test_jsonio import VALUES
 
 TABLES = [

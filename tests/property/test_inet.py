@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cni_faasm import inet
+from cni_faasm.spec import inet
 
 ADDRESSES = st.ip_addresses()
 TEXTS = st.text(alphabet="0123456789abcdef.:/% x", max_size=24)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni_faasm import jsonfault, jsonio
-from cni_faasm.errors import DECODING_FAILURE, CniError
+from cni_faasm.spec import jsonfault, jsonio
+from cni_faasm.spec.errors import DECODING_FAILURE, CniError
 
 SCALARS = (
     st.none()

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cni_faasm import inet
 from cni_faasm.netlink import addr, link, neigh, nft, nft_expr, route, tc, tc_parse, wire
 from cni_faasm.netlink.wire import NetlinkError
+from cni_faasm.spec import inet
 
 ADDRESS = inet.pack("10.200.0.2")
 RULE = nft_expr.iptables_accept(saddr=(ADDRESS, 15), states=6) + nft_expr.masquerade()

@@ -5,9 +5,16 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni_faasm import jsonio, protocol
-from cni_faasm.errors import DECODING_FAILURE, CniError
-from cni_faasm.results import Interface, IPConfig, Result, Route, parse_result, result_document
+from cni_faasm.spec import jsonio, protocol
+from cni_faasm.spec.errors import DECODING_FAILURE, CniError
+from cni_faasm.spec.results import (
+    Interface,
+    IPConfig,
+    Result,
+    Route,
+    parse_result,
+    result_document,
+)
 from tests.property.test_jsonio import VALUES
 
 CODES = {1, 4, 6}

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cni_faasm.__main__ import serve
-from cni_faasm.protocol import SUPPORTED_VERSIONS, VERBS
+from cni_faasm.spec.protocol import SUPPORTED_VERSIONS, VERBS
 from tests.property.test_jsonio import VALUES
 from tests.property.test_protocol import ENVIRONS
 

@@ -16,11 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from cni_faasm import inet, record
-from cni_faasm.errors import ADDRESS_UNAVAILABLE, ADDRESSES_EXHAUSTED, CniError
+from cni_faasm.attachment import record
+from cni_faasm.config.ranges import Range
 from cni_faasm.ipam.layout import candidates, lease_address, lease_holder
-from cni_faasm.ipam.ranges import Range
 from cni_faasm.ipam.store import Store
+from cni_faasm.spec import inet
+from cni_faasm.spec.errors import ADDRESS_UNAVAILABLE, ADDRESSES_EXHAUSTED, CniError
 from tests.leases import make_range
 
 SETS = [

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from cni_faasm import __version__
-from cni_faasm.protocol import SUPPORTED_VERSIONS
+from cni_faasm.spec.protocol import SUPPORTED_VERSIONS
 from tests.host import BUNDLE, REPO, SYSTEM_PATH, built_plugin, source_plugin
 from tests.tool import SOURCE_TOOL
 

@@ -116,7 +116,7 @@ def test_what_is_not_in_the_plugin_cannot_be_imported(tmp_path: Path, preload: P
         "CNI_COMMAND": "VERSION", "LD_PRELOAD": str(library), "MODULES_AT_EXIT": str(listing),
     })  # fmt: skip
     names = set(listing.read_text().split())
-    assert "cni_faasm.protocol" in names
+    assert "cni_faasm.spec.protocol" in names
     assert not names & {"pyroute2", "typer", "json", "socket", "ssl", "_ssl", "encodings.ascii"}
 
 

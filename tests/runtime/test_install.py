@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from cni_faasm.cli.install import SYSTEM_FILES
+from cni_faasm.cli.install.command import SYSTEM_FILES
 from tests.agent import agent
 from tests.host import BUNDLE, REPO, Host
 

@@ -10,7 +10,7 @@ import pytest
 import typer.main
 
 from cni_faasm import __version__
-from cni_faasm.cli.install import SYSTEM_FILES
+from cni_faasm.cli.install.command import SYSTEM_FILES
 from cni_faasm.cli.main import app
 from tests.host import BUNDLE, REPO, SYSTEM_PATH
 

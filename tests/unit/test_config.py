@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from cni_faasm import config as configuration
-from cni_faasm import inet, jsonio
-from cni_faasm.config import NetworkConfig, check_faults, load, load_tolerant
-from cni_faasm.errors import INVALID_CONFIG, CniError
+from cni_faasm.config import loading as configuration
+from cni_faasm.config.loading import NetworkConfig, check_faults, load, load_tolerant
+from cni_faasm.spec import inet, jsonio
+from cni_faasm.spec.errors import INVALID_CONFIG, CniError
 
 IPAM: dict[str, object] = {"type": "host-local", "subnet": "10.200.0.0/16"}
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from cni_faasm import inet
-from cni_faasm.config import check_faults, load
+from cni_faasm.config.loading import check_faults, load
+from cni_faasm.spec import inet
 
 
 def document(ipam: object, **keys: object) -> dict[str, object]:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from cni_faasm import config as configuration
-from cni_faasm import features
-from cni_faasm.errors import KERNEL_LACKS_FEATURE
+from cni_faasm.config import loading as configuration
+from cni_faasm.link import features
+from cni_faasm.spec.errors import KERNEL_LACKS_FEATURE
 from tests.host import REPO
 
 IPAM = {"type": "host-local", "ranges": [[{"subnet": "10.200.0.0/16"}]]}

@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from cni_faasm.cli import fitting
-from cni_faasm.cli import network_check_show as show
-from cni_faasm.cli.network_check_model import EGRESS, INGRESS, OK, Row
+from cni_faasm.cli.network_check import show
+from cni_faasm.cli.network_check.model import EGRESS, INGRESS, OK, Row
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cni_faasm import inet
+from cni_faasm.spec import inet
 
 
 def test_pack_and_unpack() -> None:

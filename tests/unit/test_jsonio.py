@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from cni_faasm import jsonio
-from cni_faasm.errors import DECODING_FAILURE, CniError
+from cni_faasm.spec import jsonio
+from cni_faasm.spec.errors import DECODING_FAILURE, CniError
 
 VALUES = [
     b"{}",
@@ -133,8 +133,8 @@ def test_refuses_to_write_what_json_cannot_say(value: object) -> None:
 FALLBACK = """
 import sys
 sys.modules["_json"] = None
-from cni_faasm import jsonio
-from cni_faasm.errors import CniError
+from cni_faasm.spec import jsonio
+from cni_faasm.spec.errors import CniError
 import tests.unit.test_jsonio as cases
 for data in cases.VALUES:
     cases.test_reads_what_the_json_module_reads(data)
@@ -153,8 +153,8 @@ else:
 NO_JSON = """
 import sys
 sys.modules["json"] = None
-from cni_faasm import jsonio
-from cni_faasm.errors import CniError
+from cni_faasm.spec import jsonio
+from cni_faasm.spec.errors import CniError
 for data in (b"[1,", b"nope", b"[1e999]", b'["\\\\x"]', b"[" * 5000 + b"]" * 5000):
     try:
         jsonio.loads(data)
@@ -176,7 +176,7 @@ def test_either_half_of_json_may_be_missing(program: str) -> None:
 
 def test_does_not_import_the_json_module() -> None:
     program = (
-        "import sys; from cni_faasm import jsonio; jsonio.loads(b'[1.5]'); jsonio.dumps([1]);"
+        "import sys; from cni_faasm.spec import jsonio; jsonio.loads(b'[1.5]'); jsonio.dumps([1]);"
         "sys.exit('json' in sys.modules)"
     )
     assert (

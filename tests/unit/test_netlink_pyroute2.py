@@ -10,8 +10,8 @@ from pyroute2.netlink.rtnl.ndmsg import ndmsg  # type: ignore[import-untyped]
 from pyroute2.netlink.rtnl.rtmsg import rtmsg  # type: ignore[import-untyped]
 from pyroute2.netlink.rtnl.tcmsg import tcmsg  # type: ignore[import-untyped]
 
-from cni_faasm import inet
 from cni_faasm.netlink import addr, link, neigh, nft, nft_expr, route, tc, tc_filter, wire
+from cni_faasm.spec import inet
 
 MAC = b"\x02\0\0\0\0\x01"
 PEER_MAC = b"\x02\0\0\0\0\x02"

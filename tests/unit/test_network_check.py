@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import typer
 
-from cni_faasm.cli import network_check_names as names
-from cni_faasm.cli.network_check_measure import _samples
-from cni_faasm.cli.network_check_model import (
+from cni_faasm.cli.network_check import names
+from cni_faasm.cli.network_check.measure import _samples
+from cni_faasm.cli.network_check.model import (
     EGRESS,
     FAILED,
     HOST,
@@ -25,7 +25,7 @@ from cni_faasm.cli.network_check_model import (
     rate_text,
     shared_line,
 )
-from cni_faasm.cli.network_check_targets import choose, rules_sentence
+from cni_faasm.cli.network_check.targets import choose, rules_sentence
 
 LIMIT = Limit(rate_bps=10_000_000, burst_bytes=1600, mtu=1500, address_bytes=4)
 ALLOWED = 10_000_000 * 1448 / 1514

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cni_faasm.cli import networkd
-from cni_faasm.policy import GROUP_BASE, GROUP_MASK, group
+from cni_faasm.cli.install import networkd
+from cni_faasm.config.policy import GROUP_BASE, GROUP_MASK, group
 from tests.host import REPO
 
 DELIVERED = REPO / "deploy/systemd"

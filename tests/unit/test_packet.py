@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cni_faasm.netlink.nft_expr import NFT_CMP_EQ, NFT_CMP_NEQ
-from cni_faasm.packet import NFT_CMP_GT, NFT_CMP_GTE, NFT_CMP_LT, Packet, Registers, bounds, equal
+from cni_faasm.rules.packet import (
+    NFT_CMP_GT,
+    NFT_CMP_GTE,
+    NFT_CMP_LT,
+    Packet,
+    Registers,
+    bounds,
+    equal,
+)
 
 NFT_CMP_LTE = 3
 OPERATORS: dict[int, Callable[[int, int], bool]] = {

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni_faasm import config as configuration
-from cni_faasm import inet, jsonio, plan, plan_fields
-from cni_faasm.protocol import Request
+from cni_faasm.attachment import plan, plan_fields
+from cni_faasm.config import loading as configuration
+from cni_faasm.spec import inet, jsonio
+from cni_faasm.spec.protocol import Request
 from tests.property.test_jsonio import VALUES
 
 V4 = {"subnet": "10.200.0.0/16"}

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from cni_faasm import protocol
-from cni_faasm.errors import (
+from cni_faasm.spec import protocol
+from cni_faasm.spec.errors import (
     DECODING_FAILURE,
     INCOMPATIBLE_VERSION,
     INVALID_ENVIRONMENT,

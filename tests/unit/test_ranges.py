@@ -2,8 +2,8 @@
 
 import pytest
 
-from cni_faasm import inet
-from cni_faasm.ipam import ranges
+from cni_faasm.config import ranges
+from cni_faasm.spec import inet
 
 
 def make(subnet: str, first: str = "", last: str = "", gateway: str = "") -> ranges.Range:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from cni_faasm import inet, jsonio, record
+from cni_faasm.attachment import record
 from cni_faasm.ipam import reclaim
 from cni_faasm.ipam.store import Store
+from cni_faasm.spec import inet, jsonio
 from tests.leases import addresses, in_child, intercepted, kill_myself, make_range, plant
 
 BOOT = record.boot_id()

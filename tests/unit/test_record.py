@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cni_faasm import jsonio, record
-from cni_faasm.errors import INVALID_CONFIG, INVALID_ENVIRONMENT, IO_FAILURE, CniError
+from cni_faasm.attachment import record
+from cni_faasm.spec import jsonio
+from cni_faasm.spec.errors import INVALID_CONFIG, INVALID_ENVIRONMENT, IO_FAILURE, CniError
 from tests.leases import in_child, intercepted, kill_myself
 
 ID = "0123456789abcdef"

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from cni_faasm import config_schema, errors
-from cni_faasm.config import check_faults
-from cni_faasm.jsonio import load_object
+from cni_faasm.config import schema as config_schema
+from cni_faasm.config.loading import check_faults
+from cni_faasm.spec import errors
+from cni_faasm.spec.jsonio import load_object
 
 DOCS = Path(__file__).parents[2] / "docs"
 CODES = {name: value for name, value in vars(errors).items() if isinstance(value, int)}

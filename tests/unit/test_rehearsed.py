@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from cni_faasm import config as configuration
-from cni_faasm import rehearsed
-from cni_faasm.config import NetworkConfig
+from cni_faasm.attachment import rehearsed
+from cni_faasm.config import loading as configuration
+from cni_faasm.config.loading import NetworkConfig
 
 MODULES = """\
 sch_htb 36864 4 - Live 0x0000000000000000

@@ -2,9 +2,9 @@
 
 import pytest
 
-from cni_faasm import inet, jsonio
-from cni_faasm.errors import DECODING_FAILURE, CniError
-from cni_faasm.results import (
+from cni_faasm.spec import inet, jsonio
+from cni_faasm.spec.errors import DECODING_FAILURE, CniError
+from cni_faasm.spec.results import (
     SUPPORTED_VERSIONS,
     Interface,
     IPConfig,

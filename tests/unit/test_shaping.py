@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni_faasm import shaping, shaping_drifts
-from cni_faasm.config import Limit
+from cni_faasm.config.loading import Limit
+from cni_faasm.limits import shaping, shaping_drifts
 from cni_faasm.netlink import tc, tc_parse
 
 U32 = 0xFFFFFFFF

@@ -8,8 +8,8 @@ import struct
 
 import pytest
 
-from cni_faasm import shaping, shaping_drifts
-from cni_faasm.config import Limit
+from cni_faasm.config.loading import Limit
+from cni_faasm.limits import shaping, shaping_drifts
 from cni_faasm.netlink import tc, tc_parse
 from cni_faasm.netlink.wire import attr, attr_u32, parse_attrs
 

@@ -6,13 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cni_faasm import inet
-from cni_faasm.errors import (
-    ADDRESS_UNAVAILABLE,
-    ADDRESSES_EXHAUSTED,
-    CniError,
-)
 from cni_faasm.ipam.store import Store
+from cni_faasm.spec import inet
+from cni_faasm.spec.errors import ADDRESS_UNAVAILABLE, ADDRESSES_EXHAUSTED, CniError
 from tests.leases import addresses, fill, intercepted, lease, make_range, plant
 
 SMALL = make_range("10.1.0.0/29")  # .1 is the gateway: .2 to .6

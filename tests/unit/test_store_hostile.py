@@ -14,15 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from cni_faasm import inet
-from cni_faasm.errors import (
-    INVALID_CONFIG,
-    IO_FAILURE,
-    TRY_AGAIN,
-    CniError,
-)
 from cni_faasm.ipam.layout import lease_holder
 from cni_faasm.ipam.store import Allocation, Store
+from cni_faasm.spec import inet
+from cni_faasm.spec.errors import INVALID_CONFIG, IO_FAILURE, TRY_AGAIN, CniError
 from tests.leases import Calls, addresses, fill, in_child, intercepted, lease, make_range, plant
 
 SMALL = make_range("10.1.0.0/29")  # .1 is the gateway: .2 to .6

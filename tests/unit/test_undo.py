@@ -2,8 +2,8 @@
 
 import pytest
 
-from cni_faasm.errors import INTERNAL, CniError
-from cni_faasm.undo import Undo
+from cni_faasm.attachment.undo import Undo
+from cni_faasm.spec.errors import INTERNAL, CniError
 
 
 def test_newest_first_and_once() -> None:

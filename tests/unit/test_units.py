@@ -2,7 +2,7 @@
 
 import pytest
 
-from cni_faasm import units
+from cni_faasm.config import units
 
 
 @pytest.mark.parametrize(

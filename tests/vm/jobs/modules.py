@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cni_faasm import features
+from cni_faasm.link import features
 from tests.host import DUAL_STACK, Host, wait_until
 from tests.tool import Tool
 

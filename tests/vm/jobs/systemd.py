@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cni_faasm.cli import networkd
+from cni_faasm.cli.install import networkd
 from tests.host import wait_until
 from tests.vm.jobs import real_host
 from tests.vm.jobs.real_host import Attachment, Witness, attached, run, settle

@@ -1,0 +1,1 @@
+"""`cni-faasm check`: every attachment against its record, once or as things change."""

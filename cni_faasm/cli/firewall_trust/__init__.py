@@ -1,0 +1,1 @@
+"""`cni-faasm firewall-trust`: let a network's containers pass firewalld."""

@@ -1,0 +1,1 @@
+"""`cni-faasm gc`: find and remove what belongs to nothing alive."""

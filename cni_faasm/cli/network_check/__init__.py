@@ -1,0 +1,1 @@
+"""`cni-faasm network-check` and `iperf-servers`: measure and judge shaped namespaces."""

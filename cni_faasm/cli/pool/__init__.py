@@ -1,0 +1,1 @@
+"""`cni-faasm pool`: namespaces faasmns1..N, each attached to one network."""

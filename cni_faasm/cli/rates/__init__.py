@@ -1,0 +1,1 @@
+"""`cni-faasm set-rate` and `apply`: other limits for running containers."""

@@ -1,0 +1,1 @@
+"""`cni-faasm repair`: put back what has drifted, and only that."""

@@ -1,0 +1,1 @@
+"""`cni-faasm status`: every attachment with its limits and what passes, once or live."""
