@@ -1,10 +1,11 @@
-"""The keys of the configuration, and the reading of one JSON object of it by them.
+"""Read one JSON object of the configuration by the keys that it may have.
 
 Keys match without regard to case, as Go's decoder does and containerd relies on; null is
 the same as absent. Every fault is collected, none raised. Unknown keys pass, since other
 plugins and later specifications have their own, unless they look like a slip of the pen.
 """
 
+from cni_faasm.config.keys import names
 from cni_faasm.spec import inet, jsonio
 
 TYPE_CHECKING = False
@@ -15,32 +16,18 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 
-def _keys(names: str) -> "dict[str, str]":
-    return {name.lower(): name for name in names.split()}
-
-
-TOP = _keys(
-    "cniVersion name type mtu ipMasq hostInterfacePrefix stateDir dataDir dns bandwidth"
-    " ingressRate egressRate ingressBurst egressBurst maxIngressRate maxEgressRate"
-    " logFile unshapedSubnets shapedSubnets sandbox antiSpoof isolated allowHost lockTimeout ipamTimeout ipam runtimeConfig args capabilities prevResult"
-    " cni.dev/valid-attachments cni.dev/attachments"
-)
-BANDWIDTH = _keys(
-    "ingressRate egressRate ingressBurst egressBurst latency unshapedSubnets shapedSubnets"
-    " enforceEgress"
-)
-IPAM = _keys("type delegate subnet rangeStart rangeEnd gateway ranges routes dataDir resolvConf")
-RANGE = _keys("subnet rangeStart rangeEnd gateway")
-ROUTE = _keys("dst gw mtu advmss priority table scope")
-DNS = _keys("nameservers domain search options")
-RUNTIME = _keys("bandwidth ips ipRanges mac dns")
-RUNTIME_BANDWIDTH = _keys(
-    "ingressRate egressRate ingressBurst egressBurst unshapedSubnets shapedSubnets"
-)
-RUNTIME_DNS = _keys("servers searches options")
-ARGS = _keys("cni")
-ARGS_CNI = _keys("ips mac")
-ATTACHMENT = _keys("containerID ifname")
+TOP = names("")
+BANDWIDTH = names("bandwidth")
+IPAM = names("ipam")
+RANGE = names("ipam.ranges[][]")
+ROUTE = names("ipam.routes[]")
+DNS = names("dns")
+RUNTIME = names("runtimeConfig")
+RUNTIME_BANDWIDTH = names("runtimeConfig.bandwidth")
+RUNTIME_DNS = names("runtimeConfig.dns")
+ARGS = names("args")
+ARGS_CNI = names("args.cni")
+ATTACHMENT = names("cni.dev/valid-attachments[]")
 
 # Where each key stands, below the plugin's own object.
 _HOMES = (
@@ -55,12 +42,12 @@ _HOMES = (
 MAX_ITEMS = 8192  # of a list
 
 # Keys of the specification, the runtimes and other plugins: never taken for slips.
-FOREIGN = _keys(
+FOREIGN = frozenset(
     "cniVersions disableCheck disableGC plugins bridge master mode vlan mac macspoofchk name"
     " isGateway isDefaultGateway forceAddress hairpinMode promiscMode ipMasqBackend"
     " loadOnlyInlinedPlugins loadPluginsFromFolder portMappings aliases infinibandGUID"
     " deviceID cgroupPath labels address addresses tag id uid"
-    " pod namespace cri"
+    " pod namespace cri".lower().split()
 )
 
 

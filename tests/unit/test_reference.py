@@ -1,26 +1,22 @@
 """The reference documents name every error code and every key."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cni_faasm.config import schema as config_schema
+from cni_faasm.config.keys import TABLES, Key
 from cni_faasm.config.loading import check_faults
 from cni_faasm.spec import errors
 from cni_faasm.spec.jsonio import load_object
 
-DOCS = Path(__file__).parents[2] / "docs"
+REPO = Path(__file__).parents[2]
+DOCS = REPO / "docs"
 CODES = {name: value for name, value in vars(errors).items() if isinstance(value, int)}
 CODES.pop("TYPE_CHECKING", None)
-KEYS = sorted(
-    {
-        name
-        for table, keys in vars(config_schema).items()
-        if table.isupper() and table != "FOREIGN" and isinstance(keys, dict)
-        for name in keys.values()
-    }
-)
+KEYS = [key for table in TABLES.values() for key in table]
 
 
 @pytest.mark.parametrize("name", CODES)
@@ -38,10 +34,40 @@ def test_no_error_code_is_invented() -> None:
     assert headings == [f"### {code} `{name}`" for name, code in CODES.items()]
 
 
-@pytest.mark.parametrize("key", KEYS)
-def test_every_key_is_documented(key: str) -> None:
+def test_the_documented_tables_are_those_of_the_registry() -> None:
+    done = subprocess.run(
+        [sys.executable, REPO / "bin/key_tables.py", "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
     text = (DOCS / "configuration.md").read_text(encoding="utf-8")
-    assert f"`{key}`" in text or f".{key}`" in text
+    for key in KEYS:
+        assert f"`{key.name}`" in text or f".{key.name}`" in text, key.name
+
+
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: f"{key.at}.{key.name}".lstrip("."))
+def test_every_key_is_read(key: Key) -> None:
+    """The registry is no wish list: a value that a key cannot have is a fault at that key."""
+    impossible: Any = 7 if key.kind in ("object", "list") else {"no": "value"}
+    # What an object needs before the rest of it is read.
+    needed = {"ipam": "subnet", "ipam.ranges[][]": "subnet", "ipam.routes[]": "dst"}
+    for place in (key.at, *key.also):
+        value: Any = {key.name: impossible}
+        if place in needed:
+            value = {needed[place]: "10.9.0.0/24"} | value
+        for step in reversed(place.replace("cni.dev", "cni-dev").split(".") if place else []):
+            value = {step.rstrip("[]").replace("cni-dev", "cni.dev"): nested(value, step)}
+        document = {"name": "n", "type": "faasm", "cniVersion": "1.1.0"} | value
+        _, faults = check_faults(document, prefix="")
+        assert any(fault.path.endswith(key.name) for fault in faults), (place, faults)
+
+
+def nested(value: Any, step: str) -> Any:
+    for _ in range(step.count("[]")):
+        value = [value]
+    return value
 
 
 def test_the_documented_example_is_valid() -> None:
