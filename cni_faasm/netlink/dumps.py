@@ -90,6 +90,18 @@ def tables(netfilter: "Netlink", family: int) -> "list[nft.Table]":
     return [one for one in found if one.family == family]
 
 
+def chain_names(netfilter: "Netlink", family: int, table: str) -> "list[str]":
+    """Return the names of a table's chains. Raises: NetlinkError."""
+    found = map(nft.parse_chain, netfilter.dump(nft.dump_chains(family)))
+    return [one.name for one in found if (one.family, one.table) == (family, table)]
+
+
+def set_names(netfilter: "Netlink", family: int, table: str) -> "list[str]":
+    """Return the names of a table's sets. Raises: NetlinkError."""
+    found = map(nft_set.parse_set_place, netfilter.dump(nft_set.dump_sets(family, table)))
+    return [name for *place, name in found if place == [family, table]]
+
+
 def rules(netfilter: "Netlink", family: int, table: str, chain: str) -> "list[nft.Rule]":
     """Return the rules of one chain, in order. Raises: NetlinkError."""
     return [one for one, _ in rules_with_bodies(netfilter, family, table, chain)]

@@ -177,13 +177,13 @@ def dump_tables(family: int = 0) -> "Message":
     return NFT_MSG_GETTABLE, 0, head(family), "nft list tables"
 
 
-def del_table(family: int, name: str) -> "Message":
-    """Take away a table with all in it; ENOENT when there is none.
+def del_table(family: int, name: str, *, handle: int = 0) -> "Message":
+    """Take away a table with all in it, by its handle if one is given; ENOENT: there is none.
 
-    Equivalent to: nft delete table FAMILY NAME
+    Equivalent to: nft delete table FAMILY NAME, or FAMILY handle H
     """
-    body = head(family) + attr_text(NFTA_TABLE_NAME, name)
-    return NFT_MSG_DELTABLE, 0, body, f"nft delete table {family_name(family, name)}"
+    key = attr_be64(NFTA_TABLE_HANDLE, handle) if handle else attr_text(NFTA_TABLE_NAME, name)
+    return NFT_MSG_DELTABLE, 0, head(family) + key, f"nft delete table {family_name(family, name)}"
 
 
 def parse_table(body: bytes) -> Table:

@@ -195,6 +195,23 @@ def get_set(family: int, table: str, name: str) -> "Message":
     return NFT_MSG_GETSET, 0, body, f"nft list set {_label(family, table, name)}"
 
 
+def dump_sets(family: int, table: str) -> "Message":
+    """Ask for the sets of a table, without their elements.
+
+    Equivalent to: nft list sets FAMILY, of one table
+    """
+    body = head(family) + attr_text(NFTA_SET_TABLE, table)
+    return NFT_MSG_GETSET, 0, body, f"nft list sets {family_name(family, table)}"
+
+
+def parse_set_place(body: bytes) -> "tuple[int, str, str]":
+    """Decode NFT_MSG_NEWSET: (family, table, set). Raises: NetlinkError when it is malformed."""
+    if len(body) < _NFGENMSG_BYTES:
+        raise malformed("nfgenmsg")
+    attrs = parse_attrs(body, _NFGENMSG_BYTES)
+    return body[0], get_text(attrs, NFTA_SET_TABLE), get_text(attrs, NFTA_SET_NAME)
+
+
 def parse_set(body: bytes) -> "tuple[int, int]":
     """Decode NFT_MSG_NEWSET: its flags and the length of its keys.
 

@@ -35,7 +35,8 @@ from cni_faasm.netlink import nft, nft_limit, nft_set
 from cni_faasm.netlink.lacking import IfNftables, is_lacking
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
 from cni_faasm.netlink.wire import NetlinkError, text_of
-from cni_faasm.rules.guard import end_key, keys_in, look, remove_tables
+from cni_faasm.rules import own_tables
+from cni_faasm.rules.guard import end_key, keys_in, look
 from cni_faasm.rules.guard_rules import FAMILIES, NF_ARP_IN, NF_IP_PRI_RAW
 from cni_faasm.spec.errors import TRY_AGAIN, CniError
 
@@ -52,8 +53,8 @@ CHAIN = "from"
 # A bucket of a second and 3 % let a cheat have 1.133 of its limit in ten seconds.
 PERCENT = 103
 _LATE_SECONDS_INVERSE = 10  # by so much what HTB has let through may come later than it was sent
-_OURS = "cni-faasm limits"
-_OTHERS = "cni-faasm limits any group"
+_OURS = f"{own_tables.MARK} limits"
+_OTHERS = f"{_OURS} any group"
 _ATTEMPTS = 8
 _RACES = (errno.EEXIST, errno.ENOENT, errno.EINTR)
 _HOOKS = {
@@ -69,7 +70,7 @@ PLACES = [(family, CHAIN) for family in FAMILIES]
 
 def table_name(network: str) -> str:
     """Return the name of a network's two tables."""
-    return f"limit_{network}"
+    return own_tables.LIMIT + network
 
 
 def bucket(plan: "Plan") -> "nft_limit.Limit | None":
@@ -157,11 +158,8 @@ def _ensure(
                     if present.get(family) != wanted:
                         messages.append(_addition(family, name, plan.host_interface, wanted))
             else:
-                messages = [
-                    nft.del_table(family, name)
-                    for family, table in zip(FAMILIES, tables, strict=True)
-                    if table is not None
-                ]
+                own_tables.demand(netfilter, tables)
+                messages = [own_tables.removal(table) for table in tables if table is not None]
                 buckets, any_group = _recorded(host, state_dir, plan)
                 messages += _made(plan.network, {**buckets, plan.host_interface: wanted}, any_group)
             try:
@@ -293,12 +291,20 @@ def take_out(network: str, interfaces: "list[str]") -> None:
         for _ in range(_ATTEMPTS):
             places = [(family, each) for each in interfaces for family in FAMILIES]
             answers = netfilter.ask(
-                [nft_set.get_element(family, name, SET, end_key(one)) for family, one in places]
+                [
+                    *(nft.get_table(family, name) for family in FAMILIES),
+                    *(
+                        nft_set.get_element(family, name, SET, end_key(one))
+                        for family, one in places
+                    ),
+                ]
             )
+            tables = [nft.parse_table(body) for body in answers[:2] if body is not None]
+            own = [table.family for table in tables if own_tables.is_marked(table)]
             messages = [
                 _removal(family, name, one)
-                for (family, one), body in zip(places, answers, strict=True)
-                if body is not None
+                for (family, one), body in zip(places, answers[2:], strict=True)
+                if body is not None and family in own
             ]
             try:
                 netfilter.nft_batch(messages)
@@ -366,4 +372,4 @@ def sweep(network: str, host: Netlink) -> None:
 
 def remove(network: str, *, dry_run: bool = False) -> bool:
     """Take away a network's tables; say if there were any. Raises: NetlinkError."""
-    return remove_tables(table_name(network), dry_run=dry_run, mark=_OURS)
+    return own_tables.remove(table_name(network), FAMILIES, dry_run=dry_run)

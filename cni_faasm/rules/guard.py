@@ -49,6 +49,7 @@ from cni_faasm.netlink import dumps, nft, nft_set
 from cni_faasm.netlink.lacking import IfNftables, is_lacking
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
 from cni_faasm.netlink.wire import NetlinkError, text_of
+from cni_faasm.rules import own_tables
 from cni_faasm.rules.guard_rules import (
     ALSO,
     BOUND,
@@ -102,11 +103,10 @@ def _ensure(plan: "Plan", state_dir: "str | None", *, renew: bool) -> bool:
                 messages = _removals(netfilter, name, _of_packets(plan) if _binds(plan) else [])
                 messages += _additions(plan, keys_of(plan))
             else:
-                messages = [
-                    nft.del_table(family, name)
-                    for family, table in zip(FAMILIES, tables, strict=True)
-                    if table is not None
-                ]
+                if plan.guard is not None:
+                    needed = tables if plan.guard.anti_spoof else tables[:1]
+                    own_tables.demand(netfilter, needed)
+                messages = list(map(own_tables.removal, own_tables.ours(netfilter, tables)))
                 if plan.guard is not None:
                     messages += tables_of(plan.network, plan.guard)
                     messages += _additions(plan, _recorded(state_dir, plan))
@@ -141,8 +141,7 @@ def _must_renew(error: NetlinkError) -> bool:
 
 def look(netfilter: Netlink, name: str) -> "list[nft.Table | None]":
     """Return the tables of a name, of families inet and arp. Raises: NetlinkError."""
-    bodies = netfilter.ask([nft.get_table(family, name) for family in FAMILIES])
-    return [None if body is None else nft.parse_table(body) for body in bodies]
+    return own_tables.look(netfilter, name, FAMILIES)
 
 
 def is_whole(tables: "list[nft.Table | None]", guard: "Guard | None") -> bool:
@@ -150,11 +149,13 @@ def is_whole(tables: "list[nft.Table | None]", guard: "Guard | None") -> bool:
     inet, arp = tables
     if guard is None:
         return inet is None and arp is None
-    if inet is None or inet.comment != comment(guard):
+    if not guard.anti_spoof and arp is not None and own_tables.is_marked(arp):
         return False
-    if any(table is not None and table.is_dormant for table in tables):
-        return False
-    return (arp is not None) == guard.anti_spoof
+    needed = [inet, arp] if guard.anti_spoof else [inet]
+    told = comment(guard)
+    return all(
+        table is not None and table.comment == told and not table.is_dormant for table in needed
+    )
 
 
 def keys_of(plan: "Plan") -> "Keys":
@@ -248,22 +249,25 @@ def forget(host: Netlink, *plans: "Plan") -> None:
     names = [end_key(plan.host_interface) for plan in ends]
     inet = nft.NFPROTO_INET
     with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
-        for table in dumps.tables(netfilter, inet):
-            if not table.name.startswith(table_name("")) or not is_by_name(table):
-                continue
+        tables = {
+            family: [one.name for one in dumps.tables(netfilter, family) if is_by_name(one)]
+            for family in FAMILIES
+        }
+        for name in tables[inet]:
             keys = [
                 key
                 for plan in ends
-                if table_name(plan.network) == table.name
+                if table_name(plan.network) == name
                 for key in [*keys_of(plan), *_of_packets(plan)]
+                if name in tables[key[0]]
             ]
             keys += [
                 (inet, place, key)
                 for place in ALSO.values()
-                for key in keys_in(netfilter, inet, table.name, place)
+                for key in keys_in(netfilter, inet, name, place)
                 if key[:IFNAMSIZ] in names or key[IFNAMSIZ:] in addresses
             ]
-            _take_out(netfilter, table.name, keys)
+            _take_out(netfilter, name, keys)
 
 
 def forget_again(plan: "Plan") -> None:
@@ -327,7 +331,8 @@ def sweep(network: str, host: Netlink) -> None:
 
     name = table_name(network)
     with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
-        if not is_by_name(look(netfilter, name)[0]):
+        tables = look(netfilter, name)
+        if not is_by_name(tables[0]):
             return
         stale: Keys = []
         known: dict[bytes, bool] = {}
@@ -337,6 +342,8 @@ def sweep(network: str, host: Netlink) -> None:
             # Those that rules fill have room for 65535: full, they would bind nobody any more.
             *((family, each) for family in FAMILIES for each in (LEARNED, BOUND)),
         ):
+            if not is_by_name(tables[FAMILIES.index(family)]):
+                continue
             for key in keys_in(netfilter, family, name, place):
                 end = key[:IFNAMSIZ]
                 if end not in known:
@@ -359,24 +366,4 @@ def keys_in(netfilter: Netlink, family: int, name: str, place: str) -> "list[byt
 
 def remove(network: str, *, dry_run: bool = False) -> bool:
     """Take away a network's guard; say if there was any. Raises: NetlinkError."""
-    return remove_tables(table_name(network), dry_run=dry_run)
-
-
-def remove_tables(name: str, *, dry_run: bool, mark: str = "") -> bool:
-    """Take away the inet and the arp table of a name; say if there was any.
-
-    mark: what their comments must begin with. Raises: NetlinkError.
-    """
-    removed = False
-    with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
-        for family, table in zip(FAMILIES, look(netfilter, name), strict=True):
-            if table is None or not table.comment.startswith(mark):
-                continue
-            removed = True
-            if not dry_run:
-                try:
-                    netfilter.nft_batch([nft.del_table(family, name)])
-                except NetlinkError as error:
-                    if error.errno != errno.ENOENT:  # another GC was quicker
-                        raise
-    return removed
+    return own_tables.remove(table_name(network), FAMILIES, dry_run=dry_run)

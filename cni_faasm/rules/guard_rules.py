@@ -5,6 +5,7 @@ guard.py tells what stands in them, and keeps them.
 
 from cni_faasm.config.policy import digest
 from cni_faasm.netlink import nft, nft_set
+from cni_faasm.rules import own_tables
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,16 +21,16 @@ TO_HOST = "to_host"
 THROUGH = "through"
 NF_IP_PRI_RAW = -300
 NF_ARP_IN = 0
-_COMMENT = "cni-faasm names"  # the second word tells what sets are keyed by
+_COMMENT = f"{own_tables.MARK} names"  # the second word tells what sets are keyed by
 _LEARNED_MS = 3_600_000  # without a packet; then it may be another
 _LINK_LOCAL = b"\xfe\x80" + bytes(14), 10
 _UNSPECIFIED = bytes(16), 128  # of neighbour discovery and MLD
-FAMILIES = (nft.NFPROTO_INET, nft.NFPROTO_ARP)
+FAMILIES = own_tables.FAMILIES
 
 
 def table_name(network: str) -> str:
     """Return the name of a network's two tables."""
-    return f"guard_{network}"
+    return own_tables.GUARD + network
 
 
 def comment(guard: "Guard") -> str:

@@ -26,6 +26,7 @@ from cni_faasm.netlink import dumps, nft
 from cni_faasm.netlink.lacking import IfNftables, is_lacking
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
 from cni_faasm.netlink.wire import NetlinkError
+from cni_faasm.rules import own_tables
 from cni_faasm.spec import inet
 from cni_faasm.spec.errors import TRY_AGAIN, CniError
 
@@ -37,9 +38,10 @@ if TYPE_CHECKING:
     Network = tuple[bytes, int]
 
 CHAIN = "postrouting"
+FAMILIES = (nft.NFPROTO_INET,)
 _PLACES = [(nft.NFPROTO_INET, CHAIN)]
 _PLACE = nft.base_place("nat", nft.NF_INET_POST_ROUTING, nft.NF_IP_PRI_NAT_SRC)
-_COMMENT = "cni-faasm"
+_COMMENT = own_tables.MARK
 _MULTICAST = {4: (b"\xe0\0\0\0", 4), 16: (b"\xff" + bytes(15), 8)}
 _ATTEMPTS = 8
 _RACES = (errno.EEXIST, errno.ENOENT, errno.EINTR)
@@ -52,7 +54,7 @@ OPERATORS = ("DOCKER-USER", "ufw-before-forward", "ufw6-before-forward", "CNI-AD
 
 def table_name(network: str) -> str:
     """Return the name of a network's table, of family inet."""
-    return f"faasm_{network}"
+    return own_tables.MASQUERADE + network
 
 
 def ensure(plan: "Plan", *, renew: bool = False) -> None:
@@ -98,6 +100,10 @@ def _ensure_table(netfilter: Netlink, plan: "Plan", *, renew: bool) -> bool:
     """Return whether the table is as it must be, or has been made so."""
     name = table_name(plan.network)
     table, chain = _look(netfilter, name)
+    if table is not None and not own_tables.is_ours(netfilter, table):
+        if plan.ip_masq:
+            own_tables.demand(netfilter, [table])
+        return True
     present = [] if table is None else _ranges(table.comment, plan.ranges)
     if plan.ip_masq:
         wanted = present + [one for one in plan.ranges if one not in present]
@@ -108,7 +114,7 @@ def _ensure_table(netfilter: Netlink, plan: "Plan", *, renew: bool) -> bool:
     is_awake = table is not None and not table.is_dormant
     if is_awake and wanted == present and _has_rules(chain, wanted) and not renew:
         return True
-    messages = [] if table is None else [nft.del_table(nft.NFPROTO_INET, name)]
+    messages = [] if table is None else [own_tables.removal(table)]
     if wanted:
         messages += _messages(name, wanted)
     try:
@@ -163,7 +169,7 @@ def _ranges(comment: str, hoped: "list[Network]") -> "list[Network]":
         try:
             ranges.append(inet.parse_cidr(text))
         except ValueError:
-            return []  # somebody else's comment: the table is made anew
+            return []  # shortened, or changed by somebody: the table is made anew
     return ranges
 
 
@@ -287,12 +293,8 @@ def remove(network: str, *, dry_run: bool = False) -> bool:
     dry_run: only say it.
     Raises: NetlinkError.
     """
-    removed = False
+    removed = own_tables.remove(table_name(network), FAMILIES, dry_run=dry_run)
     with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
-        if _look(netfilter, table_name(network))[0] is not None:
-            if not dry_run:
-                netfilter.nft_batch([nft.del_table(nft.NFPROTO_INET, table_name(network))])
-            removed = True
         for family in _IPTABLES.values():
             if _forward_chain(netfilter, family) is None:
                 continue

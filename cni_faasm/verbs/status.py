@@ -15,7 +15,7 @@ from cni_faasm.ipam.store import Allocation, Store
 from cni_faasm.link import claims, forwarding
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
-from cni_faasm.rules import firewall
+from cni_faasm.rules import firewall, own_tables
 from cni_faasm.spec import inet
 from cni_faasm.spec.errors import INVALID_CONFIG, PLUGIN_NOT_AVAILABLE, CniError
 
@@ -51,6 +51,7 @@ def status(request: "Request") -> None:
             gateways = [one.gateway for range_set in config.range_sets for one in range_set]
             with Netlink() as host:
                 claims.demand(host, gateways, [])
+        _demand_tables(config)
         if not looks:
             from cni_faasm.verbs import rehearsal
 
@@ -70,6 +71,18 @@ def status(request: "Request") -> None:
 
 def _unavailable(error: CniError) -> CniError:
     return CniError(PLUGIN_NOT_AVAILABLE, f"ADD would fail: {error.msg}", error.details)
+
+
+def _demand_tables(config: "NetworkConfig") -> None:
+    """Demand that the tables that an ADD would make or replace are nobody else's."""
+    needed = {
+        own_tables.MASQUERADE: config.ip_masq and not config.shapes_only,
+        own_tables.GUARD: config.guard is not None and not config.shapes_only,
+        own_tables.LIMIT: bool(config.egress.rate_bps) and not config.enforce_egress,
+    }
+    own_tables.demand_free(
+        prefix + config.name for prefix, is_needed in needed.items() if is_needed
+    )
 
 
 def _look_at_firewalls(config: "NetworkConfig") -> None:

@@ -54,6 +54,8 @@ JOBS = (
     "tests/kernel/test_netlink_nft.py",
     "tests/kernel/test_netlink_tc.py",
     "tests/kernel/test_netlink_transport.py",
+    "tests/kernel/test_own_tables.py::test_ours_without_its_comment_is_made_anew",
+    "tests/kernel/test_own_tables.py::test_only_the_very_table_that_was_looked_at_is_deleted",
 )
 # Grids of cases that ask much the same of a kernel: only their first and last, but for --soak.
 GRIDS = (
@@ -109,6 +111,7 @@ LONG_JOBS = (
     "tests/kernel/test_gc_status.py",
     "tests/kernel/test_guard.py",
     "tests/kernel/test_nat.py",
+    "tests/kernel/test_own_tables.py",
     "tests/kernel/test_subnets.py",
 )
 # What is done where systemd is process 1, on a suite's own kernel; in this order.
