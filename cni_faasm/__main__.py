@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
+    Tell = Callable[[int, bytes], None]
+
 MAX_STDIN_BYTES = 8 << 20
 _READ_BYTES = 1 << 16
 _SIGNALS = (15, 2)  # SIGTERM, SIGINT
@@ -35,7 +37,11 @@ def main() -> "NoReturn":
     if not environ.get("CNI_COMMAND"):
         from cni_faasm import arguments
 
-        status, stdout, stderr = arguments.answer()
+        words = arguments.given()
+        if words and words[0] in arguments.NETAVARK:
+            _catch_signals()
+            posix._exit(_serve_netavark(words))
+        status, stdout, stderr = arguments.answer(words)
         try:
             _write(1, stdout.encode())
             _write(2, stderr.encode())
@@ -78,18 +84,50 @@ def _be_agent(hold_ending: "Callable[[int], None]") -> "NoReturn":
     posix._exit(1)
 
 
+def _serve_netavark(words: "list[str]") -> int:
+    """Serve a call of podman's or netavark's. Returns: the exit status."""
+    from cni_faasm.netavark import edge
+
+    def tell(_: int, text: bytes) -> None:
+        _write(1, text)
+
+    def serve_call(
+        variables: "dict[str, str]", document: "dict[str, object]", translate: "Tell"
+    ) -> int:
+        return serve(variables, tell=translate, given=document)
+
+    try:
+        return edge.answer(
+            words,
+            posix.environ,
+            is_root=posix.geteuid() == 0,
+            read=lambda: _read_all(0),
+            tell=tell,
+            serve=serve_call,
+            warn=lambda text: _write(2, f"cni-faasm: {text}\n".encode("utf-8", "replace")),
+        )
+    except BaseException as error:
+        known = error if isinstance(error, CniError) else _internal(error)
+        try:
+            _write(1, edge.refusal(known))
+        except OSError:
+            return 1  # nobody listens
+        return 1
+
+
 def serve(
     environ: "dict[str, str]",
     stdin: int = 0,
     stdout: int = 1,
     stderr: int = 2,
     *,
-    tell: "Callable[[int, bytes], None] | None" = None,
+    tell: "Tell | None" = None,
+    given: "dict[str, object] | None" = None,
 ) -> int:
     """Serve one call over the given descriptors.
 
     tell: gets the exit status and the document instead of stdout, and raises OSError when
-    nobody took them.
+    nobody took them. given: the configuration, in the place of stdin.
     Returns: the exit status.
     """
     undo = Undo()
@@ -99,7 +137,7 @@ def serve(
 
     tell = tell or write
     try:
-        return _answer(environ, undo, stdin, stderr, tell)
+        return _answer(environ, undo, stdin, stderr, tell, given=given)
     except BaseException as error:
         # The runtime never learnt of this attachment, so it must not exist.
         undo.roll_back(error)
@@ -117,13 +155,15 @@ def _answer(
     undo: Undo,
     stdin: int,
     stderr: int,
-    tell: "Callable[[int, bytes], None]",
+    tell: "Tell",
+    *,
+    given: "protocol.Given | None",
 ) -> int:
     version = ""
     warnings: list[str] = []
     document: dict[str, object] | None
     try:
-        given = protocol.decode(_read_all(stdin))
+        given = protocol.decode(_read_all(stdin)) if given is None else given
         version = protocol.version_of(given)
         request = protocol.parse_request(environ, given)
         _begin_log(environ, request)

@@ -3,22 +3,25 @@
 import posix
 import sys
 
-from cni_faasm import __version__
+from cni_faasm import __version__, netavark
 from cni_faasm.config import nearmiss
 from cni_faasm.spec import protocol
 
 HELP = ("-h", "--help")
 VERSION = "--version"
 AGENT = "--agent"
-KNOWN = (*HELP, VERSION, AGENT)
+NETAVARK = netavark.VERBS
+KNOWN = (*HELP, VERSION, AGENT, *NETAVARK)
 SHOWN = 40  # characters of an argument that nobody knows
 
 USAGE = """\
 Usage: faasm [--help | --version | --agent]
+       faasm create | setup NETNS | teardown NETNS | info
 
   The CNI plugin faasm. A container runtime calls it without arguments, with
-  CNI_COMMAND in its environment and a network configuration on stdin. For
-  people there is cni-faasm --help.
+  CNI_COMMAND in its environment and a network configuration on stdin. podman 5
+  and its netavark know no CNI and call it as in the second line, with a JSON
+  document on stdin. For people there is cni-faasm --help.
 
 Options:
   --version   Say which version this is, and which versions of CNI it speaks.
@@ -28,9 +31,8 @@ Options:
 """
 
 
-def answer() -> "tuple[int, str, str]":
-    """Return the exit status and what goes to stdout and stderr."""
-    given = _given()
+def answer(given: "list[str]") -> "tuple[int, str, str]":
+    """Return the exit status and what goes to stdout and stderr, but for netavark's calls."""
     if not given:
         who = f"cni-faasm {__version__}: the CNI plugin 'faasm'. A container runtime calls it; "
         return 0, "", f"{who}for people there is cni-faasm --help.\n{_versions()}"
@@ -44,7 +46,8 @@ def answer() -> "tuple[int, str, str]":
     return 0, USAGE if given[0] in HELP else f"faasm {__version__}\n{_versions()}", ""
 
 
-def _given() -> "list[str]":
+def given() -> "list[str]":
+    """Return the arguments of this process."""
     words: "list[str] | None" = getattr(sys, "argv", None)
     if words is not None:
         return words[1:]

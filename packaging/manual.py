@@ -38,6 +38,8 @@ PLUGIN_ENVIRONMENT = (
 )
 PLUGIN_FILES = (
     ("/opt/cni/bin/faasm", "Where runtimes look for plugins."),
+    ("/usr/libexec/netavark/faasm", "The same for podman 5, where that is installed."),
+    ("/etc/containers/networks", "The networks that podman 5 keeps."),
     ("/etc/cni/net.d/10-faasm.conflist", "The network that was installed."),
     ("/var/lib/cni/networks", "Leases of addresses."),
     ("/var/lib/cni/faasm", "What ADD promised to each container."),
@@ -88,7 +90,9 @@ def _plugin() -> Iterator[str]:
     text = " ".join(description.split())
     yield from _name("faasm", "a CNI plugin that limits containers in both directions")
     yield ".SH SYNOPSIS"
-    yield _line(usage.removeprefix("Usage: "))
+    for number, form in enumerate(usage.removeprefix("Usage: ").splitlines()):
+        yield from [".br"] if number else []
+        yield _line(form.strip())
     yield ".SH DESCRIPTION"
     yield _line(text)
     yield ".SH OPTIONS"

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 KEY = "config"  # of the record
 REMARKS = "remarks"  # of the record, too
+NAME = "name"  # of the record: what the runtime calls the container
 _MAX_REMARKS = 16
 _MAX_REMARK = 500  # characters
+_MAX_NAME = 253  # characters: a pod's name is a DNS subdomain
 _PATH_LIMIT = 1024  # characters; whether a longer one is a path is for config.py to say
 _LIMIT = 1 << 16  # characters; a longer one is validated each time
 
@@ -34,6 +36,8 @@ def fields(config: "NetworkConfig") -> "dict[str, object]":
     ADD that went well, so `status` and `check` tell them.
     """
     kept: dict[str, object] = {KEY: config.accepted}
+    if config.called:
+        kept[NAME] = config.called
     if config.warnings:
         kept[REMARKS] = [text[:_MAX_REMARK] for text in config.warnings[:_MAX_REMARKS]]
     return kept
@@ -44,6 +48,19 @@ def text_of(document: "dict[str, object]") -> str:
     own = {key: value for key, value in document.items() if key != "prevResult"}
     text = jsonio.dumps(own).decode()
     return text if len(text) <= _LIMIT else ""
+
+
+def name_in(args: "dict[str, str]") -> str:
+    """Return the runtime's name of a container by its CNI_ARGS: "c1", "namespace/pod", "" for none.
+
+    podman gives its container's as K8S_POD_NAME, Kubernetes' runtimes the pod's with
+    K8S_POD_NAMESPACE. Nothing else than names: it goes to a terminal, and is compared with what
+    people type.
+    """
+    parts = [args.get("K8S_POD_NAMESPACE", ""), args.get("K8S_POD_NAME", "")]
+    if not parts[1] or not all(is_name(text) and len(text) <= _MAX_NAME for text in parts if text):
+        return ""
+    return "/".join(text for text in parts if text)
 
 
 def recall(request: "Request") -> "tuple[Plan, Result | None] | None":

@@ -56,7 +56,12 @@ class Attachment(NamedTuple):
     @property
     def name(self) -> str:
         """Return the runtime's name of the container, "" where it has none."""
-        found = names.of(self.network, self.container_id, self.ifname)
+        kept = self.fields.get(accepted.NAME)
+        found = (
+            kept
+            if isinstance(kept, str)
+            else names.of(self.network, self.container_id, self.ifname)
+        )
         return "" if found == self.container_id else found
 
     @property

@@ -100,6 +100,8 @@ class Files:
                 f"no configuration in {self.conf_dir} that can be read is of the network "
                 f"{one.network!r}"
             )
+        if network.faults:
+            raise ToolError(f"{network.path}: {'; '.join(network.faults)}")
         given = accepted_document(one.fields)
         if given is None:
             raise UnfiledError("its record does not keep what its runtime asked for")

@@ -1,18 +1,15 @@
 """Tell containers by the names that their runtimes gave them.
 
-libcni keeps each ADD's arguments beside its result, until DEL, and runtimes put the name there:
-podman its container's as K8S_POD_NAME, Kubernetes' runtimes the pod's with K8S_POD_NAMESPACE.
-So containers that were attached before have their names, too, and records need not keep them.
+The attachment's record keeps it. libcni keeps each ADD's arguments beside its result, until DEL, so
+containers that were attached by an earlier version have their names, too.
 """
 
 import json
 from typing import Any
 
-from cni_faasm.spec import protocol
+from cni_faasm.attachment import accepted
 
 LIBCNI_CACHE = "/var/lib/cni/results"
-# A pod's name is a DNS subdomain.
-_MOST = 253
 
 
 def cached(network: str, container_id: str, ifname: str) -> dict[str, Any]:
@@ -40,10 +37,4 @@ def of(network: str, container_id: str, ifname: str) -> str:
         for pair in (pairs if isinstance(pairs, list) else ())
         if isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
     }
-    parts = [found.get("K8S_POD_NAMESPACE", ""), found.get("K8S_POD_NAME", "")]
-    # Nothing else than names: it goes to a terminal, and is compared with what people type.
-    if not parts[1] or not all(
-        protocol.is_name(text) and len(text) <= _MOST for text in parts if text
-    ):
-        return ""
-    return "/".join(text for text in parts if text)
+    return accepted.name_in(found)

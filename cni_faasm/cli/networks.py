@@ -1,6 +1,7 @@
 """Find the networks of this host: the list files that name faasm, and their folders.
 
-A runtime reads the files of /etc/cni/net.d in the order of their names; so do we.
+A runtime reads the files of /etc/cni/net.d in the order of their names; so do we. podman 5 has its
+networks elsewhere, and leases their addresses itself.
 """
 
 import os
@@ -11,7 +12,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from cni_faasm.cli import output
+from cni_faasm.cli import output, podman
 from cni_faasm.cli.fault import ToolError
 from cni_faasm.config import loading as configuration
 from cni_faasm.spec import jsonio, protocol
@@ -67,7 +68,8 @@ class Network(NamedTuple):
     """One network as its file describes it.
 
     document: what the plugin gets on stdin. place: of the plugin in the list.
-    others: types of the plugins that come after it.
+    others: types of the plugins that come after it. faults: of a network of podman's, what its
+    options have that no configuration could tell.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Network(NamedTuple):
     document: dict[str, object]
     place: int
     others: list[str]
+    faults: tuple[str, ...] = ()
 
 
 def read(path: str) -> Network | None:
@@ -110,19 +113,36 @@ def _type(plugin: Any) -> str:
 
 
 def installed(conf_dir: str, *, quiet: bool = False) -> list[Network]:
-    """Return the networks of a folder that are ours; one that is not there has none.
+    """Return our networks: those of a folder of CNI's, then those of podman 5's.
 
-    A file that cannot be read may be of one: it is told on stderr, unless quiet.
+    A folder that is not there has none. A file that cannot be read may be of one: it is told on
+    stderr, unless quiet.
     Raises: OSError when the folder cannot be read.
     """
+    found = of_cni(conf_dir, quiet=quiet)
+    for path, one in podman.listed():
+        if isinstance(one, podman.Filed):
+            found.append(Network(one.name, path, one.document, 0, [], tuple(one.faults)))
+        elif not quiet:
+            _pass_over(path, one)
+    return found
+
+
+def of_cni(conf_dir: str, *, quiet: bool = False) -> list[Network]:
+    """Return our networks of a folder of CNI's alone. Raises: as `installed`."""
     found = []
     for path, network in listed(conf_dir):
         if isinstance(network, Network):
             found.append(network)
-        elif not quiet and path not in _told:
-            _told.add(path)
-            output.note(f"passed over {path}: {network}")
+        elif not quiet:
+            _pass_over(path, network)
     return found
+
+
+def _pass_over(path: str, why: str) -> None:
+    if path not in _told:
+        _told.add(path)
+        output.note(f"passed over {path}: {why}")
 
 
 def listed(conf_dir: str) -> Iterator[tuple[str, Network | str]]:
@@ -168,7 +188,8 @@ def find(name: str, conf: str, conf_dir: str) -> Network:
         if network is None:
             raise ToolError(f"{conf}: no plugin of it is of type {PLUGIN}")
         return network
-    networks = installed(conf_dir)
+    # podman would give away what a pool leases of a network of its own.
+    networks = of_cni(conf_dir)
     if name:
         for network in networks:
             if network.name == name:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class NetworkConfig:
     """A configuration, with the runtime's wishes worked in.
 
-    accepted: the text of it for the record, set by ADD. dns_is_told: no other source's counts. mtu None: that of the default
+    accepted: the text of it for the record, set by ADD. called: the runtime's name of the container,
+    set by ADD, too. dns_is_told: no other source's counts. mtu None: that of the default
     route's interface. ingress: to the container; egress: from it. latency_ms None: the
     shaping's default. subnets: (packed, prefix length) of those whose traffic alone is not
     limited, or with subnets_only alone is. enforce_egress: on the host, too. range_sets: one address of each. requested_addresses: packed, each in
@@ -33,6 +34,7 @@ class NetworkConfig:
 
     __slots__ = (
         "accepted",
+        "called",
         "cni_version",
         "data_dir",
         "dns",
@@ -67,6 +69,7 @@ class NetworkConfig:
 
     def __init__(self, *, name: str = "", cni_version: str = SUPPORTED_VERSIONS[-1]) -> None:
         self.accepted = ""
+        self.called = ""
         self.cni_version = cni_version
         self.name = name
         self.plugin_type = "faasm"

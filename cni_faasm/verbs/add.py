@@ -40,6 +40,7 @@ def add(request: "Request", undo: "Undo", warnings: "list[str]") -> Result:
     """
     config = configuration.load(request.document, request.args)
     config.accepted = accepted.text_of(request.document)
+    config.called = accepted.name_in(request.args)
     warnings.extend(config.warnings)
     if config.prev_result is not None and not config.shapes_only:
         raise CniError(

@@ -53,6 +53,7 @@ def test_the_plugin_tells_its_version_and_its_help(plugin: list[str]) -> None:
         (["--agent", "--now"], "--agent: this cannot be one"),
         (["--version", "--nonsense"], "unknown argument '--nonsense'\n"),
         (["ADD"], "unknown argument 'ADD'\n"),
+        (["setpu", "/run/netns/a"], "unknown argument 'setpu': did you mean setup?"),
         ([""], "unknown argument ''\n"),
         (["\x1b[31m\udcff"], "unknown argument '?[31m?'\n"),
         (["x" * 10_000], f"unknown argument '{'x' * 40}'\n"),
@@ -68,10 +69,21 @@ def test_the_plugin_refuses_what_it_does_not_know(
 
 
 @pytest.mark.parametrize("plugin", PLUGINS)
+def test_what_netavark_calls(plugin: list[str]) -> None:
+    done = run(plugin, "info")
+    assert json.loads(done.stdout) == {"version": __version__, "api_version": "1.0.0"}
+    for words in (["setup"], ["teardown", "a", "b"], ["create", "a"], ["info", "a"]):
+        done = run(plugin, *words)
+        assert (done.returncode, done.stderr) == (1, "")
+        assert "netavark calls: create, setup NETNS, " in json.loads(done.stdout)["error"]
+
+
+@pytest.mark.parametrize("plugin", PLUGINS)
 def test_to_a_runtime_arguments_mean_nothing(plugin: list[str]) -> None:
     """The specification has none."""
     done = run(plugin, "--version", "--nonsense", CNI_COMMAND="VERSION")
     assert (done.returncode, done.stderr) == (0, "")
+    assert run(plugin, "info", CNI_COMMAND="VERSION").stdout == done.stdout
     assert json.loads(done.stdout)["supportedVersions"] == list(SUPPORTED_VERSIONS)
 
 

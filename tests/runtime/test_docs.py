@@ -31,6 +31,8 @@ ELSEWHERE = {
     "tests/run.sh": "this very run",
     "tests/vm/": "tests/vm",
     ".venv/bin/python -m pytest": "this very run",
+    "podman network create": "tests/vm/test_podman.py",
+    "podman run --rm --network fn": "tests/vm/test_podman.py",
 }
 # What a reader fills in, and what makes a measurement short.
 SUBSTITUTES = (

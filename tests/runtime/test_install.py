@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from cni_faasm import __version__
 from cni_faasm.cli.install.command import SYSTEM_FILES
 from tests.agent import agent
 from tests.host import BUNDLE, REPO, Host
@@ -153,6 +154,24 @@ def test_where_the_distribution_has_its_plugins(tmp_path: Path, folder: str) -> 
     link.write_text("theirs")
     done = run(BUNDLE / "cni-faasm", "install", "--destdir", tmp_path, check=False)
     assert (done.returncode, str(link) in done.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "netavark", ["usr/lib/podman/netavark", "usr/bin/netavark", "usr/libexec/netavark/other"]
+)
+def test_where_podman_5_looks(tmp_path: Path, netavark: str) -> None:
+    """A folder that no package brings is made, and taken away again."""
+    (tmp_path / netavark).parent.mkdir(parents=True)
+    (tmp_path / netavark).write_text("theirs")
+    before = tree(tmp_path)
+    link = tmp_path / "usr/libexec/netavark/faasm"
+    for _ in range(2):
+        done = steps(BUNDLE / "cni-faasm", "install", "--destdir", tmp_path)
+        assert done[str(link)] == "installed"
+    told = json.loads(run(link, "info").stdout)
+    assert (told["api_version"], told["version"]) == ("1.0.0", __version__)
+    assert steps(tmp_path / TOOL, "uninstall", "--destdir", tmp_path)[str(link)] == "removed"
+    assert tree(tmp_path) == before
 
 
 def test_a_folder_that_is_a_link_is_let_be(tmp_path: Path) -> None:

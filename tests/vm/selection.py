@@ -18,6 +18,9 @@ ALL_KERNELS = ("bullseye", "bookworm", "trixie", "sid")
 ROOTS = ("bookworm",)
 # Whose own root, with firewalld, is booted with their kernel (tests/vm/test_firewalld.py).
 FIREWALLD = ("bookworm", "trixie")
+# Whose own podman, with netavark in the place of CNI, is booted with their kernel under --soak
+# (tests/vm/test_podman.py).
+PODMAN = ("trixie",)
 # What tests/roots runs things in, and boots under --soak.
 OTHER_RELEASES = ("bullseye-tools", "trixie-tools")
 ARM64 = "bookworm-arm64"
@@ -190,6 +193,7 @@ def needed(arguments: Sequence[str]) -> list[str]:
         chosen = kernels(known.kernels, soak=known.soak)
         whole = systems(known.kernels, soak=known.soak)
         roots = [*ROOTS, *(f"{suite}-firewalld" for suite in chosen if suite in FIREWALLD), *whole]
+        roots += (f"{suite}-podman" for suite in chosen if suite in PODMAN)
         suites = dict.fromkeys((*chosen, *map(suite_of, whole)))
         found += [*(f"kernel/{suite}" for suite in suites), *(f"root/{root}" for root in roots)]
     if are_run("tests/roots"):

@@ -3,6 +3,7 @@
     /usr/lib/cni-faasm/              the bundle: plugin, tool, _internal/
     /opt/cni/bin/faasm               -> the plugin
     /usr/lib/cni/faasm, /usr/libexec/cni/faasm   the same, where the distribution has that folder
+    /usr/libexec/netavark/faasm      the same, where podman 5's netavark is
     /usr/bin/cni-faasm               -> the tool
     /etc/cni/net.d/10-faasm.conflist the network; an operator's changes are never touched
     /usr/lib/systemd/system/         units that an operator may enable: the agent, gc, metrics
@@ -40,6 +41,9 @@ TOOL = "usr/bin/cni-faasm"
 # Where the plugins of Debian's and of Fedora's packages lie: their container runtimes are set up to
 # look there, Debian's containerd nowhere else.
 DISTRIBUTION_FOLDERS = ("usr/lib/cni", "usr/libexec/cni")
+# Where podman looks for drivers of networks, a folder that no package brings; and its netavark.
+NETAVARK_FOLDER = "usr/libexec/netavark"
+_NETAVARK_IN = ("lib/podman", "libexec/podman", "local/libexec/podman", "local/lib/podman", "bin")
 CONFIG = "etc/cni/net.d/10-faasm.conflist"
 # Of systemd and udev. An operator's changes go to /etc, where files of the same names count more.
 UNITS = "usr/lib/systemd/system"
@@ -105,7 +109,7 @@ def install(bundle: str, destdir: str = "/") -> Iterator[Step]:
                 f"{link} exists and was not put there by cni-faasm", "move it away and try again"
             )
     made = _folders_made(folder)
-    for path in (folder, plugin, tool, config, *system_files):
+    for path in (folder, *plugins, tool, config, *system_files):
         made += _make_parents(path, destdir)
     known_config = read(os.path.join(folder, DELIVERED_CONFIG))
     if os.path.realpath(bundle) != os.path.realpath(folder):
@@ -176,14 +180,17 @@ def _refuse_package(destdir: str) -> None:
 
 
 def _links_of_distribution(destdir: str) -> list[str]:
-    """Return the plugin's links in those folders of the distribution that are there."""
-    folders = [os.path.join(os.path.abspath(destdir), path) for path in DISTRIBUTION_FOLDERS]
+    """Return the plugin's links in those folders of others that are there, or are looked into."""
+    top = os.path.abspath(destdir)
+    folders = [os.path.join(top, path) for path in (*DISTRIBUTION_FOLDERS, NETAVARK_FOLDER)]
     # One that is a link leads to where the plugin is already, or to what is somebody's own affair.
-    return [
-        os.path.join(path, os.path.basename(PLUGIN))
-        for path in folders
-        if os.path.isdir(path) and not os.path.islink(path)
-    ]
+    found = [path for path in folders if os.path.isdir(path) and not os.path.islink(path)]
+    netavark = folders[-1]
+    if not os.path.lexists(netavark) and any(
+        os.path.exists(os.path.join(top, "usr", path, "netavark")) for path in _NETAVARK_IN
+    ):
+        found.append(netavark)
+    return [os.path.join(path, os.path.basename(PLUGIN)) for path in found]
 
 
 def _install_system_file(delivered: str, path: str) -> Step:
