@@ -11,6 +11,7 @@ from cni_faasm.rules import own_tables
 from cni_faasm.spec.errors import PLUGIN_NOT_AVAILABLE, TABLE_TAKEN
 from tests.attached import Attached, add_remote, config, passes
 from tests.host import Host
+from tests.tool import Tool
 
 ENOENT = 2
 LIMITED: dict[str, Any] = {"egressRate": "10M"}
@@ -100,11 +101,14 @@ def test_an_arp_table_is_no_matter_to_a_guard_without_one(host: Host) -> None:
 def test_what_comes_in_the_place_of_ours_stays(host: Host, table: str) -> None:
     """While a container runs: CHECK tells, repair and ADD say what is in the way, DEL ends well."""
     network = config(host, **EVERYTHING)
+    tool = Tool(host)
+    tool.network(**EVERYTHING)
     one = Attached(host, network)
     host.run(["nft", "delete", "table", *table.split()])
     before = make(host, table, "sets")
     details = host.check(one.inside, network, one.result).error(107)["details"]
     assert table.partition(" ")[2] in details
+    assert f"nft table {table} is somebody else's" in tool("repair").expect(1).stdout
     host.cni("ADD", host.add_container(), network).error(TABLE_TAKEN)
     host.delete_attachment(one.inside, network)
     collect(host, network)
