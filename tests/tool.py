@@ -79,7 +79,11 @@ class Tool:
         group = words[:2] if words[0] == "pool" else words[:1]
         if group[0] == "pool":
             extra += ["--prefix", self.prefix]
-        if group != ("pool", "exec") and words[0] not in ("migrate", "validate", "version"):
+        if group not in (("pool", "exec"), ("pool", "return")) and words[0] not in (
+            "migrate",
+            "validate",
+            "version",
+        ):
             extra += ["--conf-dir", str(self.conf_dir)]
         return [*self.command, *group, *extra, *words[len(group) :]]
 

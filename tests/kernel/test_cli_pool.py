@@ -208,6 +208,8 @@ def test_list_and_exec(tool: Tool) -> None:
         "ingress": {"limitBitsPerSecond": BANDWIDTH["ingressRate"], "burstBytes": 2500},
         "egress": {"limitBitsPerSecond": BANDWIDTH["egressRate"], "burstBytes": 1600},
         "network": "testnet",
+        "slot": "free",
+        "owner": None,
         "state": "ok",
     }
     done = tool("pool", "exec", "2", "--", "ls", "/sys/class/net").ok()

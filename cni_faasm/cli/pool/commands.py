@@ -8,8 +8,10 @@ import typer
 
 from cni_faasm.cli import attachments, networks, output
 from cni_faasm.cli.fault import ToolError
+from cni_faasm.cli.pool import claiming, netfolder
 from cni_faasm.cli.pool import making as pool
-from cni_faasm.cli.pool import netfolder
+from cni_faasm.cli.pool.offer import offer
+from cni_faasm.cli.pool.slotfiles import CLAIMED, SlotFiles, is_alive
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.spec import inet
 
@@ -20,6 +22,9 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+
+app.command("claim")(claiming.claim)
+app.command("return")(claiming.return_)
 
 MAX_MEMBERS = 65_536
 ERRORS_SHOWN = 5
@@ -46,7 +51,7 @@ def up(
 
     Number K has the interface faasmK outside and faasmpK inside. What is there already and
     whole is left alone, so an interrupted call may be repeated. Where somebody else has one of
-    the names, nothing is made. Without --network and --conf the network is that of
+    the names, nothing is made. Members are offered to whoever claims one. Without --network and --conf the network is that of
     10-faasm.conflist, else the first of faasm's, else the one that came with the bundle.
 
     Examples:
@@ -77,8 +82,13 @@ def up(
                 )
             outcomes = []
             with output.Progress("pool up", size, quiet=as_json) as progress:
+                files = SlotFiles(prefix)
+                files.make()
+                states = files.states()
                 for number in range(1, size + 1):
                     outcomes.append(builder.up(number))
+                    if outcomes[-1].action != "failed" and number not in states:
+                        offer(files, builder, number)
                     progress.step()
         finally:
             builder.close()
@@ -119,11 +129,22 @@ def down(
         known = pool.members(names, _state_dirs(conf_dir, state_dir))
         wanted = set(numbers or ())
         doomed = [member for member in known if not wanted or member.number in wanted]
+        files = SlotFiles(prefix)
+        if files.is_served():
+            raise ToolError(
+                f"a pool serve keeps the pool {prefix!r}, and would make again what is removed",
+                "end it first, as by systemctl stop cni-faasm-slots",
+            )
         if not force:
-            doomed = _without_foreign(names, doomed)
+            doomed = _without_claimed(names, _without_foreign(names, doomed), files)
             pool.demand_none_stranded(names, doomed)
         with output.Progress("pool down", len(doomed), quiet=as_json) as progress:
             outcomes = pool.down(names, doomed, progress.step)
+        for one in outcomes:
+            if one.action == "removed":
+                files.drop(one.number)
+        if not wanted:
+            files.remove()
     absent = sorted(wanted - {member.number for member in known})
     for number in absent:
         output.note(f"{names.namespace(number)}: there is none")
@@ -147,8 +168,10 @@ def list_(
     """
     names = pool.names_of(prefix, 1)
     with Netlink() as host:
+        files = SlotFiles(prefix)
+        states = files.states()
         rows = [
-            _row(names, member, host)
+            _row(names, member, host) | _slot(files, member.number, states.get(member.number))
             for member in pool.members(names, _state_dirs(conf_dir, state_dir))
         ]
     if as_json:
@@ -157,7 +180,7 @@ def list_(
     if not rows:
         typer.echo(f"no namespaces {names.namespace(1)}, {names.namespace(2)}, ...")
         return
-    heads = ("NAMESPACE", "OUTSIDE", "INSIDE", "ADDRESSES", "IN", "OUT", "NETWORK", "STATE")
+    heads = ("NAMESPACE", "OUTSIDE", "INSIDE", "ADDRESSES", "IN", "OUT", "NETWORK", "SLOT", "STATE")
     cells = [
         (
             str(row["namespace"]),
@@ -167,11 +190,12 @@ def list_(
             output.rate(row["ingress"]["limitBitsPerSecond"]),
             output.rate(row["egress"]["limitBitsPerSecond"]),
             str(row["network"] or "-"),
+            " ".join(str(row[key]) for key in ("slot", "owner") if row[key]) or "-",
             str(row["state"]),
         )
         for row in rows
     ]
-    going = ("INSIDE", "NETWORK", "OUTSIDE", "ADDRESSES")
+    going = ("INSIDE", "NETWORK", "OUTSIDE", "SLOT", "ADDRESSES")
     typer.echo(output.table(heads, cells, right=("IN", "OUT"), dispensable=going))
 
 
@@ -219,6 +243,25 @@ def _without_foreign(names: pool.Names, doomed: Sequence[pool.Member]) -> list[p
     return left
 
 
+def _without_claimed(
+    names: pool.Names, doomed: Sequence[pool.Member], files: SlotFiles
+) -> list[pool.Member]:
+    """Leave out the members that somebody has claimed, and say so."""
+    claimed = files.numbers(CLAIMED)
+    left = []
+    for member in doomed:
+        owner = files.owner(member.number) if member.number in claimed else None
+        if member.number not in claimed or (owner is not None and not is_alive(owner)):
+            left.append(member)
+            continue
+        whose = "somebody" if owner is None else f"process {owner.pid}"
+        output.note(
+            f"{names.namespace(member.number)}: left alone: {whose} has claimed it; cni-faasm pool "
+            f"return {member.number} gives it back, --force removes it"
+        )
+    return left
+
+
 def _state_dirs(conf_dir: str, state_dir: str) -> list[str]:
     return networks.state_dirs(networks.installed(conf_dir), state_dir)
 
@@ -255,6 +298,12 @@ def _row(names: pool.Names, member: pool.Member, host: Netlink) -> dict[str, Any
         if shape is not None:
             row[key] = output.limit(shape.rate_bps, shape.burst_bytes)
     return row
+
+
+def _slot(files: SlotFiles, number: int, state: str | None) -> dict[str, Any]:
+    """Return whether a member can be claimed, and the pid of who has."""
+    owner = files.owner(number) if state == CLAIMED else None
+    return {"slot": state, "owner": owner.pid if owner else None}
 
 
 def _outcome(names: pool.Names, one: pool.Outcome) -> dict[str, Any]:

@@ -101,6 +101,17 @@ def put(name: str, text: str) -> bool:
     return True
 
 
+def text_of(name: str) -> str:
+    """Return what a namespace's resolv.conf says, "" without one."""
+    try:
+        with open(
+            f"{netfolder.ETC}/{name}/resolv.conf", encoding="utf-8", errors="replace"
+        ) as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
 def remove(name: str) -> None:
     """Take away what `put` wrote; what somebody else wrote stays."""
     folder = f"{netfolder.ETC}/{name}"
