@@ -37,6 +37,7 @@ _NO_MATTER = frozenset(
         "egressburst",
         "maxingressrate",
         "maxegressrate",
+        "ratesbyargs",
         "unshapedsubnets",
         "shapedsubnets",
         "logfile",

@@ -211,6 +211,13 @@ TABLES = {
             "not in it",
         ),
         Key("maxEgressRate", "rate", "no cap", "the same, from the container"),
+        Key(
+            "ratesByArgs",
+            "true, false",
+            "`false`",
+            "heed limits in [`CNI_ARGS`](#what-the-runtime-adds): who may write those may ask for "
+            "limits. Beside `bandwidth` as well",
+        ),
     ),
     "ipam": (
         Key(

@@ -148,6 +148,7 @@ def _read_flat(config: NetworkConfig, top: Section) -> None:
         else:
             config.mtu = mtu
     config.ip_masq = top.flag("ipMasq") or False
+    top.flag("ratesByArgs")  # ADD reads it, before anything is validated
     config.sandbox = top.text("sandbox") or ""
     if config.sandbox not in ("", GVISOR):
         top.fault("sandbox", f'"{GVISOR}", or "" for containers with the host\'s kernel')

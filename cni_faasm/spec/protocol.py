@@ -53,6 +53,13 @@ REQUIRED = (
     ("CNI_NETNS", ("ADD", "CHECK")),
     ("CNI_IFNAME", ("ADD", "DEL", "CHECK")),
 )
+# Keys of CNI_ARGS for limits, and the keys of the configuration that they stand for.
+RATE_ARGS = {
+    "EGRESS_RATE": "egressRate",
+    "INGRESS_RATE": "ingressRate",
+    "EGRESS_BURST": "egressBurst",
+    "INGRESS_BURST": "ingressBurst",
+}
 SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
 
 # "<containerID>@<ifname>", with one more byte while it is written, is a file's name.
@@ -65,7 +72,7 @@ _NAME_CHARACTERS = _LETTERS_DIGITS | frozenset("_.-")
 class Request:
     """One call of the runtime. document: the configuration, its keys as given.
 
-    args: CNI_ARGS, with "IP" and "MAC" spelt so and valid; empty ones left out.
+    args: CNI_ARGS, with "IP", "MAC" and limits spelt so; IP and MAC are valid, and left out if empty.
     """
 
     __slots__ = (
@@ -229,6 +236,8 @@ def _parse_args(text: str, tolerant: bool) -> "dict[str, str]":
                 if value:
                     inet.parse_mac(value)
                     args["MAC"] = value
+            elif folded.upper() in RATE_ARGS:
+                args[folded.upper()] = value
             else:
                 unknown.append(key)
                 args[key] = value
@@ -241,7 +250,7 @@ def _parse_args(text: str, tolerant: bool) -> "dict[str, str]":
     if unknown and not ignore:
         raise _environment(
             f"CNI_ARGS: unknown {', '.join(_shown(key) for key in unknown[:20])}",
-            "known are IP and MAC; IgnoreUnknown=1 lets others pass",
+            f"known are IP, MAC, {', '.join(RATE_ARGS)}; IgnoreUnknown=1 lets others pass",
         )
     return args
 

@@ -19,6 +19,7 @@ from cni_faasm.spec.errors import (
     UNSUPPORTED_FIELD,
     CniError,
 )
+from cni_faasm.spec.protocol import RATE_ARGS
 from cni_faasm.spec.results import Interface, IPConfig, Result
 
 TYPE_CHECKING = False
@@ -38,7 +39,13 @@ def add(request: "Request", undo: "Undo", warnings: "list[str]") -> Result:
     Returns: what has been made.
     Raises: CniError.
     """
+    remarks: list[str] = []
+    if not RATE_ARGS.keys().isdisjoint(request.args):
+        from cni_faasm.config import args_rates
+
+        request.document = args_rates.merge(request.document, request.args, remarks)
     config = configuration.load(request.document, request.args)
+    config.warnings += remarks
     config.accepted = accepted.text_of(request.document)
     config.called = accepted.name_in(request.args)
     warnings.extend(config.warnings)

@@ -537,3 +537,23 @@ def _reboot(host: Host) -> None:
         path.write_text(json.dumps(document))
     for path in (host.data_dir / "testnet").glob("10.*"):
         os.utime(path, (1_000_000_000, 1_000_000_000))
+
+
+def test_limits_by_args(host: Host, container: Namespace) -> None:
+    """As Nomad's users can give them; the record keeps them for whoever looks later."""
+    config = host.config(ratesByArgs=True, maxEgressRate="5M")
+    args = "IgnoreUnknown=true;NOMAD_JOB_NAME=web;EGRESS_RATE=10M;INGRESS_RATE=20M"
+    call = host.cni("ADD", container, config, args=args)
+    result = call.ok()
+    assert b"lowered to 5 Mbit/s" in call.stderr
+    rates = [host.classes("faasm0")[0]["rate"], container.classes("eth0")[0]["rate"]]
+    assert rates == [20_000_000, 5_000_000]
+    host.check(container, config, result, args=args).ok()
+    host.delete_attachment(container, config, args=args)
+
+    del config["ratesByArgs"]
+    call = host.cni("ADD", container, config, args=args)
+    call.ok()
+    assert b"INGRESS_RATE passed over: ratesByArgs is not true" in call.stderr
+    assert container.classes("eth0") == []
+    host.delete_attachment(container, config)

@@ -269,3 +269,22 @@ def test_version_document() -> None:
         "cniVersion": "1.1.0",
         "supportedVersions": ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"],
     }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # What runtimes send: nerdctl, Nomad with what its users add, podman, containerd.
+        "IgnoreUnknown=1;IP=10.1.0.2;MAC=02:00:00:00:00:01;NERDCTL_CNI_DHCP_HOSTNAME=a",
+        "IgnoreUnknown=true;NOMAD_ALLOC_ID=5f;NOMAD_GROUP_NAME=web;NOMAD_JOB_NAME=a b;team=x",
+        "IgnoreUnknown=1;K8S_POD_NAME=web",
+        "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web;K8S_POD_UID=7",
+    ],
+)
+def test_args_of_runtimes(text: str) -> None:
+    assert len(parse(CNI_ARGS=text).args) == text.count("=") - 1
+
+
+def test_limits_in_args_are_known() -> None:
+    args = parse(CNI_ARGS="egress_rate=10M;INGRESS_BURST=").args
+    assert args == {"EGRESS_RATE": "10M", "INGRESS_BURST": ""}
