@@ -2,6 +2,7 @@
 # Makes dist/faasm/ (the bundle: plugin, tool, shared contents) and from it an archive.
 #
 #   ./build.sh                          build; quick when nothing changed
+#   ./build.sh --deb                    build, then make a Debian package of it in dist/
 #   ./build.sh --install [--destdir D]  build, then put it where runtimes look
 #   ./build.sh --uninstall [--destdir D]
 #   ./build.sh --clean                  remove what building made, but not .venv
@@ -99,13 +100,20 @@ inputs() {
 
 outputs_are_there() {
     [ -x dist/faasm/faasm ] && [ -x dist/faasm/cni-faasm ] && [ -d dist/faasm/_internal ] &&
-        [ -f "dist/$archive" ] && [ -f "dist/$archive.sha256" ]
+        [ -f "dist/$archive" ] && [ -f "dist/$archive.sha256" ] && [ -f "dist/$bill" ] &&
+        [ -f dist/SHA256SUMS ]
+}
+
+# Writes dist/SHA256SUMS, of all that is there to be handed on.
+write_sums() {
+    (cd dist && sha256sum cni-faasm[-_]*"$version"*[!6] >SHA256SUMS.new && mv SHA256SUMS.new SHA256SUMS)
 }
 
 build() {
     version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' cni_faasm/__init__.py)
     [ -n "$version" ] || die "cni_faasm/__init__.py names no version"
     archive=cni-faasm-$version-$arch.tar.gz
+    bill=cni-faasm-$version-$arch.cdx.json
     hash=$(inputs 2>/dev/null) || hash=
     if [ -n "$hash" ] && [ "$(cat build/stamp 2>/dev/null)" = "$hash" ] && outputs_are_there; then
         say "dist/faasm is up to date"
@@ -129,8 +137,10 @@ build() {
         cat build/log >&2
         die "PyInstaller failed"
     fi
+    .venv/bin/python packaging/contents.py build/faasm/origins build "$SOURCE_DATE_EPOCH" >&2
+    mv build/sbom.cdx.json "build/dist/$bill"
     # shellcheck disable=SC2086  # a list
-    cp -R $documents docs conf build/dist/faasm # docs/ points to conf/
+    cp -R $documents docs conf build/licenses build/dist/faasm # docs/ points to conf/
     find build/dist/faasm -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
     tar -C build/dist --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner \
         --mode=go=rX,u+rw --format=gnu --transform "s,^faasm,cni-faasm-$version," -cf - faasm |
@@ -138,6 +148,7 @@ build() {
     (cd build/dist && sha256sum "$archive" >"$archive.sha256")
     rm -rf dist
     mv build/dist dist
+    write_sums
     printf '%s\n' "$hash" >build/stamp
     say "made dist/faasm and dist/$archive"
 }
@@ -146,6 +157,7 @@ action=build
 destdir=/
 while [ $# -gt 0 ]; do
     case $1 in
+        --deb) action=deb ;;
         --install) action=install ;;
         --uninstall) action=uninstall ;;
         --clean) action=clean ;;
@@ -159,6 +171,11 @@ done
 
 case $action in
     build) build ;;
+    deb)
+        build
+        deploy/debian/package.sh "$version"
+        write_sums
+        ;;
     install) build; dist/faasm/cni-faasm install --destdir "$destdir" ;;
     uninstall)
         tool=$destdir/usr/lib/cni-faasm/cni-faasm

@@ -52,6 +52,7 @@ needed=(
     "/usr/lib/python3.11/ensurepip python3-venv"
     "/usr/share/gocode/src/github.com/containernetworking/cni/libcni golang-github-appc-cni-dev"
 )
+case " $* " in *" --soak "*) needed+=("lintian lintian") ;; esac
 missing=()
 for line in "${needed[@]}"; do
     read -r thing package <<<"$line"
@@ -91,7 +92,7 @@ case ${kernels_and_roots[*]} in
 esac
 
 say "build.sh"
-./build.sh
+./build.sh --deb
 
 say "tests"
 # The caller's --plugin comes later and so wins.

@@ -190,6 +190,10 @@ def uninstall(
     force: Annotated[
         bool, typer.Option("--force", help="Also while containers are attached.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", "-n", help="Only look whether containers are attached."),
+    ] = False,
     conf_dir: networks.ConfDir = networks.CONF_DIR,
     as_json: AsJson = False,
 ) -> None:
@@ -210,7 +214,8 @@ def uninstall(
     if not force and os.path.realpath(destdir) == "/":
         collecting.demand_none_attached(conf_dir)
     commands = firewall_trust.left_behind(conf_dir) if os.path.realpath(destdir) == "/" else []
-    _show(installer.uninstall(destdir), as_json)
+    steps = () if dry_run else installer.uninstall(destdir)
+    _show(steps, as_json, "it can be removed" if dry_run else "nothing was installed")
     for command in commands:
         output.note(f"firewalld still lets a range pass that may be another's now: {command}")
 
@@ -246,7 +251,9 @@ def node_install(
             _say(step)
 
 
-def _show(steps: Iterable[installer.Step], as_json: bool) -> None:
+def _show(
+    steps: Iterable[installer.Step], as_json: bool, empty: str = "nothing was installed"
+) -> None:
     if as_json:
         output.print_json({"steps": [step._asdict() for step in steps]})
         return
@@ -255,7 +262,7 @@ def _show(steps: Iterable[installer.Step], as_json: bool) -> None:
         nothing = False
         _say(step)
     if nothing:
-        typer.echo("nothing was installed")
+        typer.echo(empty)
 
 
 def _say(step: installer.Step) -> None:

@@ -15,8 +15,8 @@ TOOL = "/usr/bin/cni-faasm"
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave arm64 to the long run."""
-    long = collection_path.name == "test_arm64.py"
+    """Leave arm64 and what takes long to the long run."""
+    long = collection_path.name in {"test_arm64.py", "test_lintian.py"}
     return True if long and not config.getoption("--soak") else None
 
 

@@ -12,7 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cyclonedx.schema
+import jsonschema
 import pytest
+from referencing import Registry, Resource
 
 from cni_faasm import __version__
 from cni_faasm.cli.install.command import SYSTEM_FILES
@@ -27,6 +30,7 @@ UNIT = "usr/lib/systemd/system/cni-faasm.service"
 RULES = "usr/lib/udev/rules.d/85-cni-faasm.rules"
 NETWORK = "usr/lib/systemd/network/00-cni-faasm.network"
 
+BUILD_REQUIREMENTS = REPO / "requirements/build.txt"
 DOCUMENTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE")
 
 
@@ -383,6 +387,43 @@ def test_the_archive(tmp_path: Path) -> None:
     for page in pages:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_all_that_is_handed_on_has_its_sum() -> None:
+    dist = REPO / "dist"
+    run("sha256sum", "--check", "--strict", "SHA256SUMS", cwd=dist)
+    listed = {line.split()[1] for line in (dist / "SHA256SUMS").read_text().splitlines()}
+    made = {each.name for each in dist.iterdir()} - {"faasm", "SHA256SUMS"}
+    assert listed == {name for name in made if not name.endswith(".sha256")}
+    assert {Path(name).suffix for name in listed} == {".gz", ".json", ".deb"}
+
+
+def test_the_bill_of_materials() -> None:
+    """It is what CycloneDX's schema says, and names what is known to be in the bundle."""
+    [path] = (REPO / "dist").glob("*.cdx.json")
+    bill = json.loads(path.read_text())
+    folder = Path(cyclonedx.schema.__file__).parent / "_res"
+    known = Registry[Any]().with_resources(
+        (
+            f"http://cyclonedx.org/schema/{name}.SNAPSHOT.schema.json",
+            Resource.from_contents(
+                json.loads((folder / f"{name}.SNAPSHOT.schema.json").read_text())
+            ),
+        )
+        for name in ("spdx", "jsf-0.82", "bom-1.6")
+    )
+    schema = known.contents("http://cyclonedx.org/schema/bom-1.6.SNAPSHOT.schema.json")
+    validator = jsonschema.Draft7Validator(schema, registry=known)
+    assert [error.message for error in validator.iter_errors(bill)] == []
+    pinned = dict(re.findall(r"^([\w.-]+)==(\S+)", BUILD_REQUIREMENTS.read_text(), re.MULTILINE))
+    found = {one["name"]: one for one in bill["components"]}
+    assert {"pyroute2", "rich", "pyinstaller", "libc6", "libssl3", "zlib1g-dev"} <= set(found)
+    for name, one in found.items():
+        kind = one["purl"].partition("/")[0]
+        assert kind in {"pkg:pypi", "pkg:deb"}
+        assert kind == "pkg:deb" or one["version"] == pinned[name]
+        assert (BUNDLE / "licenses" / f"{name}.txt").stat().st_size > 500
+    assert bill["metadata"]["component"]["version"] == __version__
 
 
 def test_two_builds_give_the_same_bytes(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ FIREWALLD = ("bookworm", "trixie")
 PODMAN = ("trixie",)
 # What tests/roots runs things in, and boots under --soak.
 OTHER_RELEASES = ("bullseye-tools", "trixie-tools")
+PACKAGED_FOR = "bookworm"  # beside Debian 13
 ARM64 = "bookworm-arm64"
 
 JOBS = (
@@ -197,7 +198,7 @@ def needed(arguments: Sequence[str]) -> list[str]:
         suites = dict.fromkeys((*chosen, *map(suite_of, whole)))
         found += [*(f"kernel/{suite}" for suite in suites), *(f"root/{root}" for root in roots)]
     if are_run("tests/roots"):
-        found += (f"root/{root}" for root in OTHER_RELEASES)
+        found += (f"root/{root}" for root in (*OTHER_RELEASES, PACKAGED_FOR))
         if known.soak:
             found += (f"kernel/{ARM64}", f"root/{ARM64}")
     return found

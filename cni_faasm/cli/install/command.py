@@ -34,6 +34,7 @@ from cni_faasm import __version__
 from cni_faasm.agent import SOCKET as AGENT
 from cni_faasm.cli.fault import ToolError
 from cni_faasm.cli.install import systemd
+from cni_faasm.cli.install.filing import put_file, read
 
 FOLDER = "usr/lib/cni-faasm"
 PLUGIN = "opt/cni/bin/faasm"
@@ -71,6 +72,10 @@ SYSTEM_FILES = {
 DELIVERED_CONFIG = "_internal/conf/10-faasm.conflist"
 NOTES = "installed.json"  # in FOLDER
 PACKAGE = "var/lib/dpkg/info/cni-faasm.list"  # where dpkg has installed it
+_PACKAGED = (
+    "cni-faasm was installed here by its Debian package",
+    "update it by apt install ./cni-faasm_VERSION_ARCH.deb, remove it by apt remove cni-faasm",
+)
 
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
@@ -100,8 +105,13 @@ def install(bundle: str, destdir: str = "/") -> Iterator[Step]:
     Raises: ToolError before anything is changed when a path is taken by somebody else;
     OSError.
     """
-    _refuse_package(destdir)
     folder, plugin, tool, config, *system_files = _targets(destdir)
+    if _is_package(destdir):
+        if os.path.realpath(bundle) != os.path.realpath(folder):
+            raise ToolError(*_PACKAGED)
+        # Called by the package itself: the files are dpkg's, and daemons are to read them.
+        yield from (_tell(path, is_new=True) for path in system_files)
+        return
     plugins = [plugin, *_links_of_distribution(destdir)]
     for link in (*plugins, tool):
         if os.path.lexists(link) and not _is_ours(link, folder):
@@ -129,7 +139,8 @@ def uninstall(destdir: str = "/") -> Iterator[Step]:
     Leases, records and running containers stay. The folder goes last, because the tool
     may be running from there. Raises: ToolError where it is a package's; OSError.
     """
-    _refuse_package(destdir)
+    if _is_package(destdir):
+        raise ToolError(*_PACKAGED)
     folder, plugin, tool, config, *system_files = _targets(destdir)
     made = _folders_made(folder)
     for path in system_files:
@@ -170,13 +181,8 @@ def _targets(destdir: str) -> list[str]:
     return [os.path.join(top, path) for path in (FOLDER, PLUGIN, TOOL, CONFIG, *SYSTEM_FILES)]
 
 
-def _refuse_package(destdir: str) -> None:
-    """Leave to dpkg what dpkg has installed. Raises: ToolError."""
-    if os.path.lexists(os.path.join(destdir, PACKAGE)):
-        raise ToolError(
-            "cni-faasm was installed here by its Debian package",
-            "update it by apt install ./cni-faasm_VERSION_ARCH.deb, remove it by apt remove cni-faasm",
-        )
+def _is_package(destdir: str) -> bool:
+    return os.path.lexists(os.path.join(destdir, PACKAGE))
 
 
 def _links_of_distribution(destdir: str) -> list[str]:
@@ -194,10 +200,15 @@ def _links_of_distribution(destdir: str) -> list[str]:
 
 
 def _install_system_file(delivered: str, path: str) -> Step:
-    """Write a file of the system's; have those who read it do so when it is this system's."""
+    """Write a file of the system's."""
     data = _delivered(delivered)
     is_new = read(path) != data
     put_file(path, data, f"{path}.{os.getpid()}")
+    return _tell(path, is_new=is_new)
+
+
+def _tell(path: str, *, is_new: bool) -> Step:
+    """Have those who read a file of the system's do so; say what is the operator's to do."""
     note = ""
     if path.endswith((UNIT, ".timer")):
         name = os.path.basename(path).removesuffix(".service")
@@ -370,22 +381,3 @@ def _delivered(path: str) -> bytes:
     if found is None:
         raise ToolError(f"{path} is missing", "the bundle is not whole; build it again")
     return found
-
-
-def put_file(path: str, data: bytes, temporary: str) -> None:
-    """Write a file that everybody may read, in one step and to the disk."""
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fchmod(file.fileno(), 0o644)
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def read(path: str) -> bytes | None:
-    """Return a file's contents, None when there is none."""
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except FileNotFoundError:
-        return None

@@ -38,9 +38,8 @@ from cni_faasm.cli.install.command import (
     Step,
     flush,
     open_to_all,
-    put_file,
-    read,
 )
+from cni_faasm.cli.install.filing import put_file, read
 from cni_faasm.cli.validate import command as validate
 
 FOLDER = "usr/lib/cni-faasm"
