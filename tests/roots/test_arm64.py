@@ -22,7 +22,7 @@ cni-faasm pool up 2
 cni-faasm status
 cni-faasm check
 cni-faasm pool down
-export FAASM_BUNDLE=/usr/lib/cni-faasm PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 PYTHONDONTWRITEBYTECODE=1
+export FAASM_BUNDLE=/usr/lib/cni-faasm FAASM_TOOL=/usr/bin/cni-faasm PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 PYTHONDONTWRITEBYTECODE=1
 .venv/bin/python -m pytest -v --tb=short -p no:cacheprovider --plugin built -k built {" ".join(TESTS)}
 """
 

@@ -34,6 +34,7 @@ SITE = next((REPO / ".venv/lib").glob("python3*/site-packages")).relative_to(REP
 PYTEST = (".venv/bin/python", "-m", "pytest", "-p", "no:cacheprovider", "--plugin", "built")
 # Plugins of others are not needed in there, and each costs its import.
 ENVIRONMENT = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+TOOL = "/checkout/dist/faasm/cni-faasm"
 # By the Python of a root: what pytest needs of .venv is no machine code.
 SYSTEM_PYTEST = (f"PYTHONPATH=/checkout:/checkout/{SITE}", "python3", *PYTEST[1:])
 
@@ -127,7 +128,12 @@ class Guests:
         out = self.folder / kernel
         out.mkdir()
         (out / "checks").write_text("".join(f"{check}\n" for check in self.wanted[kernel]))
-        variables = {**ENVIRONMENT, "FAASM_VM_RESULTS": "/out/results.jsonl", "TERM": "dumb"}
+        variables = {
+            **ENVIRONMENT,
+            "FAASM_TOOL": TOOL,
+            "FAASM_VM_RESULTS": "/out/results.jsonl",
+            "TERM": "dumb",
+        }
         settings = [f"{name}={value}" for name, value in variables.items()]
         is_system = kernel in selection.SYSTEM_JOBS
         job = [
