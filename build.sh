@@ -36,6 +36,7 @@ install_packages() {
     ls /usr/lib/*/libpython3.*.so.1.0 >/dev/null 2>&1 || missing="$missing libpython3.11"
     ls /usr/lib/python3.*/config-3.*/libpython3.*.a >/dev/null 2>&1 || missing="$missing libpython3.11-dev"
     command -v objcopy >/dev/null || missing="$missing binutils"
+    ls /usr/lib/*/libz.a >/dev/null 2>&1 || missing="$missing zlib1g-dev"
     command -v gcc >/dev/null || missing="$missing gcc"
     [ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
     [ -s /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
@@ -68,10 +69,21 @@ static_libraries() {
     stat -L -c '%n %s %Y' /usr/lib/python3.*/config-3.*/libpython3.*.a /usr/lib/*/libexpat.a /usr/lib/*/libz.a
 }
 
+# Fetches the sources of what is compiled into the plugin; prints their folder.
+prepare_simplejson() {
+    wanted=$(cat packaging/sources.py requirements/build.txt | sha256sum)
+    if [ "$(cat .venv/simplejson/stamp 2>/dev/null)" != "$wanted" ]; then
+        rm -rf .venv/simplejson
+        .venv/bin/python packaging/sources.py simplejson .venv/simplejson >/dev/null
+        printf '%s\n' "$wanted" >.venv/simplejson/stamp
+    fi
+    find "$PWD/.venv/simplejson" -mindepth 1 -maxdepth 1 -type d
+}
+
 # Compiles the bootloader into .venv/bootloader, where it stays for the next build.
 prepare_bootloader() {
     wanted=$({
-        cat packaging/bootloader.py packaging/*.c requirements/build.txt
+        cat packaging/bootloader.py packaging/sources.py packaging/*.c requirements/build.txt
         static_libraries
     } | sha256sum)
     if [ "$(cat .venv/bootloader/stamp 2>/dev/null)" = "$wanted" ]; then
@@ -94,7 +106,7 @@ inputs() {
         # The interpreter and Debian's libraries that go into the bundle.
         static_libraries 2>/dev/null || :
         stat -L -c '%n %s %Y' "$python" /usr/lib/*/libc.so.6 /usr/lib/*/libgcc_s.so.1 \
-            /usr/lib/*/libffi.so.8 /usr/lib/*/libssl.so.3 2>/dev/null || :
+            /usr/lib/*/libffi.so.8 /usr/lib/*/libssl.so.3 /usr/lib/*/libc.a 2>/dev/null || :
     } | sha256sum | cut -d' ' -f1
 }
 
@@ -122,6 +134,7 @@ build() {
     install_packages
     prepare_venv
     prepare_bootloader
+    simplejson=$(prepare_simplejson)
     hash=$(inputs)
 
     # The same sources give the same bytes at any time: no random order of sets, no times
@@ -137,6 +150,11 @@ build() {
         cat build/log >&2
         die "PyInstaller failed"
     fi
+    if ! "$python" packaging/snapshot/build.py "$simplejson" build/snapshot >build/log 2>&1; then
+        cat build/log >&2
+        die "the plugin cannot be made"
+    fi
+    cp build/snapshot/faasm build/dist/faasm/faasm
     .venv/bin/python packaging/contents.py build/faasm/origins build "$SOURCE_DATE_EPOCH" >&2
     mv build/sbom.cdx.json "build/dist/$bill"
     # shellcheck disable=SC2086  # a list

@@ -32,8 +32,6 @@ def main() -> "NoReturn":
     """
     environ = cni_variables(posix.environ)
     _fill_descriptors()
-    if hasattr(posix, "hold_ending"):  # our bootloader's, for an agent alone
-        _be_agent(posix.hold_ending)
     if not environ.get("CNI_COMMAND"):
         from cni_faasm import arguments
 
@@ -61,27 +59,6 @@ def cni_variables(environ: "dict[bytes, bytes]") -> "dict[str, str]":
         for key, value in environ.items()
         if key.startswith(b"CNI_") or key == b"TRACEPARENT"
     }
-
-
-def _be_agent(hold_ending: "Callable[[int], None]") -> "NoReturn":
-    """Serve calls of others until somebody ends this process; tell on stderr why there is none."""
-    from cni_faasm import agent
-    from cni_faasm.netlink.transport import Netlink
-
-    def serve_caller(tell: "Callable[[int, bytes], None]") -> None:
-        try:
-            serve(cni_variables(posix.environ), tell=tell)
-        finally:
-            Netlink.log = None
-
-    try:
-        agent.run(serve_caller, hold_ending)
-    except CniError as error:
-        why = f"{error.msg}: {error.details}"
-    except OSError as error:
-        why = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-    _write(2, f"cni-faasm agent: {why}\n".encode("utf-8", "replace"))
-    posix._exit(1)
 
 
 def _serve_netavark(words: "list[str]") -> int:
@@ -256,10 +233,10 @@ def _run(
 def _has_signals() -> bool:
     """Say whether this interpreter has signal handlers.
 
-    The bundle's has not: its bootloader blocks SIGTERM and SIGINT until the verb has ended
-    (packaging/bootloader.py), and importing the module would crash there.
+    The one of the snapshot has not: SIGTERM and SIGINT are blocked there until the verb has
+    ended (packaging/snapshot/adopt.c).
     """
-    return "_signal" in sys.modules
+    return not hasattr(sys, "_is_snapshot")
 
 
 def _catch_signals() -> None:

@@ -1,34 +1,28 @@
-"""Compile PyInstaller's bootloader with a few lines changed; used by build.sh.
+"""Compile PyInstaller's bootloader with a few lines changed, for the tool; used by build.sh.
 
     bootloader.py FOLDER      FOLDER/run is made
 
 The one in PyInstaller's wheel executes itself a second time, with LD_LIBRARY_PATH set, to
-find the bundled libraries: 1.1 ms of every call, a sixth of the start, and a variable that
-programs executed by us would inherit. Ours finds them by an rpath in the executable, which
-also goes before the caller's LD_LIBRARY_PATH. And it never takes up the state of another
-bootloader from the environment.
+find the bundled libraries: a variable that programs executed by us would inherit. Ours finds
+them by an rpath in the executable, which also goes before the caller's LD_LIBRARY_PATH. And it
+never takes up the state of another bootloader from the environment.
 
 The C library is one of those, and so the host's does not matter: start.c.
 
-It holds Python itself, as /usr/bin/python3 does, at fixed addresses: no library to find and
-map, nothing to relocate, no detour at calls. That is 0.5 ms of every call.
+It holds Python itself, as /usr/bin/python3 does: no library to find and map.
 
 The source is PyInstaller's own, at the version and hash in requirements/build.txt.
 """
 
 import glob
 import os
-import re
-import shutil
 import subprocess
 import sys
 import sysconfig
-import tarfile
+
+import sources
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
-# Of our own, compiled along.
-ADDED = ("agent_client.c", "map_data.c")
 
 # Where Debian has its C library.
 FOLDER = f"/lib/{sysconfig.get_config_var('MULTIARCH')}"
@@ -53,25 +47,6 @@ ALONE = (
 
 # Below bootloader/src; each must be found exactly once.
 CHANGES = (
-    (
-        "main.c",
-        """    /* Store arguments in global context structure. */
-    global_pyi_ctx->argc = argc;
-    global_pyi_ctx->argv = argv;
-""",
-        """    extern int faasm_ask_agent(int);
-    int status = faasm_ask_agent(argc);
-    if (status >= 0) {
-        return status;
-    }
-    extern void faasm_map_data(void);
-    faasm_map_data();
-
-    /* Store arguments in global context structure. */
-    global_pyi_ctx->argc = argc;
-    global_pyi_ctx->argv = argv;
-""",
-    ),
     (
         "pyi_main.c",
         "    reset_environment = false;\n\n    env_var_value =",
@@ -99,189 +74,7 @@ CHANGES = (
         "    config.configure_locale = 1;\n",
         "    config.configure_locale = 0;\n",
     ),
-    # The plugin needs neither Python's text streams nor its path-based imports nor its signal
-    # handlers. Without them the interpreter is up 1.4 ms sooner. Instead of handlers: a verb
-    # that has begun is not stopped in the middle by who wants it to end, and a runtime that
-    # does not listen any more is an error to undo for, not a death. Two X options mark the
-    # plugin.
-    (
-        "pyi_pyconfig_pep587.c",
-        "/*\n * Set run-time options.\n */\nint\npyi_pyconfig_pep587_set_runtime_options(",
-        """#include <signal.h>
-
-int pyi_is_agent(void);
-
-static int
-_is_plugin(const struct PyiRuntimeOptions *runtime_options)
-{
-    sigset_t ending;
-    if (runtime_options->num_xflags != 2) {
-        return 0;
-    }
-    sigemptyset(&ending);
-    sigaddset(&ending, SIGTERM);
-    sigaddset(&ending, SIGINT);
-    if (!pyi_is_agent()) { /* its workers do, during a call */
-        sigprocmask(SIG_BLOCK, &ending, NULL);
-    }
-    signal(SIGPIPE, SIG_IGN);
-    return 1;
-}
-
-/*
- * Set run-time options.
- */
-int
-pyi_pyconfig_pep587_set_runtime_options(""",
-    ),
-    (
-        "pyi_pyconfig_pep587.c",
-        "        config_impl->install_signal_handlers = 1; \\\n",
-        """        config_impl->install_signal_handlers = 1; \\
-        config_impl->_init_main = !_is_plugin(runtime_options); \\
-""",
-    ),
-    # Python gained posix.setns and posix.unshare in 3.12. Loading _ctypes to call the C
-    # library's costs 0.35 ms of every call. Python's functions are looked up, not linked:
-    # like the rest of the bootloader, this is compiled without Python's headers.
-    (
-        "pyi_launch.c",
-        "/*\n * Run scripts\n * Return non zero on failure\n */\n",
-        """#include <dlfcn.h>
-#include <signal.h>
-#include <sys/prctl.h>
-
-int
-pyi_is_agent(void)
-{
-    return global_pyi_ctx->argc == 2 && strcmp(global_pyi_ctx->argv[1], "--agent") == 0;
-}
-
-extern int setns(int, int); /* glibc shows them only with _GNU_SOURCE */
-extern int unshare(int);
-
-typedef struct {
-    const char *name;
-    PyObject *(*function)(PyObject *, PyObject *);
-    int flags;
-    const char *doc;
-} MethodDef; /* struct PyMethodDef, part of the stable ABI */
-
-static void *
-_python_symbol(const char *name)
-{
-    return dlsym(NULL /* RTLD_DEFAULT */, name);
-}
-
-static PyObject *
-_python_answer(int status)
-{
-    if (status != 0) {
-        PyObject *(*set_error)(PyObject *) = _python_symbol("PyErr_SetFromErrno");
-        PyObject **os_error = _python_symbol("PyExc_OSError");
-        return set_error(*os_error);
-    }
-    PyObject *(*build)(const char *, ...) = _python_symbol("Py_BuildValue");
-    return build("");
-}
-
-static PyObject *
-_python_setns(PyObject *self, PyObject *arguments)
-{
-    int (*parse)(PyObject *, const char *, ...) = _python_symbol("PyArg_ParseTuple");
-    int descriptor, kind = 0;
-    if (!parse(arguments, "i|i:setns", &descriptor, &kind)) {
-        return NULL;
-    }
-    return _python_answer(setns(descriptor, kind));
-}
-
-static PyObject *
-_python_unshare(PyObject *self, PyObject *arguments)
-{
-    int (*parse)(PyObject *, const char *, ...) = _python_symbol("PyArg_ParseTuple");
-    int kinds;
-    if (!parse(arguments, "i:unshare", &kinds)) {
-        return NULL;
-    }
-    return _python_answer(unshare(kinds));
-}
-
-static PyObject *
-_python_hold_ending(PyObject *self, PyObject *arguments)
-{
-    int (*parse)(PyObject *, const char *, ...) = _python_symbol("PyArg_ParseTuple");
-    int held;
-    sigset_t ending;
-    if (!parse(arguments, "i:hold_ending", &held)) {
-        return NULL;
-    }
-    sigemptyset(&ending);
-    sigaddset(&ending, SIGTERM);
-    sigaddset(&ending, SIGINT);
-    prctl(PR_SET_PDEATHSIG, SIGTERM);
-    return _python_answer(sigprocmask(held ? SIG_BLOCK : SIG_UNBLOCK, &ending, NULL));
-}
-
-static MethodDef _python_methods[] = {
-    {"setns", _python_setns, 1 /* METH_VARARGS */, NULL},
-    {"unshare", _python_unshare, 1 /* METH_VARARGS */, NULL},
-    {"hold_ending", _python_hold_ending, 1, NULL}, /* agents alone */
-};
-
-static void
-_add_python_methods(const struct DYLIB_PYTHON *dylib_python)
-{
-    PyObject *(*new_function)(MethodDef *, PyObject *, PyObject *) =
-        _python_symbol("PyCFunction_NewEx");
-    PyObject *module = dylib_python->PyImport_ImportModule("posix");
-    size_t i;
-    size_t count = sizeof(_python_methods) / sizeof(MethodDef) - (pyi_is_agent() ? 0 : 1);
-    for (i = 0; module != NULL && i < count; i++) {
-        PyObject *function = new_function(&_python_methods[i], NULL, NULL);
-        dylib_python->PyObject_SetAttrString(
-            module, (char *)_python_methods[i].name, function);
-    }
-}
-
-/*
- * Run scripts
- * Return non zero on failure
- */
-""",
-    ),
-    (
-        "pyi_launch.c",
-        "    /* Iterate through toc looking for scripts (type 's') */\n",
-        """    _add_python_methods(dylib_python);
-
-    /* Iterate through toc looking for scripts (type 's') */
-""",
-    ),
 )
-
-
-def download(folder: str) -> str:
-    """Fetch PyInstaller's source by pip. Returns: the path of the archive."""
-    with open(os.path.join(ROOT, "requirements", "build.txt"), encoding="utf-8") as file:
-        pinned = re.search(r"^pyinstaller==(?:.*\\\n)*.*\n", file.read(), re.MULTILINE)
-    if pinned is None:
-        raise SystemExit("requirements/build.txt does not name pyinstaller")
-    requirement = os.path.join(folder, "pyinstaller.txt")
-    with open(requirement, "w", encoding="utf-8") as file:
-        file.write(pinned[0])
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"),
-            *("--no-deps", "--no-binary=:all:", "--no-build-isolation", "--require-hashes"),
-            *("--dest", folder, "--requirement", requirement),
-        ],
-        check=True,
-        # Some versions of pip compile it all to learn the metadata; that needs no zlib then.
-        env={**os.environ, "PYI_STATIC_ZLIB": "1"},
-    )
-    (archive,) = (name for name in os.listdir(folder) if name.endswith(".tar.gz"))
-    return os.path.join(folder, archive)
 
 
 def change(folder: str) -> None:
@@ -332,13 +125,8 @@ def compile_start(folder: str) -> str:
 
 def main() -> None:
     folder = os.path.abspath(sys.argv[1])
-    archive = download(folder)
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder)  # noqa: S202 -- its hash was checked
-    source = os.path.join(archive.removesuffix(".tar.gz"), "bootloader")
+    source = os.path.join(sources.fetch("pyinstaller", folder), "bootloader")
     change(os.path.join(source, "src"))
-    for name in ADDED:
-        shutil.copy(os.path.join(ROOT, "packaging", name), os.path.join(source, "src"))
     # DT_RPATH, not DT_RUNPATH: only that holds for what bundled libraries need in turn.
     flags = f"-Wl,--disable-new-dtags,-rpath,$ORIGIN/_internal:{SYSTEM} {python_flags()}"
     flags += f" {compile_start(folder)} -Wl,--no-dynamic-linker,-e,faasm_start"

@@ -30,9 +30,11 @@ ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 NAME = "cni-faasm"
 LICENSE = "Apache-2.0"
 SITE = os.path.realpath(sysconfig.get_path("purelib"))
-# What is compiled in: PyInstaller's bootloader, and Debian's static libraries.
-BOOTLOADER = "pyinstaller"
+# What is compiled in: PyInstaller's bootloader, simplejson's C half, Debian's static libraries.
+COMPILED = {"pyinstaller", "simplejson"}
 STATIC = (
+    "/usr/lib/gcc/*/12/libgcc.a",
+    "/usr/lib/*/libc.a",
     "/usr/lib/python3.*/config-3.*/libpython3.*.a",
     "/usr/lib/*/libexpat.a",
     "/usr/lib/*/libz.a",
@@ -61,7 +63,7 @@ def main() -> None:
 
 def _parts(paths: Iterable[str]) -> Iterator[Part]:
     """Yield what the files are from, each package once. Raises: SystemExit for a stray one."""
-    packages: set[str] = {BOOTLOADER}
+    packages = set(COMPILED)
     of_system: list[str] = []
     owners = importlib.metadata.packages_distributions()
     for path in map(os.path.realpath, paths):

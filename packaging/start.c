@@ -1,5 +1,5 @@
 /*
- * Start the bundle with the C library that lies in it, whatever the host has.
+ * Start the tool with the C library that lies beside it, whatever the host has.
  *
  * An executable names its dynamic loader by an absolute path, and the loader and the C library
  * of a host fit each other alone. So ours name none: the kernel starts them here, as it would a
@@ -85,35 +85,11 @@ _say(int file, const char *text)
     _call(SYS_write, file, (long)text, (long)length, 0, 0, 0);
 }
 
-static int
-_is_cni(char **environment)
-{
-    static const char variable[] = "CNI_COMMAND=";
-
-    for (; *environment != NULL; environment++) {
-        size_t i = 0;
-        while (variable[i] != 0 && (*environment)[i] == variable[i]) {
-            i++;
-        }
-        if (variable[i] == 0) {
-            return 1;
-        }
-    }
-    return 0;
-}
-
-/* Ends the process; a runtime gets the answer of a plugin. */
 static void __attribute__((noreturn))
-_fail(char **environment)
+_fail(void)
 {
-    if (_is_cni(environment)) {
-        _say(1, "{\"cniVersion\": \"1.0.0\", \"code\": 100, \"msg\": \"the plugin cannot start: "
-                "_internal/" LOADER " beside it cannot be loaded\", "
-                "\"details\": \"its folder is incomplete, or there is no /proc; install it again\"}\n");
-    } else {
-        _say(2, "cni-faasm: _internal/" LOADER " beside it cannot be loaded; its folder is "
-                "incomplete, or there is no /proc: install it again\n");
-    }
+    _say(2, "cni-faasm: _internal/" LOADER " beside it cannot be loaded; its folder is "
+            "incomplete, or there is no /proc: install it again\n");
     for (;;) {
         _call(SYS_exit_group, 1, 0, 0, 0, 0, 0);
     }
@@ -209,7 +185,7 @@ faasm_map_loader(unsigned long *stack)
         Elf64_Ehdr head;
         char bytes[2048];
     } file;
-    char **environment = (char **)(stack + 1 + stack[0] + 1), **variable = environment;
+    char **variable = (char **)(stack + 1 + stack[0] + 1);
     const Elf64_Phdr *segments, *headers = NULL;
     Elf64_auxv_t *fact;
     unsigned long page = 4096, size = 0, count = 0;
@@ -230,7 +206,7 @@ faasm_map_loader(unsigned long *stack)
     if (length < (long)sizeof(file.head) || *(unsigned *)file.bytes != *(const unsigned *)ELFMAG ||
         file.head.e_type != ET_DYN ||
         file.head.e_phoff + file.head.e_phnum * sizeof(Elf64_Phdr) > (unsigned long)length) {
-        _fail(environment);
+        _fail();
     }
     segments = (const Elf64_Phdr *)(file.bytes + file.head.e_phoff);
     for (i = 0; i < file.head.e_phnum; i++) {
@@ -240,11 +216,11 @@ faasm_map_loader(unsigned long *stack)
     }
     base = _map(0, size, PROT_NONE, MAP_ANONYMOUS, -1, 0);
     if (base <= 0) {
-        _fail(environment);
+        _fail();
     }
     for (i = 0; i < file.head.e_phnum; i++) {
         if (segments[i].p_type == PT_LOAD && !_map_segment(&segments[i], (unsigned long)base, page, loader)) {
-            _fail(environment);
+            _fail();
         }
     }
     _call(SYS_close, loader, 0, 0, 0, 0, 0);
@@ -262,7 +238,7 @@ faasm_map_loader(unsigned long *stack)
         }
     }
     if (!_copy_headers(headers, count)) {
-        _fail(environment);
+        _fail();
     }
     return (unsigned long)base + file.head.e_entry;
 }

@@ -10,11 +10,9 @@ import ctypes
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +21,6 @@ from typing import NoReturn
 PROJECT = Path(__file__).resolve().parents[2]
 PRIVATE_HOST = PROJECT / "bin" / "private_host.sh"
 NAMESPACES = Path("/run/netns")
-AGENT = Path("/run/cni-faasm/agent")
 SCRATCH_VARIABLE = "FAASM_BENCH_SCRATCH"
 CLONE_NEWNET = 0x40000000
 
@@ -116,23 +113,6 @@ def add_namespace(name: str) -> str:
 
 def delete_namespace(name: str) -> None:
     ip(f"netns delete {name}")
-
-
-@contextmanager
-def agent(plugin: Path) -> Iterator[int]:
-    """Let an agent of the built plugin do the calls for a while; yields its process id."""
-    with subprocess.Popen([str(plugin), "--agent"]) as process:
-        try:
-            for _ in range(1000):
-                with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as caller:
-                    if caller.connect_ex(str(AGENT)) == 0:
-                        break
-                time.sleep(0.01)
-            else:
-                raise BenchError(f"{plugin} --agent does not answer")
-            yield process.pid
-        finally:
-            process.terminate()
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Many ADDs and DELs at a time: how many a second, beside the reference chain."""
 
 import argparse
-import contextlib
 import dataclasses
 import threading
 import time
@@ -9,13 +8,13 @@ from pathlib import Path
 
 from . import cli
 from .calls import Attachment, Network, Settings, Spawner, faasm_network, reference_network
-from .privatehost import agent, enter, run
+from .privatehost import enter, run
 from .report import Report
 
-TARGET = 2.0
+TARGETS = {False: 3.0, True: 8.0}  # by whether it masquerades
 
 DESCRIPTION = """\
-Attach and detach containers many at a time, with the built plugin alone, with an agent, and with
+Attach and detach containers many at a time, with the built plugin and with
 Debian's reference chain (ptp with host-local, then bandwidth), in turns, without and with
 masquerading."""
 
@@ -46,38 +45,36 @@ def measure(given: argparse.Namespace) -> Report:
         [
             "",
             "faasm cycles/s",
-            "with an agent",
             "chain cycles/s",
             "ratio",
-            "with an agent",
             "target",
         ],
     )
-    progress = cli.Progress(6 * given.turns)
+    progress = cli.Progress(4 * given.turns)
     for masquerade in (False, True):
         settings = dataclasses.replace(Settings(), masquerade=masquerade)
-        rates: dict[str, list[float]] = {"faasm": [], "agent": [], "reference": []}
+        rates: dict[str, list[float]] = {"faasm": [], "reference": []}
         for _ in range(given.turns):
             for title, found in rates.items():
                 networks = [
                     _network(title, spawner, given, settings, scratch) for spawner in spawners
                 ]
-                with agent(given.plugin) if title == "agent" else contextlib.nullcontext():
-                    found.append(_storm(networks, given.cycles))
+                found.append(_storm(networks, given.cycles))
                 progress.step(title)
         medians = {title: sorted(found)[len(found) // 2] for title, found in rates.items()}
-        ratios = {title: medians[title] / medians["reference"] for title in ("faasm", "agent")}
-        met = ratios["agent"] >= TARGET
+        ratio = medians["faasm"] / medians["reference"]
+        target = TARGETS[masquerade]
+        met = ratio >= target
         title = "with masquerading" if masquerade else "without masquerading"
         report.rows.append(
             [
                 title,
                 *[f"{rate:.0f}" for rate in medians.values()],
-                *[f"{ratio:.2f}" for ratio in ratios.values()],
-                f"≥ {TARGET:.0f} {'met' if met else 'MISSED'}",
+                f"{ratio:.2f}",
+                f"≥ {target:.0f} {'met' if met else 'MISSED'}",
             ]
         )
-        report.figures[title] = {**rates, "ratios": ratios, "target": TARGET, "met": met}
+        report.figures[title] = {**rates, "ratio": ratio, "target": target, "met": met}
     progress.end()
     for spawner in spawners:
         spawner.close()

@@ -166,7 +166,7 @@ class Leases:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                # Imported here: contention is rare, and this is the lean path.
+                # Imported here: contention is rare.
                 from cni_faasm.ipam.lockwait import wait_for_lock
 
                 if not wait_for_lock(lock, self._timeout_ms):

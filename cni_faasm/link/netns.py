@@ -1,8 +1,8 @@
 """Open, compare and enter network namespaces: the only caller of setns(2).
 
-Python gained posix.setns in 3.12; in the bundle our bootloader adds it to an older one
-(packaging/bootloader.py). From source the C library's function is called through the C half
-of ctypes, which costs a third of a millisecond where the package costs three.
+Python gained posix.setns in 3.12; the built plugin adds it to an older one
+(packaging/snapshot/namespaces.c). From source the C library's function is called through the C
+half of ctypes.
 """
 
 import errno

@@ -1,4 +1,4 @@
-"""Parse and print addresses on the lean path, where the ipaddress module costs 7 ms.
+"""Parse and print addresses without the ipaddress module.
 
 An address is its packed bytes in network order; the family follows from the length
 (4 or 16). A network is a pair (packed address, prefix_len).

@@ -19,13 +19,13 @@ class _FaultError(Exception):
         self.reason = reason
 
 
-def locate(text: str, max_depth: int, max_number: int) -> "tuple[int, str]":
+def locate(text: str, max_depth: int, max_number: int, max_keys: int) -> "tuple[int, str]":
     """Return (position, reason) of the first fault in text."""
     if text.startswith("\ufeff"):
         return 0, "a byte order mark; save the file without one"
     if not text:
         return 0, "nothing is there"
-    walk = _Walk(text[:MAX_WALK], max_depth, max_number)
+    walk = _Walk(text[:MAX_WALK], max_depth, max_number, max_keys)
     is_cut = len(text) > MAX_WALK
     try:
         end = walk.value(0, 0)
@@ -43,10 +43,11 @@ def locate(text: str, max_depth: int, max_number: int) -> "tuple[int, str]":
 class _Walk:
     """One walk over a text; each method returns the position after what it is named for."""
 
-    __slots__ = ("max_depth", "max_number", "text")
+    __slots__ = ("max_depth", "max_keys", "max_number", "text")
 
-    def __init__(self, text: str, max_depth: int, max_number: int) -> None:
+    def __init__(self, text: str, max_depth: int, max_number: int, max_keys: int) -> None:
         self.text = text
+        self.max_keys = max_keys
         self.max_depth = max_depth
         self.max_number = max_number
 
@@ -82,8 +83,12 @@ class _Walk:
         at = self.skip(at + 1)
         if self.peek(at) == close:
             return at + 1
+        count = 0
         while True:
             if is_object:
+                count += 1
+                if count > self.max_keys:
+                    raise _FaultError(at, f"an object with more than {self.max_keys} keys")
                 if self.peek(at) != '"':
                     raise _FaultError(at, "a key in double quotes is expected here")
                 at = self.skip(self.string(at))

@@ -2,7 +2,9 @@
 
 Stricter than json.loads, because everything we read comes from outside: UTF-8 without a
 byte order mark, no NaN or Infinity, numbers of at most 40 characters, at most 64 levels
-of nesting. Whatever is refused is named with its line and column.
+of nesting, at most 1,024 keys in an object: keys that somebody has chosen to collide cost the
+square of their number, and the built plugin's hash seed is known (SECURITY.md). Whatever is
+refused is named with its line and column.
 """
 
 from cni_faasm.spec.errors import DECODING_FAILURE, CniError
@@ -20,9 +22,13 @@ if TYPE_CHECKING:
 
 MAX_DEPTH = 64
 MAX_NUMBER = 40  # characters
+MAX_KEYS = 1024  # of an object
 _WHITESPACE = " \t\n\r"
 _INFINITY = float("inf")
 _NOT_BRACKETS = bytes(code for code in range(256) if code not in b'[]{}"')
+_NOT_MEMBERS = bytes(code for code in range(256) if code not in b'{}:"')
+# Objects of a few keys and without others in them, which make long documents long.
+_SMALL = [b"{" + b":" * count + b"}" for count in range(9)]
 
 
 class _RefusedError(ValueError):
@@ -93,14 +99,14 @@ def loads(data: bytes) -> object:
         raise _failure(data[: error.start].decode(), "this is not UTF-8") from None
     body = text.strip(_WHITESPACE)
     try:
-        value, end = _scan(body, 0)
+        value, end = (None, -1) if _too_many_keys(data) else _scan(body, 0)
     except Exception:  # the C half raises by importing json, which may not be there
         value, end = None, -1
     if end != len(body) or _too_deep(data):
         from cni_faasm.spec import jsonfault
 
         start = len(text) - len(text.lstrip(_WHITESPACE))
-        position, reason = jsonfault.locate(body, MAX_DEPTH, MAX_NUMBER)
+        position, reason = jsonfault.locate(body, MAX_DEPTH, MAX_NUMBER, MAX_KEYS)
         raise _failure(text[: start + position], reason)
     if "\\u" in text:
         value = _mend(value)
@@ -135,6 +141,28 @@ def dumps(value: object) -> bytes:
     Raises: TypeError, ValueError or RecursionError for what JSON cannot say.
     """
     return "".join(_encode(value, 0)).encode("ascii")
+
+
+def _too_many_keys(data: bytes) -> bool:
+    """Say whether an object may have more than MAX_KEYS keys, before a dictionary is made of it."""
+    if data.count(b":") <= MAX_KEYS:
+        return False
+    plain = data.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NOT_MEMBERS)
+    plain = b"".join(plain.split(b'"')[::2])
+    for _ in range(2):
+        for small in _SMALL:
+            plain = plain.replace(small, b"")
+    counts = [0]
+    for code in plain:
+        if code == 0x3A:  # a colon
+            counts[-1] += 1
+            if counts[-1] > MAX_KEYS:
+                return True
+        elif code == 0x7B:  # {
+            counts.append(0)
+        elif len(counts) > 1:
+            counts.pop()
+    return False
 
 
 def _too_deep(data: bytes) -> bool:

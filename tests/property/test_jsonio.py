@@ -68,7 +68,7 @@ def test_any_bytes_are_a_value_or_an_error(data: bytes) -> None:
 def test_the_slow_reader_finds_a_fault_exactly_where_there_is_one(text: str) -> None:
     """The reason for a refusal is found by another reader than the one that refuses."""
     body = text.strip(" \t\n\r")
-    position, reason = jsonfault.locate(body, jsonio.MAX_DEPTH, jsonio.MAX_NUMBER)
+    position, reason = jsonfault.locate(body, jsonio.MAX_DEPTH, jsonio.MAX_NUMBER, jsonio.MAX_KEYS)
     try:
         jsonio.loads(text.encode())
     except CniError:

@@ -65,9 +65,13 @@ SENT: dict[str, tuple[Callable[[], bytes], set[int]]] = {
     "escapes": (lambda: filled(b'{"name": "', b"\\ud800", b'"}'), {0, 7}),
     "NUL bytes": (lambda: bytes(MOST), {6}),
     "no UTF-8 at the end": (lambda: filled(b'{"name": "', b"a", b'\xff"}'), {6}),
-    "one key again and again": (lambda: filled(b"{", b'"name":0,', b'"name":"n"}'), {0, 3, 7}),
-    "unknown keys": (lambda: keys(lambda index: b"k%d" % index), {0, 3}),
-    "slips of keys": (lambda: keys(lambda index: b"ingres%05x" % index), {0, 3, 7}),
+    "one key again and again": (lambda: filled(b"{", b'"name":0,', b'"name":"n"}'), {6}),
+    "unknown keys": (lambda: keys(lambda index: b"k%d" % index), {6}),
+    "as many as may be": (lambda: keys(lambda index: b"k%d" % index, 1000), {0, 3}),
+    "slips of keys": (lambda: keys(lambda index: b"ingres%05x" % index), {6}),
+    "slips of as many as may be": (
+        lambda: keys(lambda index: b"ingres%05x" % index, 1000), {0, 3, 7}
+    ),
     "addresses asked for": (
         lambda: filled(b"{" + HEAD + IPAM + b'"runtimeConfig": {"ips": [', b"0,", b"0]}}"),
         {0, 7},

@@ -100,20 +100,6 @@ exec /usr/bin/podman "${options[@]}" "${words[@]}"
 export CACHE_DIR=/run/cnitool
 exec CLIENT "$1" "$NETCONFPATH/10-$2.conflist" cnitool "$3" eth0
 """,
-    # A service manager that knows one service, and starts and ends it in the background.
-    "systemctl": """
-[ "$2 $3" = "--now cni-faasm" ] || exit 2
-case $1 in
-enable)
-    command=$(sed -n s/^ExecStart=//p /usr/lib/systemd/system/cni-faasm.service)
-    setsid $command </dev/null >/dev/null 2>&1 &
-    echo $! >/run/cni-faasm.pid
-    for _ in $(seq 100); do [ -S /run/cni-faasm/agent ] && exit 0; sleep 0.05; done
-    exit 1 ;;
-disable) kill "$(cat /run/cni-faasm.pid)" ;;
-*) exit 2 ;;
-esac
-""",
     # From outside of the reader's own layer over /usr: two of them are the most.
     "firewall-cmd": f"exec nsenter --mount --target {os.getpid()} -- "
     f'{shlex.join(seeing_them("/usr/bin/firewall-cmd"))} "$@"',
@@ -151,7 +137,6 @@ WITH_COMMANDS = [page for page in PAGES if commands(page)]
 def test_every_console_block_is_understood() -> None:
     assert {page.name for page in WITH_COMMANDS} >= {
         "README.md",
-        "agent.md",
         "getting-started.md",
         "operating.md",
         "cluster.md",

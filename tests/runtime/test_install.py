@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import tarfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,13 @@ from referencing import Registry, Resource
 
 from cni_faasm import __version__
 from cni_faasm.cli.install.command import SYSTEM_FILES
-from tests.agent import agent
-from tests.host import BUNDLE, REPO, Host
+from tests.host import BUNDLE, REPO
 
 FOLDER = "usr/lib/cni-faasm"
 PLUGIN = "opt/cni/bin/faasm"
 TOOL = "usr/bin/cni-faasm"
 CONFIG = "etc/cni/net.d/10-faasm.conflist"
-UNIT = "usr/lib/systemd/system/cni-faasm.service"
+FORMER_UNIT = "usr/lib/systemd/system/cni-faasm.service"
 RULES = "usr/lib/udev/rules.d/85-cni-faasm.rules"
 NETWORK = "usr/lib/systemd/network/00-cni-faasm.network"
 
@@ -91,12 +89,12 @@ def test_everything_is_in_its_place(installed: Path) -> None:
     shipped = (REPO / "deploy/systemd").iterdir()
     units = sorted(each for each in shipped if each.suffix in {".service", ".timer"})
     assert [each.name for each in units] == sorted(
-        each.name for each in (installed / UNIT).parent.iterdir()
+        each.name for each in (installed / FORMER_UNIT).parent.iterdir()
     )
     for name in (*(f"usr/lib/systemd/system/{each.name}" for each in units), RULES, NETWORK):
         delivered = REPO / "deploy/systemd" / Path(name).name
         assert (installed / name).read_bytes() == delivered.read_bytes()
-    assert f"ExecStart=/{FOLDER}/faasm --agent\n" in (installed / UNIT).read_text()
+    assert not (installed / FORMER_UNIT).exists()
     bundle = {
         name: value for name, value in tree(installed / FOLDER).items() if name != "installed.json"
     }
@@ -200,9 +198,9 @@ def test_what_dpkg_installed_is_left_to_it(installed: Path, words: str) -> None:
 
 def test_the_units_are_right(installed: Path) -> None:
     """By systemd itself, in a tree that has the programs, and the targets of the machine."""
-    folder = (installed / UNIT).parent
+    folder = (installed / FORMER_UNIT).parent
     units = sorted(each.name for each in folder.iterdir())
-    assert len(units) == 5
+    assert len(units) == 4
     for pattern in ("*.target", "*.slice"):
         for each in Path("/usr/lib/systemd/system").glob(pattern):
             shutil.copy(each, folder)
@@ -276,18 +274,15 @@ def test_calls_go_on_during_updates(installed: Path) -> None:
         assert calls > 1
 
 
-def test_an_agent_goes_with_what_it_was_started_from(
-    installed: Path, make_host: Callable[[list[str]], Host]
-) -> None:
-    """So an update need not wait for it, and nobody is served by old code, or by none."""
-    host = make_host([str(installed / PLUGIN)])
+def test_the_service_of_an_earlier_version_goes(installed: Path) -> None:
+    """Version 0.1.0 had one that did calls for others."""
+    unit = installed / FORMER_UNIT
     for words in ("install", "uninstall"):
-        with agent(host, installed / FOLDER) as running:
-            begin = time.monotonic()
-            run(BUNDLE / "cni-faasm", words, "--destdir", installed)
-            assert time.monotonic() - begin < 8
-            assert running.process.wait(timeout=10) == 0
-            assert running.workers() == []
+        unit.parent.mkdir(parents=True, exist_ok=True)
+        unit.write_text("[Service]\nExecStart=/usr/lib/cni-faasm/faasm --agent\n")
+        done = steps(BUNDLE / "cni-faasm", words, "--destdir", installed)
+        assert done[str(unit)] == "removed"
+        assert not unit.exists()
 
 
 def test_the_command_line() -> None:

@@ -6,7 +6,6 @@ The long form (--soak) is 20,000 cycles, after which nothing of the host's may h
 import concurrent.futures
 import os
 import random
-import signal
 import statistics
 import threading
 import time
@@ -16,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from tests.agent import Agent, agent, send
 from tests.host import AFTER_LAST_DEL, BUNDLE, Host, Namespace, built_plugin, wait_until
 
 CALLS = 500
@@ -62,7 +60,6 @@ class Storm:
             self.delete(container, network)
 
     def delete(self, container: Namespace, network: dict[str, Any]) -> None:
-        """Detach; again where the agent's worker was killed, as a runtime does."""
         self.insist("DEL", container, network)
 
     def insist(self, verb: str, container: Namespace | None, network: dict[str, Any]) -> None:
@@ -102,30 +99,6 @@ class Storm:
 def host(make_host: Callable[[list[str]], Host]) -> Host:
     assert (BUNDLE / "faasm").exists(), "no dist/faasm/faasm: run ./build.sh first"
     return make_host(built_plugin())
-
-
-def kill_workers(running: Agent, ended: threading.Event) -> int:
-    """Kill one of an agent's workers now and then. Returns: how many."""
-    chance = random.Random(11)
-    killed = 0
-    while not ended.wait(chance.uniform(0, 0.1)):
-        victim = chance.choice(running.workers() or [0])
-        if victim:
-            killed += send(victim, signal.SIGKILL)
-    return killed
-
-
-def test_a_storm_with_kills_at_an_agent(host: Host) -> None:
-    """Callers are killed, and workers, too."""
-    ended = threading.Event()
-    with agent(host) as running, concurrent.futures.ThreadPoolExecutor(1) as killer:
-        killing = killer.submit(kill_workers, running, ended)
-        try:
-            test_a_storm_with_kills(host)
-        finally:
-            ended.set()
-        assert killing.result() > 20
-        assert running.process.poll() is None
 
 
 def test_a_storm_with_kills(host: Host) -> None:
@@ -229,9 +202,3 @@ def test_thousands_of_cycles(host: Host, request: pytest.FixtureRequest) -> None
     assert host.records() == {}
     gone = host.state_dir / "testnet" / "gone"
     assert gone.stat().st_size < 65536
-
-
-def test_thousands_of_cycles_at_an_agent(host: Host, request: pytest.FixtureRequest) -> None:
-    with agent(host) as running:
-        test_thousands_of_cycles(host, request)
-        assert running.process.poll() is None

@@ -9,7 +9,18 @@ import pytest
 from cni_faasm.spec import jsonio
 from cni_faasm.spec.errors import DECODING_FAILURE, CniError
 
+
+def members(count: int, value: str = '{"x": [{}], "y": 0}') -> str:
+    """Return an object of that many keys, with what could be taken for keys in between."""
+    return "{" + ",".join(f'"{i}\\\\\\"{{:": {value}' for i in range(count)) + "}"
+
+
 VALUES = [
+    members(1024).encode(),
+    members(2, members(1000)).encode(),
+    f'[{members(1024)}, "{":" * 2000}", {members(1024)}]'.encode(),
+    b"[" + b",".join([b'{"containerID": "c", "ifname": "eth0"}'] * 2000) + b"]",
+    b"[" + b",".join([b'{"a":1,"b":2,"c":3,"d":4,"e":5,"f":6,"g":7,"h":8,"i":9}'] * 200) + b"]",
     b"{}",
     b"[]",
     b' \t\r\n{"a": [1, -2.5e3, true, false, null, "\\u00e9\\ud83d\\ude00\\n\\/"]} \n',
@@ -25,6 +36,9 @@ VALUES = [
 ]
 
 FAULTS = [
+    (members(1025, "0").encode(), 1, len(members(1024, "0")) + 1, "more than 1024 keys"),
+    (f'[{{"a": {members(1025, "{}")}}}]'.encode(), 1, 8 + len(members(1024, "{}")), "1024 keys"),
+    (members(20_000, "[]").encode(), 1, len(members(1024, "[]")) + 1, "more than 1024 keys"),
     (b"", 1, 1, "nothing is there"),
     (b" \n ", 2, 2, "nothing is there"),
     (b"{", 1, 2, "ends too early"),

@@ -131,7 +131,7 @@ LONG_SYSTEM_CHECKS = (
     f"{POWER_CUT}::test_what_the_tool_says_of_it",
     f"{POWER_CUT}::test_a_full_range",
     f"{POWER_CUT}::test_gc_where_no_container_comes",
-    "tests/vm/jobs/systemd.py::test_the_service",
+    "tests/vm/jobs/systemd.py::test_the_service_of_an_earlier_version_goes",
     "tests/vm/jobs/systemd.py::test_udev_leaves_name_and_address_alone",
     "tests/vm/jobs/systemd.py::test_networkd[DHCP]",
     "tests/vm/jobs/systemd.py::test_networkd_without_the_file",

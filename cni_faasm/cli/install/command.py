@@ -6,7 +6,7 @@
     /usr/libexec/netavark/faasm      the same, where podman 5's netavark is
     /usr/bin/cni-faasm               -> the tool
     /etc/cni/net.d/10-faasm.conflist the network; an operator's changes are never touched
-    /usr/lib/systemd/system/         units that an operator may enable: the agent, gc, metrics
+    /usr/lib/systemd/system/         units that an operator may enable: gc, metrics
     /usr/lib/udev/rules.d/85-cni-faasm.rules, /usr/lib/systemd/network/00-cni-faasm.network
                                      so that nobody else configures the host's ends
     /usr/share/man/man8/, and the folders of bash's, zsh's and fish's completions
@@ -23,7 +23,6 @@ import errno
 import json
 import os
 import shutil
-import socket
 import sys
 import tempfile
 import time
@@ -31,7 +30,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from cni_faasm import __version__
-from cni_faasm.agent import SOCKET as AGENT
 from cni_faasm.cli.fault import ToolError
 from cni_faasm.cli.install import systemd
 from cni_faasm.cli.install.filing import put_file, read
@@ -48,8 +46,7 @@ _NETAVARK_IN = ("lib/podman", "libexec/podman", "local/libexec/podman", "local/l
 CONFIG = "etc/cni/net.d/10-faasm.conflist"
 # Of systemd and udev. An operator's changes go to /etc, where files of the same names count more.
 UNITS = "usr/lib/systemd/system"
-UNIT = f"{UNITS}/cni-faasm.service"
-OTHER_UNITS = tuple(
+TIMED_UNITS = tuple(
     f"cni-faasm-{what}.{kind}" for what in ("gc", "metrics") for kind in ("service", "timer")
 )
 RULES = "usr/lib/udev/rules.d/85-cni-faasm.rules"
@@ -57,8 +54,7 @@ NETWORK = "usr/lib/systemd/network/00-cni-faasm.network"
 # Where each file comes from in the bundle. zsh looks in the first of its two folders where it is
 # Debian's, in the second elsewhere.
 SYSTEM_FILES = {
-    UNIT: "_internal/systemd/cni-faasm.service",
-    **{f"{UNITS}/{name}": f"_internal/systemd/{name}" for name in OTHER_UNITS},
+    **{f"{UNITS}/{name}": f"_internal/systemd/{name}" for name in TIMED_UNITS},
     RULES: "_internal/systemd/85-cni-faasm.rules",
     NETWORK: "_internal/systemd/00-cni-faasm.network",
     "usr/share/man/man8/cni-faasm.8.gz": "_internal/man/cni-faasm.8.gz",
@@ -68,6 +64,9 @@ SYSTEM_FILES = {
     "usr/share/zsh/site-functions/_cni-faasm": "_internal/completion/_cni-faasm",
     "usr/share/fish/vendor_completions.d/cni-faasm.fish": "_internal/completion/cni-faasm.fish",
 }
+
+# Of version 0.1.0: a service that did calls for others, which nobody asks any more.
+FORMER_UNIT = "usr/lib/systemd/system/cni-faasm.service"
 
 DELIVERED_CONFIG = "_internal/conf/10-faasm.conflist"
 NOTES = "installed.json"  # in FOLDER
@@ -131,6 +130,7 @@ def install(bundle: str, destdir: str = "/") -> Iterator[Step]:
     yield _install_config(os.path.join(folder, DELIVERED_CONFIG), config, known_config)
     for path, delivered in zip(system_files, SYSTEM_FILES.values(), strict=True):
         yield _install_system_file(os.path.join(folder, delivered), path)
+    yield from _remove_former_unit(destdir)
 
 
 def uninstall(destdir: str = "/") -> Iterator[Step]:
@@ -143,6 +143,7 @@ def uninstall(destdir: str = "/") -> Iterator[Step]:
         raise ToolError(*_PACKAGED)
     folder, plugin, tool, config, *system_files = _targets(destdir)
     made = _folders_made(folder)
+    yield from _remove_former_unit(destdir)
     for path in system_files:
         if os.path.lexists(path):
             yield _remove_system_file(path)
@@ -165,7 +166,6 @@ def uninstall(destdir: str = "/") -> Iterator[Step]:
         # Out of its place first: a folder half removed would still be found.
         grave = tempfile.mkdtemp(prefix=".cni-faasm.", dir=os.path.dirname(folder))
         shutil.move(folder, os.path.join(grave, "old"))
-        _wake_agent()
         shutil.rmtree(grave)
     # Longest first: folders inside of folders. What is in use by others is not empty.
     for path in sorted(made, key=len, reverse=True):
@@ -210,9 +210,8 @@ def _install_system_file(delivered: str, path: str) -> Step:
 def _tell(path: str, *, is_new: bool) -> Step:
     """Have those who read a file of the system's do so; say what is the operator's to do."""
     note = ""
-    if path.endswith((UNIT, ".timer")):
-        name = os.path.basename(path).removesuffix(".service")
-        note = f"not enabled: systemctl enable --now {name}"
+    if path.endswith(".timer"):
+        note = f"not enabled: systemctl enable --now {os.path.basename(path)}"
     elif path == f"/{RULES}":
         systemd.read_rules()
     elif path == f"/{NETWORK}" and is_new:
@@ -221,7 +220,7 @@ def _tell(path: str, *, is_new: bool) -> Step:
 
 
 def _remove_system_file(path: str) -> Step:
-    if path == f"/{UNIT}" or (path.startswith(f"/{UNITS}/") and path.endswith(".timer")):
+    if path.startswith(f"/{UNITS}/") and path.endswith(".timer"):
         systemd.disable(os.path.basename(path))
     os.unlink(path)
     note = ""
@@ -230,18 +229,15 @@ def _remove_system_file(path: str) -> Step:
     return Step(path, "removed", note)
 
 
-def _wake_agent() -> None:
-    """Let an agent see that its executable is another one now, or gone: then it ends.
-
-    A connection does; it is not served, as we are not the plugin.
-    """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as caller:
-        caller.settimeout(1)
-        try:
-            caller.connect(AGENT)
-            caller.recv(1)
-        except OSError:
-            return  # there is none
+def _remove_former_unit(destdir: str) -> Iterator[Step]:
+    """Have a service of version 0.1.0 end, and remove its file."""
+    path = os.path.join(os.path.abspath(destdir), FORMER_UNIT)
+    if not os.path.lexists(path):
+        return
+    if path == f"/{FORMER_UNIT}":
+        systemd.disable(os.path.basename(path))
+    os.unlink(path)
+    yield Step(path, "removed", "calls need no agent any more")
 
 
 def _make_parents(path: str, destdir: str) -> list[str]:
@@ -278,7 +274,6 @@ def _replace_folder(bundle: str, folder: str, notes: dict[str, object]) -> None:
         flush(new)  # after a power cut either folder must be whole
         if os.path.isdir(folder):
             _exchange(new, folder)
-            _wake_agent()
             _let_calls_end(os.path.join(new, os.path.basename(PLUGIN)))
         else:
             os.rename(new, folder)

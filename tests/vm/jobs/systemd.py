@@ -16,7 +16,7 @@ from tests.host import wait_until
 from tests.vm.jobs import real_host
 from tests.vm.jobs.real_host import Attachment, Witness, attached, run, settle
 
-UNIT = Path("/usr/lib/systemd/system/cni-faasm.service")
+FORMER_UNIT = Path("/usr/lib/systemd/system/cni-faasm.service")
 RULES = Path("/usr/lib/udev/rules.d/85-cni-faasm.rules")
 NETWORK = Path("/usr/lib/systemd/network/00-cni-faasm.network")
 ETC = Path("/etc/systemd/network")
@@ -37,7 +37,7 @@ def version() -> int:
 @pytest.fixture(scope="module", autouse=True)
 def installed() -> Iterator[None]:
     """Install; it stays until the last test."""
-    if not UNIT.exists():
+    if not RULES.exists():
         run(real_host.BUNDLE_TOOL, "install")
     yield
     run("systemctl", "stop", "systemd-networkd.socket", "systemd-networkd", "NetworkManager")
@@ -68,41 +68,26 @@ def assert_untouched(before: dict[str, list[Any]], *made: Attachment) -> None:
 
 
 def test_the_installation() -> None:
-    for path in (UNIT, RULES, NETWORK, Path(real_host.PLUGIN), Path(real_host.TOOL)):
+    for path in (RULES, NETWORK, Path(real_host.PLUGIN), Path(real_host.TOOL)):
         assert path.exists(), path
-    assert run("systemd-analyze", "verify", str(UNIT)) == ""
     if version() >= 254:
         run("udevadm", "verify", str(RULES))
-    assert run("systemctl", "is-enabled", UNIT.name, status=1) == "disabled\n"
     with attached(Attachment("c1")) as (one,):
         one.assert_well()
         assert "c1" in run(real_host.TOOL, "status")
 
 
-def test_the_service() -> None:
-    run("systemctl", "enable", "--now", UNIT.name)
-    socket = Path("/run/cni-faasm/agent")
-    wait_until(socket.exists, "the agent", 30)
-    main = run("systemctl", "show", "--property=MainPID", "--value", UNIT.name)
-    with attached(Attachment("c1")) as (one,):
-        one.assert_well()
-        run("systemctl", "restart", UNIT.name)
-        one.check().ok()
-    assert run("systemctl", "show", "--property=MainPID", "--value", UNIT.name) != main
-    # An update ends it, and systemd starts the new one.
-    main = run("systemctl", "show", "--property=MainPID", "--value", UNIT.name)
-    run(real_host.BUNDLE_TOOL, "install")
-    wait_until(
-        lambda: (
-            run("systemctl", "show", "--property=MainPID", "--value", UNIT.name)
-            not in ("0\n", main)
-        ),
-        "the agent anew",
-        30,
+def test_the_service_of_an_earlier_version_goes() -> None:
+    """Version 0.1.0 had one that did calls for others."""
+    FORMER_UNIT.write_text(
+        "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n"
     )
-    run("systemctl", "disable", "--now", UNIT.name)
-    assert run("systemctl", "is-active", UNIT.name, status=3) == "inactive\n"
-    assert "Failed" not in run("systemctl", "status", "--no-pager", UNIT.name, status=3)
+    run("systemctl", "daemon-reload")
+    run("systemctl", "enable", "--now", FORMER_UNIT.name)
+    run(real_host.BUNDLE_TOOL, "install")
+    assert not FORMER_UNIT.exists()
+    assert run("systemctl", "is-active", FORMER_UNIT.name, status=3) == "inactive\n"
+    assert not list(Path("/etc/systemd/system").glob(f"*/{FORMER_UNIT.name}"))
 
 
 def test_udev_leaves_name_and_address_alone() -> None:
@@ -203,7 +188,7 @@ def test_installed_while_networkd_runs() -> None:
     run("systemctl", "stop", "systemd-networkd.socket", "systemd-networkd")
     CATCH_ALL.write_text(CATCH_ALLS["static"])
     run(real_host.TOOL, "uninstall")
-    for path in (UNIT, RULES, NETWORK):
+    for path in (RULES, NETWORK):
         assert not path.exists()
     time.sleep(1.1)  # The file's time must lie before networkd's start.
     with Witness() as witness:
@@ -347,10 +332,8 @@ def test_networkmanager(conf: str) -> None:
 
 
 def test_uninstalled() -> None:
-    run("systemctl", "enable", "--now", UNIT.name)
     done = real_host.steps(real_host.TOOL, "uninstall")
     assert {action for action, _ in done.values()} == {"removed"}
-    assert run("systemctl", "is-active", UNIT.name, status=None) == "inactive\n"
     folders = ("/etc", "/opt", "/usr/bin", "/usr/lib/systemd", "/usr/lib/udev")
     assert run("find", *folders, "-name", "*faasm*") == ""
     assert not Path("/usr/lib/cni-faasm").exists()

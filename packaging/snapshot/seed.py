@@ -1,0 +1,93 @@
+"""Import the plugin, and leave its main() behind as `main`. Run by seed.c, in the seed.
+
+Its names are collect.py's dictionary. No module is found in any other way but those of C.
+"""
+
+import _thread
+
+# Locks of modules compare the numbers of threads. This process's own must stay nowhere; not even
+# its length, to which comparisons adapt themselves.
+_get_ident = _thread.get_ident
+_thread.get_ident = lambda: 1
+
+import _frozen_importlib
+import gc
+import marshal
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
+
+# By name: whether it is a package, and its marshalled code.
+MODULES: "dict[str, tuple[bool, bytes]]" = globals()["MODULES"]
+LATE: "list[str]" = globals()["LATE"]  # what functions of ours import
+FORBIDDEN: "dict[str, str]" = globals()["FORBIDDEN"]
+
+gc.disable()
+
+# Codecs are the interpreter's own. But before it raises a UnicodeDecodeError it imports this
+# package, and the error would be that there is none.
+sys.modules["encodings"] = type(sys)("encodings")
+
+# For cni_faasm: how it was started.
+sys._is_snapshot = True  # type: ignore[attr-defined]
+
+
+class Finder:
+    """Find and load what is in MODULES."""
+
+    @staticmethod
+    def find_spec(
+        name: str, path: object = None, target: object = None
+    ) -> "_frozen_importlib.ModuleSpec | None":
+        if name not in MODULES:
+            return None
+        is_package, _ = MODULES[name]
+        return _frozen_importlib.ModuleSpec(name, Finder, is_package=is_package)  # type: ignore[arg-type]
+
+    @staticmethod
+    def create_module(spec: object) -> None:
+        pass
+
+    @staticmethod
+    def exec_module(module: "ModuleType") -> None:
+        exec(marshal.loads(MODULES[module.__name__][1]), module.__dict__)
+
+
+sys.meta_path[:] = [Finder, _frozen_importlib.BuiltinImporter]
+for _paths in ("path_hooks", "path"):
+    if hasattr(sys, _paths):
+        getattr(sys, _paths).clear()
+
+# What simplejson's C half asks for when it is imported.
+
+for _name, _names in (
+    ("simplejson", {}),
+    ("simplejson.errors", {"JSONDecodeError": type("JSONDecodeError", (ValueError,), {})}),
+    ("simplejson.raw_json", {"RawJSON": type("RawJSON", (), {})}),
+):
+    sys.modules[_name] = type(sys)(_name)
+    sys.modules[_name].__dict__.update(_names)
+import json_halves
+
+sys.modules["_json"] = json_halves
+
+for _name in sorted(MODULES):
+    if _name.partition(".")[0] == "cni_faasm":
+        __import__(_name)
+for _name in LATE:
+    __import__(_name)
+for _name in FORBIDDEN:
+    if _name in sys.modules:
+        raise ImportError(f"{_name}: {FORBIDDEN[_name]}")
+
+main = sys.modules["cni_faasm.__main__"].main
+
+_thread.get_ident = _get_ident
+
+# From here on nothing can be imported but what has been.
+sys.meta_path[:] = [_frozen_importlib.BuiltinImporter]
+sys.path_importer_cache = {}
+for _name in ("simplejson", "simplejson.errors", "simplejson.raw_json"):
+    del sys.modules[_name]
