@@ -39,6 +39,7 @@ needed=(
     "pgrep procps"
     "podman podman"
     "python3 python3"
+    "qemu-x86_64-static qemu-user-static"
     "runc runc"
     "setpriv util-linux"
     "strace strace"

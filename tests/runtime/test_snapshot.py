@@ -268,3 +268,19 @@ def test_who_closes_descriptors_gets_no_other(tmp_path: Path) -> None:
         )  # fmt: skip
         lines = [line for line in trace.read_text().splitlines() if "socket(" in line]
         assert not [line for line in lines if line.endswith(("= 0", "= 1", "= 2"))], closed
+
+
+PROCESSORS = {
+    "x86_64": ["qemu64", "core2duo", "Nehalem", "Haswell", "EPYC", "max"],
+    "aarch64": ["cortex-a53", "cortex-a72", "max"],
+}
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_processors_old_and_new(answer: bytes, number: int) -> None:
+    """What one can do is asked at each start, and never what the build machine's could."""
+    machine = os.uname().machine
+    models = PROCESSORS[machine]
+    model = models[number % len(models)]
+    done = version(f"qemu-{machine}-static", "-cpu", model)
+    assert (done.returncode, done.stdout) == (0, answer), model
