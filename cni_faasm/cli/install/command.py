@@ -110,6 +110,7 @@ def install(bundle: str, destdir: str = "/") -> Iterator[Step]:
             raise ToolError(*_PACKAGED)
         # Called by the package itself: the files are dpkg's, and daemons are to read them.
         yield from (_tell(path, is_new=True) for path in system_files)
+        yield from _remove_former_unit(destdir)
         return
     plugins = [plugin, *_links_of_distribution(destdir)]
     for link in (*plugins, tool):
