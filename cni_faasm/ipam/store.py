@@ -224,6 +224,19 @@ class Store(Leases):
             raise failure
         return released
 
+    def hand_over(self, address: bytes, holder: "tuple[str, str]", heir: "tuple[str, str]") -> None:
+        """Let another attachment hold a lease of `holder`; what is not its own stays as it is.
+
+        Both are (container id, ifname). Raises: CniError 5.
+        """
+        name = inet.unpack(address)
+        try:
+            if self._inspect(name, strict=True) == (HELD, *holder):
+                content = "\r\n".join(heir).encode()
+                files.replace_at(self._folder, name, _TEMPORARY, content, 0o644)
+        except OSError as error:
+            raise io_error(error, "cannot write the lease", f"{self.path}/{name}") from None
+
     def sweep_torn(self) -> "list[bytes]":
         """Remove every torn lease, and a half-written cursor; return the addresses. Slow."""
         swept = [

@@ -324,8 +324,11 @@ def _removals(netfilter: Netlink, name: str, keys: "Keys") -> "list[Message]":
     ]
 
 
-def sweep(network: str, host: Netlink) -> None:
-    """Take out what is of names that no end of the network's has. Raises: NetlinkError."""
+def sweep(network: str, host: Netlink, only: "set[str] | None" = None) -> None:
+    """Take out what is of names that no end of the network's has. Raises: NetlinkError.
+
+    only: the names that may be concerned, None for all.
+    """
     from cni_faasm.config.policy import group
     from cni_faasm.link import veth
 
@@ -336,6 +339,7 @@ def sweep(network: str, host: Netlink) -> None:
             return
         stale: Keys = []
         known: dict[bytes, bool] = {}
+        wanted = None if only is None else {end_key(one)[:IFNAMSIZ] for one in only}
         for family, place in (
             (nft.NFPROTO_ARP, OWN),
             *((nft.NFPROTO_INET, each) for each in ALSO.values()),
@@ -346,6 +350,8 @@ def sweep(network: str, host: Netlink) -> None:
                 continue
             for key in keys_in(netfilter, family, name, place):
                 end = key[:IFNAMSIZ]
+                if wanted is not None and end not in wanted:
+                    continue
                 if end not in known:
                     found = veth.find(host, name=text_of(end))
                     known[end] = found is not None and found.group == group(network)

@@ -46,15 +46,17 @@ _NETAVARK_IN = ("lib/podman", "libexec/podman", "local/libexec/podman", "local/l
 CONFIG = "etc/cni/net.d/10-faasm.conflist"
 # Of systemd and udev. An operator's changes go to /etc, where files of the same names count more.
 UNITS = "usr/lib/systemd/system"
-TIMED_UNITS = tuple(
-    f"cni-faasm-{what}.{kind}" for what in ("gc", "metrics") for kind in ("service", "timer")
+SLOTS_UNIT = "cni-faasm-slots.service"
+OTHER_UNITS = (
+    *(f"cni-faasm-{what}.{kind}" for what in ("gc", "metrics") for kind in ("service", "timer")),
+    SLOTS_UNIT,
 )
 RULES = "usr/lib/udev/rules.d/85-cni-faasm.rules"
 NETWORK = "usr/lib/systemd/network/00-cni-faasm.network"
 # Where each file comes from in the bundle. zsh looks in the first of its two folders where it is
 # Debian's, in the second elsewhere.
 SYSTEM_FILES = {
-    **{f"{UNITS}/{name}": f"_internal/systemd/{name}" for name in TIMED_UNITS},
+    **{f"{UNITS}/{name}": f"_internal/systemd/{name}" for name in OTHER_UNITS},
     RULES: "_internal/systemd/85-cni-faasm.rules",
     NETWORK: "_internal/systemd/00-cni-faasm.network",
     "usr/share/man/man8/cni-faasm.8.gz": "_internal/man/cni-faasm.8.gz",
@@ -211,7 +213,7 @@ def _install_system_file(delivered: str, path: str) -> Step:
 def _tell(path: str, *, is_new: bool) -> Step:
     """Have those who read a file of the system's do so; say what is the operator's to do."""
     note = ""
-    if path.endswith(".timer"):
+    if path.endswith((SLOTS_UNIT, ".timer")):
         note = f"not enabled: systemctl enable --now {os.path.basename(path)}"
     elif path == f"/{RULES}":
         systemd.read_rules()
@@ -221,7 +223,7 @@ def _tell(path: str, *, is_new: bool) -> Step:
 
 
 def _remove_system_file(path: str) -> Step:
-    if path.startswith(f"/{UNITS}/") and path.endswith(".timer"):
+    if path.startswith(f"/{UNITS}/") and path.endswith((SLOTS_UNIT, ".timer")):
         systemd.disable(os.path.basename(path))
     os.unlink(path)
     note = ""

@@ -1,5 +1,6 @@
 """The commands of `cni-faasm pool`."""
 
+import os
 import signal
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -8,9 +9,11 @@ import typer
 
 from cni_faasm.cli import attachments, networks, output
 from cni_faasm.cli.fault import ToolError
-from cni_faasm.cli.pool import claiming, netfolder
+from cni_faasm.cli.pool import claiming, netfolder, serve
 from cni_faasm.cli.pool import making as pool
 from cni_faasm.cli.pool.offer import offer
+from cni_faasm.cli.pool.renewal import renew_returned
+from cni_faasm.cli.pool.resting import wake_all
 from cni_faasm.cli.pool.slotfiles import CLAIMED, SlotFiles, is_alive
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.spec import inet
@@ -25,6 +28,7 @@ app = typer.Typer(
 
 app.command("claim")(claiming.claim)
 app.command("return")(claiming.return_)
+app.command("serve")(serve.serve)
 
 MAX_MEMBERS = 65_536
 ERRORS_SHOWN = 5
@@ -51,7 +55,8 @@ def up(
 
     Number K has the interface faasmK outside and faasmpK inside. What is there already and
     whole is left alone, so an interrupted call may be repeated. Where somebody else has one of
-    the names, nothing is made. Members are offered to whoever claims one. Without --network and --conf the network is that of
+    the names, nothing is made. Members are free to be claimed; those that were returned are made
+    as new. Without --network and --conf the network is that of
     10-faasm.conflist, else the first of faasm's, else the one that came with the bundle.
 
     Examples:
@@ -81,9 +86,11 @@ def up(
                     f"{', '.join(chosen.others)}"
                 )
             outcomes = []
+            returned = []
             with output.Progress("pool up", size, quiet=as_json) as progress:
                 files = SlotFiles(prefix)
                 files.make()
+                returned = renew_returned(builder, files)
                 states = files.states()
                 for number in range(1, size + 1):
                     outcomes.append(builder.up(number))
@@ -92,6 +99,8 @@ def up(
                     progress.step()
         finally:
             builder.close()
+    for one in returned:
+        output.note(f"{names.namespace(one.number)}: {one.error}")
     for warning in dict.fromkeys(builder.warnings):
         output.note(f"warning: {warning}")
     _report(names, outcomes, as_json, chosen.name)
@@ -143,7 +152,8 @@ def down(
         for one in outcomes:
             if one.action == "removed":
                 files.drop(one.number)
-        if not wanted:
+        if not wanted and os.path.isdir(files.path):
+            wake_all(files)
             files.remove()
     absent = sorted(wanted - {member.number for member in known})
     for number in absent:

@@ -52,11 +52,16 @@ class SlotFiles:
             names = os.listdir(f"{self.path}/{state}")
         except FileNotFoundError:
             return set()
-        return {int(name) for name in names if _is_number(name)}
+        return {int(name) for name in names if is_number(name)}
 
     def states(self) -> dict[int, str]:
         """Return the state of each member that has one."""
         return {number: state for state in STATES for number in self.numbers(state)}
+
+    def state_of(self, number: int) -> str | None:
+        """Return the state of one member."""
+        found = [s for s in STATES if os.path.lexists(f"{self.path}/{s}/{number}")]
+        return found[0] if found else None
 
     def put(self, number: int, document: dict[str, Any]) -> None:
         """Offer a member: from here on anybody may claim it. Raises: OSError."""
@@ -139,7 +144,8 @@ class SlotFiles:
             return []
 
 
-def _is_number(name: str) -> bool:
+def is_number(name: str) -> bool:
+    """Say whether a file's name is a member's number."""
     return name.isascii() and name.isdigit() and not name.startswith("0") and len(name) < 6
 
 
