@@ -8,6 +8,7 @@ On disk::
         ├── .<containerID>@<ifname>          one being written
         ├── gone                             0600  attachments removed lately, one per line
         ├── rehearsed                        0600  JSON; see rehearsed.py
+        ├── collected                        0600  empty; its time is that of the last GC
         └── boot                             0600  JSON; see ipam/reclaim.py
 
 Written under the network's lock (ipam/leases.py), by a temporary name and a rename, so that
@@ -30,6 +31,7 @@ VERSION = 1
 
 _LIMIT = 1 << 20  # a record is below 4 KiB; more than this is none
 _GONE = "gone"
+_COLLECTED = "collected"
 _GONE_LIMIT = 32_768  # bytes, some 400 attachments
 
 _boot_id = ""
@@ -204,6 +206,33 @@ def _note_gone(folder: int, name: str) -> None:
             files.close(descriptor)
     except OSError:
         return
+
+
+def note_collected(state_dir: str, network: str) -> None:
+    """Note that garbage was collected just now; for metrics alone, so failures are dropped."""
+    flags = posix.O_WRONLY | posix.O_CREAT | posix.O_NOFOLLOW | posix.O_NONBLOCK | posix.O_CLOEXEC
+    try:
+        folder = files.open_folder(state_dir, network, create=False, mode=0o700)
+        if folder < 0:
+            return  # nothing was attached ever
+        try:
+            descriptor = posix.open(_COLLECTED, flags, 0o600, dir_fd=folder)
+            try:
+                posix.utime(descriptor)
+            finally:
+                files.close(descriptor)
+        finally:
+            files.close(folder)
+    except (OSError, CniError):
+        return
+
+
+def last_collected(state_dir: str, network: str) -> "float | None":
+    """Return when a GC of the network was over last, in seconds since 1970."""
+    try:
+        return posix.stat(f"{state_dir}/{network}/{_COLLECTED}", follow_symlinks=False).st_mtime
+    except OSError:
+        return None
 
 
 def was_removed(state_dir: str, network: str, container_id: str, ifname: str) -> bool:

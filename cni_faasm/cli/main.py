@@ -15,13 +15,14 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from cni_faasm import __version__
-from cni_faasm.cli import metrics, migrate, networks, output
+from cni_faasm.cli import migrate, networks, output
 from cni_faasm.cli.check import command as checking
 from cni_faasm.cli.fault import ToolError
 from cni_faasm.cli.firewall_trust import command as firewall_trust
 from cni_faasm.cli.gc import command as collecting
 from cni_faasm.cli.install import command as installer
 from cni_faasm.cli.install import node
+from cni_faasm.cli.metrics.command import metrics
 from cni_faasm.cli.network_check import command as network_check
 from cni_faasm.cli.network_check import iperf_servers
 from cni_faasm.cli.output import AsJson
@@ -56,7 +57,7 @@ app.command()(repairing.repair)
 app.command()(rates.set_rate)
 app.command()(applying.apply)
 app.command()(collecting.gc)
-app.command()(metrics.metrics)
+app.command()(metrics)
 app.command()(validate.validate)
 app.command()(migrate.migrate)
 app.command("firewall-trust")(firewall_trust.firewall_trust)

@@ -7,7 +7,7 @@
         }
         chain from {
             type filter hook prerouting priority raw
-            iifgroup G iifname @egress drop
+            iifgroup G iifname @egress counter drop
         }
     }
     table arp limit_NETWORK { ... }         the same for ARP, at its input hook
@@ -263,7 +263,7 @@ def rule(network: str, *, any_group: bool) -> bytes:
 
     ours = b"" if any_group else nft_match.group(nft_match.IIFGROUP, group(network))
     listed = nft_match.listed(nft_match.INTERFACE, SET)
-    return ours + listed + nft_expr.verdict(nft_expr.DROP)
+    return ours + listed + nft_expr.counter() + nft_expr.verdict(nft_expr.DROP)
 
 
 def expects_any_group(table: nft.Table) -> bool:

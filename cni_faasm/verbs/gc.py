@@ -141,6 +141,7 @@ def _collect(
     if not dry_run:
         guard.sweep(config.name, host)
         backstop.sweep(config.name, host)
+        record.note_collected(config.state_dir, config.name)
     if failures:
         raise CniError(
             failures[0].code,

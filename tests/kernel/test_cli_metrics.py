@@ -1,12 +1,19 @@
 """metrics: what Prometheus reads is what the kernel counted."""
 
+import http.client
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests import frames
+from tests.attached import GATEWAY, REMOTE, Attached, add_remote, config, passes
 from tests.host import Host
+from tests.kernel.test_backstop import cheat
 from tests.kernel.test_cli_looking import plugin_config, send
 from tests.tool import Tool
 
@@ -24,7 +31,7 @@ def samples(text: str) -> dict[str, dict[tuple[str, ...], float]]:
     found: dict[str, dict[tuple[str, ...], float]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            keys = ("container", "direction", "range")
+            keys = ("container", "direction", "range", "rule", "namespace", "pod", "name")
             labels = tuple(sample.labels[key] for key in keys if key in sample.labels)
             found.setdefault(sample.name, {})[labels] = sample.value
     return found
@@ -68,3 +75,96 @@ def test_metrics_of_attachments_and_ranges(tool: Tool, tmp_path: Path) -> None:
 def test_no_attachment(tool: Tool) -> None:
     found = samples(tool("metrics").ok().stdout)
     assert found["cni_faasm_leases_free"] == {("10.200.0.1-10.200.0.14",): 13}
+
+
+def test_what_rules_dropped(host: Host) -> None:
+    add_remote(host)
+    tool = Tool(host)
+    one = Attached(host, config(host, isolated=True, bandwidth={"egressRate": "1M"}))
+    two = Attached(host, config(host, isolated=True))
+    drops = samples(tool("metrics").ok().stdout)["cni_faasm_rule_drops_total"]
+    assert drops.keys() == {("antiSpoof",), ("isolated",), ("limit",)}
+    assert drops["antiSpoof",] == drops["limit",] == 0
+    assert not passes(host, two, 4, "10.200.77.7")
+    two.inside.run(["busybox", "ping", "-c1", "-W1", GATEWAY[4]], check=False)
+    frame = frames.ethernet(
+        one.outer_mac, one.mac, 0x0800, frames.udp(one.address[4], REMOTE[4], bytes(1400))
+    )
+    cheat(one.inside, frame, 1)
+    found = samples(tool("metrics").ok().stdout)["cni_faasm_rule_drops_total"]
+    assert found["antiSpoof",] > 0
+    assert found["isolated",] > drops["isolated",]
+    assert found["limit",] > 100
+    listed = host.run(["nft", "list", "table", "inet", "limit_testnet"]).stdout
+    [packets] = re.findall(r"counter packets (\d+)", listed)
+    assert found["limit",] == int(packets)
+
+
+def test_when_garbage_was_collected(tool: Tool) -> None:
+    host = tool.host
+    inside = host.add_container()
+    host.add(inside, plugin_config(tool))
+    name = "cni_faasm_last_gc_timestamp_seconds"
+    assert name not in samples(tool("metrics").ok().stdout)
+    tool("gc", "--dry-run").ok()
+    assert name not in samples(tool("metrics").ok().stdout)
+    began = time.time()
+    tool("gc").ok()
+    assert began - 1 <= samples(tool("metrics").ok().stdout)[name][()] <= time.time()
+    later = plugin_config(tool) | {
+        "cniVersion": "1.1.0",
+        "cni.dev/valid-attachments": [{"containerID": inside.name, "ifname": "eth0"}],
+    }
+    time.sleep(0.1)
+    between = time.time()
+    host.cni("GC", None, later).ok()
+    assert samples(tool("metrics").ok().stdout)[name][()] >= between - 0.05
+
+
+def test_whose_an_attachment_is(tool: Tool) -> None:
+    host = tool.host
+    names = [host.add_container().name for _ in range(3)]
+    pod = "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-1"
+    for inside, args in zip(
+        host.containers, (pod, "IgnoreUnknown=1;K8S_POD_NAME=web", None), strict=True
+    ):
+        host.add(inside, plugin_config(tool), args=args)
+    found = samples(tool("metrics").ok().stdout)["cni_faasm_attachment_info"]
+    whose = [("shop", "web-1", ""), ("", "", "web"), ("", "", "")]
+    assert found == {(name, *one): 1 for name, one in zip(names, whose, strict=True)}
+
+
+def test_it_serves_them_until_it_is_ended(tool: Tool) -> None:
+    host = tool.host
+    host.add(host.add_container(), plugin_config(tool))
+    with tool.start("metrics", "--listen", "0") as serving:
+        assert serving.stderr is not None
+        line = serving.stderr.readline()
+        [port] = re.findall(r"^cni-faasm: listening on http://127.0.0.1:(\d+)/metrics$", line)
+
+        def scrape(_: object) -> dict[str, dict[tuple[str, ...], float]]:
+            with host.entered():
+                connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=30)
+                connection.connect()
+            connection.request("GET", "/metrics")
+            text = connection.getresponse().read().decode()
+            connection.close()
+            return samples(text)
+
+        with ThreadPoolExecutor(4) as pool:
+            for found in pool.map(scrape, range(8)):
+                assert len(found["cni_faasm_drifts"]) == 1
+        listening = host.run(["ss", "-Hltn"]).stdout
+        assert f"127.0.0.1:{port} " in listening
+        assert f"0.0.0.0:{port} " not in listening
+        # What is attached meanwhile is seen, and nothing of it is held on to.
+        inside = host.add_container()
+        host.add(inside, plugin_config(tool))
+        time.sleep(1.1)
+        assert len(scrape(None)["cni_faasm_drifts"]) == 2
+        held = Path(f"/proc/{serving.pid}/fd")
+        assert len(list(held.iterdir())) < 8
+        serving.terminate()
+        assert serving.wait(20) in (0, -15)
+    assert "exclude" in tool("metrics", "--listen", "0", "--output", "x").expect(3).stderr
+    assert "no address" in tool("metrics", "--listen", "here").expect(3).stderr

@@ -1,29 +1,32 @@
-"""Tell Prometheus what the attachments carry, by node_exporter's textfile collector.
+"""Put what the attachments carry into the families of metrics that Prometheus reads.
 
 Names and units follow Prometheus: bytes, counters ending in _total, a limit in bytes per
 second, so that rate(cni_faasm_bytes_total[1m]) / cni_faasm_limit_bytes_per_second is how
 much of its limit an attachment uses.
 """
 
+import time
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from cni_faasm import __version__
-from cni_faasm.cli import attachments, networks, output
+from cni_faasm.attachment import record
+from cni_faasm.cli import attachments, networks
 from cni_faasm.cli.status.rows import Row, Watcher
 from cni_faasm.config import loading as configuration
 from cni_faasm.config import ranges
 from cni_faasm.config.ranges import Range
 from cni_faasm.ipam.layout import size
 from cni_faasm.ipam.store import Store
+from cni_faasm.rules import dropped
 from cni_faasm.spec import inet
 
 PREFIX = "cni_faasm"
 LABELS = ("network", "container", "ifname", "host_interface")
 DIRECTION = (*LABELS, "direction")
 RANGE = ("network", "range")
+WHOSE = (*LABELS, "namespace", "pod", "name")
+LABEL_MOST = 253  # of what others have named; more than a pod's name has
 
 COUNTERS = (
     ("bytes", "bytes", "Bytes that passed, with Ethernet headers."),
@@ -37,45 +40,89 @@ GAUGES = (
 )
 
 
-def metrics(
-    path: Annotated[
-        str,
-        typer.Option("--output", "-o", metavar="FILE", help="Write FILE, whole or not at all."),
-    ] = "",
-    conf_dir: networks.ConfDir = networks.CONF_DIR,
-    state_dir: networks.StateDir = "",
-    as_json: output.AsJson = False,
-) -> None:
-    """Print metrics of every attachment and range as Prometheus reads them.
+def collect(conf_dir: str, state_dir: str, *, quiet: bool = False) -> list[Any]:
+    """Look at all attachments, ranges and rules; return the metrics.
 
-    For node_exporter's textfile collector let a timer write a file that ends in .prom.
-
-    Examples:
-
-        cni-faasm metrics
-
-        cni-faasm metrics --output /var/lib/node_exporter/cni_faasm.prom
+    quiet: say nothing of files that cannot be read. Raises: ToolError, NetlinkError, OSError.
     """
-    known = networks.installed(conf_dir)
+    began = time.monotonic()
+    known = networks.installed(conf_dir, quiet=quiet)
+    folders = networks.state_dirs(known, state_dir)
+    # Afresh each time: a socket that is kept in a namespace keeps the namespace.
     watcher = Watcher()
     try:
-        rows = watcher.read(
-            list(attachments.every(networks.state_dirs(known, state_dir))), drifts=True
-        )
+        rows = watcher.read(list(attachments.every(folders)), drifts=True)
     finally:
         watcher.close()
     families = list(_families(rows, _leases(known, rows)))
-    if as_json:
-        output.print_json({"metrics": [_document(family) for family in families]})
-        return
-    text = _text(families)
-    if path:
-        output.write_whole(path, text)
-    else:
-        typer.echo(text.decode(), nl=False)
+    families += _of_networks(folders)
+    families.append(_info(rows))
+    families.append(
+        _gauge(
+            "collection_seconds",
+            "How long it took to look at all this.",
+            (),
+            [((), time.monotonic() - began)],
+        )
+    )
+    return families
 
 
-def _text(families: Sequence[Any]) -> bytes:
+def _gauge(
+    name: str, text: str, labels: Sequence[str], samples: Sequence[tuple[Sequence[str], float]]
+) -> Any:
+    from prometheus_client.core import GaugeMetricFamily
+
+    family = GaugeMetricFamily(f"{PREFIX}_{name}", text, labels=labels)
+    for values, number in samples:
+        family.add_metric(values, number)
+    return family
+
+
+def _of_networks(folders: Sequence[str]) -> Iterator[Any]:
+    """Yield what is of a network as a whole: packets that rules dropped, the last GC."""
+    from prometheus_client.core import CounterMetricFamily
+
+    drops = CounterMetricFamily(
+        f"{PREFIX}_rule_drops",
+        "Packets that the host's rules dropped: of false senders (antiSpoof), to where they may "
+        "not go (isolated), above the limit of egress (limit).",
+        labels=("network", "rule"),
+    )
+    for network, what, packets in dropped.every():
+        drops.add_metric((network, what), packets)
+    yield drops
+    collected = [
+        ((network,), when)
+        for folder in folders
+        for network in record.networks(folder)
+        if (when := record.last_collected(folder, network)) is not None
+    ]
+    yield _gauge(
+        "last_gc_timestamp_seconds",
+        "When garbage was collected last, in seconds since 1970; absent before the first time.",
+        ("network",),
+        collected,
+    )
+
+
+def _info(rows: Sequence[Row]) -> Any:
+    """Return a metric that says whose each attachment is, to be joined with the others."""
+    samples = []
+    for row in rows:
+        namespace, is_pod, pod = row.attachment.name.rpartition("/")
+        name = "" if is_pod else row.attachment.name
+        whose = [text[:LABEL_MOST] for text in (namespace, pod if is_pod else "", name)]
+        samples.append(([*_labels(row), *whose], 1.0))
+    return _gauge(
+        "attachment_info",
+        "Always 1: the pod and its namespace, or the container's name, as the runtime has it.",
+        WHOSE,
+        samples,
+    )
+
+
+def text(families: Sequence[Any]) -> bytes:
     from prometheus_client import CollectorRegistry, generate_latest
     from prometheus_client.registry import Collector
 
@@ -176,7 +223,7 @@ def _range_text(one: Range) -> str:
     return f"{inet.unpack(one.first)}-{inet.unpack(one.last)}"
 
 
-def _document(family: Any) -> dict[str, Any]:
+def document(family: Any) -> dict[str, Any]:
     return {
         "name": family.name,
         "type": family.type,

@@ -1,0 +1,59 @@
+"""Count what a network's guards and its backstop have dropped, by the rules' own counters.
+
+They begin at zero when a table is made anew.
+"""
+
+from cni_faasm.netlink import dumps, nft, nft_counter
+from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
+from cni_faasm.netlink.wire import NetlinkError
+from cni_faasm.rules import backstop, guard_rules
+from cni_faasm.rules.own_tables import FAMILIES, GUARD, LIMIT, is_marked
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# What drops in which chain.
+_CHAINS = {
+    GUARD: {
+        guard_rules.FROM: "antiSpoof",
+        guard_rules.TO_HOST: "isolated",
+        guard_rules.THROUGH: "isolated",
+    },
+    LIMIT: {backstop.CHAIN: "limit"},
+}
+
+
+def every() -> "Iterator[tuple[str, str, int]]":
+    """Yield (network, what drops, packets) of all networks of this host that have such rules.
+
+    What drops is "antiSpoof", "isolated" or "limit". Raises: NetlinkError.
+    """
+    try:
+        netfilter = Netlink(NETLINK_NETFILTER)
+    except OSError:
+        return  # a kernel without nf_tables
+    with netfilter:
+        found: dict[tuple[str, str], int] = {}
+        for family in FAMILIES:
+            for table in dumps.tables(netfilter, family):
+                prefix = next((one for one in _CHAINS if table.name.startswith(one)), "")
+                if not prefix or not is_marked(table):
+                    continue
+                network = table.name.removeprefix(prefix)
+                for chain, what in _CHAINS[prefix].items():
+                    key = network, what
+                    packets = _of_chain(netfilter, family, table, chain)
+                    if packets is not None:
+                        found[key] = found.get(key, 0) + packets
+    for (network, what), count in sorted(found.items()):
+        yield network, what, count
+
+
+def _of_chain(netfilter: Netlink, family: int, table: nft.Table, chain: str) -> "int | None":
+    """Return what a chain's counters hold; None where it has no rule."""
+    try:
+        rules = dumps.rules(netfilter, family, table.name, chain)
+    except NetlinkError:
+        return None  # the table has gone meanwhile
+    return sum(nft_counter.packets(one.expressions) for one in rules) if rules else None
