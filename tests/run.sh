@@ -39,6 +39,8 @@ needed=(
     "pgrep procps"
     "podman podman"
     "python3 python3"
+    "prometheus prometheus"
+    "promtool prometheus"
     "qemu-x86_64-static qemu-user-static"
     "runc runc"
     "setpriv util-linux"
