@@ -21,12 +21,19 @@ class Flow:
     """Hold one TCP flow to be measured: who sends to whom, and what came of it."""
 
     def __init__(
-        self, client: Namespace, address: str, *, port: int = FIRST_PORT, download: bool = False
+        self,
+        client: Namespace,
+        address: str,
+        *,
+        port: int = FIRST_PORT,
+        download: bool = False,
+        congestion: str = "",
     ) -> None:
         self.client = client
         self.address = address
         self.port = port
         self.download = download
+        self.congestion = congestion
         self.bits_per_second = 0.0
 
 
@@ -37,12 +44,19 @@ def serve(host: Host, namespace: Namespace, number: int = 1) -> None:
 
 
 def client_command(
-    address: str, *, port: int = FIRST_PORT, download: bool = False, seconds: float = 4
+    address: str,
+    *,
+    port: int = FIRST_PORT,
+    download: bool = False,
+    congestion: str = "",
+    seconds: float = 4,
 ) -> list[str]:
     """Return iperf3's command line; the first second does not count: the bucket is full."""
-    direction = ["--reverse"] if download else []
+    how = ["--reverse"] if download else []
+    if congestion:
+        how += ["--congestion", congestion]
     times = ["--time", f"{seconds:g}", "--omit", "1"]
-    return ["iperf3", "--json", "-c", address, "-p", str(port), *times, *direction]
+    return ["iperf3", "--json", "-c", address, "-p", str(port), *times, *how]
 
 
 def goodput(output: bytes | str) -> float:
@@ -59,7 +73,11 @@ def measure(flows: Sequence[Flow], *, seconds: float = 4) -> None:
     try:
         for flow in flows:
             command = client_command(
-                flow.address, port=flow.port, download=flow.download, seconds=seconds
+                flow.address,
+                port=flow.port,
+                download=flow.download,
+                congestion=flow.congestion,
+                seconds=seconds,
             )
             running.append(flow.client.start(command))
         for flow, process in zip(flows, running, strict=True):
@@ -77,13 +95,14 @@ def assert_near(
     *,
     low: float = 0.95,
     high: float = 1.05,
+    share: float = PAYLOAD_SHARE,
 ) -> None:
     """Measure TCP's goodput in bit/s until it comes near what a limit leaves for payload.
 
     A machine that withholds its processors for a moment takes from a goodput; nothing but a
-    fault adds to it. So no measurement may be above, and one of a few has to come near.
+    fault adds to it. share: of a frame that is payload. So no measurement may be above, and one of a few has to come near.
     """
-    expected = limit * PAYLOAD_SHARE
+    expected = limit * share
     seen: list[list[float]] = []
     for _ in range(ATTEMPTS):
         seen.append([rate / expected for rate in measure_once()])

@@ -287,7 +287,7 @@ def make(
     addresses: "list[PlannedAddress]",
     *,
     mtu: int,
-    leaf: str,
+    queue: str,
     boot_id: str,
     created: int,
     random: bytes,
@@ -295,7 +295,7 @@ def make(
 ) -> Plan:
     """Make the plan of one attachment from its configuration and its lease.
 
-    mtu: of both ends, bytes. leaf: the leaf queue the kernel offers. created: seconds
+    mtu: of both ends, bytes. queue: the one that the kernel offers. created: seconds
     since the epoch. random: 12 bytes for the two MAC addresses. scope: what the limits
     hold for.
     """
@@ -304,7 +304,7 @@ def make(
         for one in range_set:
             if (one.network, one.prefix_len) not in ranges:
                 ranges.append((one.network, one.prefix_len))
-    shapes = both_shapes(config, mtu, leaf, scope)
+    shapes = both_shapes(config, mtu, queue, scope)
     return Plan(
         network=config.name,
         container_id=request.container_id,
@@ -326,18 +326,18 @@ def make(
         dns=config.dns,
         ipam_plugin=config.ipam_plugin,
         guard=config.guard,
-        host_egress=on_host(config, mtu, leaf, scope),
+        host_egress=on_host(config, mtu, queue, scope),
         sandbox=config.sandbox,
     )
 
 
 def both_shapes(
-    config: "NetworkConfig", mtu: int, leaf: str, scope: "Scope | None"
+    config: "NetworkConfig", mtu: int, queue: str, scope: "Scope | None"
 ) -> "tuple[Shape | None, Shape | None]":
     """Return the shapes of the host's end (ingress) and the container's (egress)."""
     return (
-        shape(config.ingress, config.latency_ms, mtu, leaf, scope and scope.seen_from(host=True)),
-        shape(config.egress, config.latency_ms, mtu, leaf, scope and scope.seen_from(host=False)),
+        shape(config.ingress, config.latency_ms, mtu, queue, scope and scope.seen_from(host=True)),
+        shape(config.egress, config.latency_ms, mtu, queue, scope and scope.seen_from(host=False)),
     )
 
 
@@ -356,14 +356,14 @@ def burst_warnings(
     return found
 
 
-def on_host(config: "NetworkConfig", mtu: int, leaf: str, scope: "Scope | None") -> "Shape | None":
+def on_host(config: "NetworkConfig", mtu: int, queue: str, scope: "Scope | None") -> "Shape | None":
     """Return what the host enforces of a container's egress, None for nothing."""
     if not config.enforce_egress or not config.egress.rate_bps:
         return None
     from cni_faasm.config.rates import Limit
 
     limit = Limit(on_host_bps(config.egress.rate_bps), config.egress.burst_bits)
-    return shape(limit, config.latency_ms, mtu, leaf, scope and scope.seen_from(host=False))
+    return shape(limit, config.latency_ms, mtu, queue, scope and scope.seen_from(host=False))
 
 
 def _local_mac(random: bytes) -> bytes:

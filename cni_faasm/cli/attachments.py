@@ -230,12 +230,13 @@ def counters(netlink: Netlink, ifindex: int, shape: shaping.Shape | None) -> Cou
             found = tc_parse.parse_class(netlink.get(tc.get_class(ifindex, shaping.CLASS_ID)))
             if found is not None:
                 stats = found.stats
+                drops, backlog_bytes = _queued(netlink, ifindex, shape, stats)
                 return Counters(
                     stats.bytes,
                     stats.packets,
-                    stats.drops + _leaf_drops(netlink, ifindex),
+                    drops,
                     stats.overlimits,
-                    stats.backlog_bytes,
+                    backlog_bytes,
                     stats.qlen,
                 )
     except NetlinkError as error:
@@ -251,10 +252,19 @@ def counters(netlink: Netlink, ifindex: int, shape: shaping.Shape | None) -> Cou
     return Counters(found_link.tx_bytes or 0, found_link.tx_packets or 0)
 
 
-def _leaf_drops(netlink: Netlink, ifindex: int) -> int:
-    """Return what fq_codel dropped from its queue's head, which HTB does not count."""
-    [answer] = netlink.get_tolerant([tc.get_qdisc(ifindex, parent=shaping.CLASS_ID)])
+def _queued(
+    netlink: Netlink, ifindex: int, shape: shaping.Shape, of_class: tc_parse.Stats
+) -> tuple[int, int]:
+    """Return what the queue dropped, and how many bytes wait in it.
+
+    HTB counts neither what fq_codel drops from its head, nor the single frames of a super-packet
+    that found no room; and before Linux 6.13 a tbf miscounts the bytes of what it cut.
+    """
+    [answer] = netlink.get_tolerant([tc.get_qdisc(ifindex, parent=shape.leaf_parent)])
     if isinstance(answer, NetlinkError):
-        return 0
+        return of_class.drops, of_class.backlog_bytes
     leaf = tc_parse.parse_qdisc(answer)
-    return leaf.stats.drops if leaf.kind == "fq_codel" else 0
+    if shape.cut_bytes:
+        return leaf.stats.drops, leaf.stats.backlog_bytes
+    from_head = leaf.stats.drops if leaf.kind == "fq_codel" else 0
+    return of_class.drops + from_head, of_class.backlog_bytes

@@ -163,11 +163,11 @@ def shapes(one: Attachment, filed: Filed) -> Shapes:
     promised = one.promised
     if promised is None:
         raise ToolError(f"{one.called}: its record cannot be read", "cni-faasm gc removes it")
-    leaf = leaf_of(one)
+    queue = queue_of(one)
     marker = reclaim.read_marker(one.state_dir, one.network)
     scope = kernel.scope(filed.config, record.boot_id(), marker)
-    ingress, egress = plan.both_shapes(filed.config, promised.mtu, leaf, scope)
-    on_host = plan.on_host(filed.config, promised.mtu, leaf, scope)
+    ingress, egress = plan.both_shapes(filed.config, promised.mtu, queue, scope)
+    on_host = plan.on_host(filed.config, promised.mtu, queue, scope)
     return {"ingress": ingress, "egress": egress, "hostEgress": on_host}
 
 
@@ -220,14 +220,14 @@ def _of_direction(direction: str, now: Shape | None, file: Shape | None) -> Iter
         yield Difference("subnets", direction, *words)
 
 
-def leaf_of(one: Attachment) -> str:
-    """Return the leaf queue to use: that of the attachment, else what the kernel offers."""
+def queue_of(one: Attachment) -> str:
+    """Return the queue to use: that of the attachment, else what the kernel offers."""
     promised = one.promised
     for shape in (promised.ingress, promised.egress) if promised else ():
         if shape is not None:
-            return shape.leaf
+            return shape.queue
     marker = reclaim.read_marker(one.state_dir, one.network)
-    return kernel.leaf(one.state_dir, one.network, record.boot_id(), marker)
+    return kernel.queue(one.state_dir, one.network, record.boot_id(), marker)
 
 
 def next_add(one: Attachment, filed: Filed) -> list[str]:

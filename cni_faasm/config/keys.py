@@ -159,7 +159,7 @@ TABLES = {
         Key(
             "ingressBurst",
             "bits",
-            "computed: 1 ms at the rate, at least one packet",
+            "computed: 10 ms at the rate, at least one packet",
             "how much may pass at full speed after a pause, to the container",
             at="bandwidth",
             also=_ALSO_FLAT,
@@ -198,9 +198,10 @@ TABLES = {
         Key(
             "latency",
             "ms",
-            "25 up to 22 Mbit/s, falling to 15 from 37 Mbit/s on",
+            "15 up to 670 Mbit/s, then 1.25 MB or 2 ms",
             'length of the queue at the rate: 1 to 10000, as a number or `"5ms"`, `"1s"`. Shorter '
-            "queues answer sooner and drop more. At least six packets fit",
+            "queues answer sooner and drop more. At least six packets fit; CoDel lets packets wait "
+            "a third of it",
             at="bandwidth",
         ),
         Key(

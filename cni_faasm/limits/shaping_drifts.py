@@ -34,17 +34,21 @@ def of_device(where: str, netlink: "Netlink", ifindex: int, one: "Shape | None")
     """Compare the queues of one device with its shape. Raises: NetlinkError."""
     questions = [
         tc.get_qdisc(ifindex),
-        tc.get_qdisc(ifindex, shaping.CLASS_ID),
         tc.get_class(ifindex, shaping.CLASS_ID),
+        tc.get_qdisc(ifindex, shaping.CLASS_ID),
     ]
+    if one is not None and one.cut_bytes:
+        questions.append(tc.get_qdisc(ifindex, shaping.CUTTER_CLASS_ID))
     # No dumps: those of qdiscs cost more with every interface of the host.
     answers = netlink.get_tolerant(questions if one is not None else questions[:1])
     for answer in answers:
         if isinstance(answer, NetlinkError) and answer.errno not in _ABSENT:
             raise answer
     bodies = [None if isinstance(answer, NetlinkError) else answer for answer in answers]
-    bodies += [None] * (len(questions) - len(bodies))
-    root, leaf, one_class = bodies
+    bodies += [None] * (4 - len(bodies))
+    root, one_class, cutter, leaf = bodies
+    if one is None or not one.cut_bytes:
+        cutter, leaf = None, cutter
     filters = []
     if one is not None and root is not None:
         # Also where there must be none: one of somebody's can lead past the class.
@@ -53,6 +57,7 @@ def of_device(where: str, netlink: "Netlink", ifindex: int, one: "Shape | None")
         where,
         one,
         root=None if root is None else tc_parse.parse_qdisc(root),
+        cutter=None if cutter is None else tc_parse.parse_qdisc(cutter),
         queue=None if leaf is None else tc_parse.parse_qdisc(leaf),
         one_class=None if one_class is None else tc_parse.parse_class(one_class),
         filters=filters,
@@ -66,11 +71,13 @@ def drifts(
     root: "tc_parse.Qdisc | None",
     queue: "tc_parse.Qdisc | None",
     one_class: "tc_parse.HtbClass | None",
+    cutter: "tc_parse.Qdisc | None" = None,
     filters: "Sequence[bytes]" = (),
 ) -> "list[Drift]":
     """Compare one end with its shape. Returns: (what, expected, found) for each difference.
 
-    root, queue, one_class: what there is at the root, below class 1:1, and of that class.
+    root, queue, one_class: what there is at the root, as leaf, and of class 1:1. cutter: what is
+    between the two. A tbf does not tell of its burst.
     filters: those of the root, as they were dumped.
     A clsact or ingress qdisc that somebody else attached limits nothing of ours. HTB's r2q
     decides nothing where the class has a quantum of its own.
@@ -97,6 +104,16 @@ def drifts(
         found.append((f"{where}: class", "htb 1:1", "none"))
         return found
     found.extend(_class_drifts(f"{where}: class 1:1", one, one_class))
+    if one.cut_bytes:
+        if cutter is None or cutter.kind != "tbf" or cutter.handle != shaping.CUTTER_HANDLE:
+            found.append((f"{where}: cutter qdisc", "tbf 2:", _name(cutter)))
+            return found
+        for what, wanted, actual in (
+            ("rate", shaping.CUTTER_RATE_Bps, cutter.rate_Bps),
+            ("limit", one.leaf_bytes, cutter.limit),
+        ):
+            if actual != wanted:
+                found.append((f"{where}: tbf {what}", f"{wanted} bytes", f"{actual} bytes"))
     if queue is None or queue.kind != one.leaf or queue.handle != shaping.LEAF_HANDLE:
         expected = f"{one.leaf} {tc.handle_text(shaping.LEAF_HANDLE)}"
         found.append((f"{where}: leaf qdisc", expected, _name(queue)))

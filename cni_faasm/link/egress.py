@@ -228,7 +228,7 @@ def change(host: Netlink, plan: "Plan") -> None:
         return
     host.execute(
         [
-            shaping.leaf_message(found.ifindex, plan.host_egress, replace=True),
+            *shaping.queue_messages(found.ifindex, plan.host_egress, replace=True),
             shaping.class_message(found.ifindex, plan.host_egress, replace=True),
         ]
     )

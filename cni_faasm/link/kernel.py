@@ -3,6 +3,7 @@
 import errno
 
 from cni_faasm.ipam import reclaim
+from cni_faasm.limits.shaping import CUTTER
 from cni_faasm.link import netns
 from cni_faasm.netlink import tc
 from cni_faasm.netlink.lacking import is_lacking
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 LOOPBACK_IFINDEX = 1
 FQ_CODEL = "fq_codel"
 BFIFO = "bfifo"
+QUEUES = (*(CUTTER + kind for kind in (FQ_CODEL, BFIFO)), FQ_CODEL, BFIFO)
 
 _REMEDIES = {
     errno.EPERM: "run the plugin as root with CAP_NET_ADMIN over the host's namespace",
@@ -84,22 +86,24 @@ def _lack(error: NetlinkError, config: "NetworkConfig | None") -> "CniError | No
     return features.lacking(found) if found else None
 
 
-def leaf(
+def queue(
     state_dir: str,
     network: str,
     boot_id: str,
     marker: "Mapping[str, object] | None",
 ) -> str:
-    """Return the best leaf queue this kernel has, asking it once per boot and network.
+    """Return the best queue this kernel has, asking it once per boot and network.
+
+    It is one of QUEUES.
 
     marker: the boot marker as it was read, where the answer is kept: asking for a qdisc
     that a modular kernel lacks makes it run modprobe.
     """
-    kept = _remembered(marker, boot_id, "leaf")
-    if kept in (FQ_CODEL, BFIFO):
+    kept = _remembered(marker, boot_id, "queue")
+    if kept in QUEUES:
         return str(kept)
-    found = FQ_CODEL if offers_fq_codel() else BFIFO
-    _remember(state_dir, network, boot_id, "leaf", found)
+    found = offered_queue()
+    _remember(state_dir, network, boot_id, "queue", found)
     return found
 
 
@@ -156,15 +160,17 @@ def _offered_classifier() -> str:
         return tc_filter.FLOWER
 
 
-def offers_fq_codel() -> bool:
-    """Try fq_codel on the loopback of a namespace of its own, which vanishes at once.
+def offered_queue() -> str:
+    """Try queues on the loopback of a namespace of its own, which vanishes at once.
 
     Raises: CniError 5 when no namespace can be made.
     """
-    with netns.Empty():
-        try:
-            with Netlink() as scratch:
-                scratch.execute([tc.new_qdisc_fq_codel(LOOPBACK_IFINDEX, tc.TC_H_ROOT, 0x10000)])
-        except NetlinkError:
-            return False
-        return True
+    place = (LOOPBACK_IFINDEX, tc.TC_H_ROOT)
+    cutter = tc.new_qdisc_tbf(*place, 0x10000, rate_Bps=1 << 60, max_bytes=1 << 20, limit_bytes=1)
+    fair = tc.new_qdisc_fq_codel(*place, 0x20000, replace=True)
+    with netns.Empty(), Netlink() as scratch:
+        cuts, is_fair = (
+            not isinstance(scratch.execute_tolerant([one])[0], NetlinkError)
+            for one in (cutter, fair)
+        )
+    return (CUTTER if cuts else "") + (FQ_CODEL if is_fair else BFIFO)

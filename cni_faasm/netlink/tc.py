@@ -53,6 +53,9 @@ TCA_FQ_CODEL_FLOWS = 5
 TCA_FQ_CODEL_QUANTUM = 6
 TCA_FQ_CODEL_CE_THRESHOLD = 7
 TCA_FQ_CODEL_MEMORY_LIMIT = 9
+TCA_TBF_PARMS = 1
+TCA_TBF_RATE64 = 4
+TCA_TBF_BURST = 6
 # What CoDel takes for "none", CODEL_DISABLED_THRESHOLD of <net/codel.h>, in microseconds.
 NO_CE_THRESHOLD_US = 2_199_023_255
 # net/sched/sch_fq_codel.c: more is cut to this.
@@ -69,6 +72,8 @@ HTB_GLOB = Struct("=IIIII")  # version, rate2quantum, defcls, debug, direct_pkts
 # then buffer, cbuffer, quantum, level, prio.
 HTB_OPT = Struct("=BBHhHIBBHhHIIIIII")
 FIFO_QOPT = Struct("=I")
+# struct tc_tbf_qopt: a tc_ratespec for the rate and one for the peak; then limit, buffer, mtu.
+TBF_QOPT = Struct("=BBHhHI12xIII")
 
 
 def handle_text(handle: int) -> str:
@@ -225,6 +230,36 @@ def new_qdisc_fq_codel(
         if value is not None:
             options += attr_u32(kind, value)
     return _new_qdisc(ifindex, parent, handle, "fq_codel", nest(TCA_OPTIONS, options), replace)
+
+
+def new_qdisc_tbf(
+    ifindex: int,
+    parent: int,
+    handle: int,
+    *,
+    rate_Bps: int,
+    max_bytes: int,
+    limit_bytes: int,
+    replace: bool = False,
+) -> "Message":
+    """Put a token bucket below a class: larger super-packets than its burst, it cuts.
+
+    rate_Bps: from 2**32 up as TCA_TBF_RATE64. max_bytes: the burst. limit_bytes: of the bfifo
+    that it begins with, or of the one that was put in its place.
+    Layout: struct tc_tbf_qopt in <linux/pkt_sched.h>.
+    Equivalent to: tc qdisc add dev IF parent P handle H tbf rate R burst B limit N
+    """
+    parms = TBF_QOPT.pack(
+        *(0, TC_LINKLAYER_ETHERNET, 0, 0, 0, min(rate_Bps, U32_MAX)),
+        min(limit_bytes, U32_MAX),
+        0,
+        0,
+    )
+    options = attr(TCA_TBF_PARMS, parms)
+    if rate_Bps > U32_MAX:
+        options += attr_u64(TCA_TBF_RATE64, rate_Bps)
+    options += attr_u32(TCA_TBF_BURST, max_bytes)
+    return _new_qdisc(ifindex, parent, handle, "tbf", nest(TCA_OPTIONS, options), replace)
 
 
 def del_qdisc(ifindex: int, parent: int = TC_H_ROOT, handle: int = 0) -> "Message":

@@ -7,6 +7,7 @@ from cni_faasm.netlink.tc import (
     FIFO_QOPT,
     HTB_GLOB,
     HTB_OPT,
+    TBF_QOPT,
     TCA_FQ_CODEL_CE_THRESHOLD,
     TCA_FQ_CODEL_ECN,
     TCA_FQ_CODEL_FLOWS,
@@ -22,6 +23,8 @@ from cni_faasm.netlink.tc import (
     TCA_HTB_RATE64,
     TCA_KIND,
     TCA_OPTIONS,
+    TCA_TBF_PARMS,
+    TCA_TBF_RATE64,
     TCMSG,
     TICK_NS,
 )
@@ -70,8 +73,8 @@ class Stats:
 class Qdisc:
     """One qdisc. What its kind does not have is None.
 
-    htb_defcls: minor number of the default class. limit: bytes of a bfifo, packets of a
-    pfifo or an fq_codel. ce_threshold_us: None as well where fq_codel has none.
+    htb_defcls: minor number of the default class. limit: bytes of a bfifo or a tbf, packets of
+    a pfifo or an fq_codel. rate_Bps: of a tbf. ce_threshold_us: None as well where fq_codel has none.
     """
 
     __slots__ = (
@@ -88,6 +91,7 @@ class Qdisc:
         "memory_limit",
         "parent",
         "quantum",
+        "rate_Bps",
         "stats",
         "target_us",
     )
@@ -101,6 +105,7 @@ class Qdisc:
         self.htb_defcls: int | None = None
         self.direct_qlen: int | None = None
         self.limit: int | None = None
+        self.rate_Bps: int | None = None
         self.target_us: int | None = None
         self.interval_us: int | None = None
         self.memory_limit: int | None = None
@@ -199,6 +204,11 @@ def parse_qdisc(body: bytes) -> Qdisc:
         qdisc.direct_qlen = get_u32(options, TCA_HTB_DIRECT_QLEN)
     elif kind in {"bfifo", "pfifo", "pfifo_head_drop"}:
         (qdisc.limit,) = fixed(FIFO_QOPT, data, "tc_fifo_qopt")
+    elif kind == "tbf":
+        options = parse_attrs(data)
+        parms = fixed(TBF_QOPT, options.get(TCA_TBF_PARMS, b""), "tc_tbf_qopt")
+        qdisc.rate_Bps = get_u64(options, TCA_TBF_RATE64, parms[5])
+        qdisc.limit = parms[6]
     elif kind == "fq_codel":
         options = parse_attrs(data)
         qdisc.limit = get_u32(options, TCA_FQ_CODEL_LIMIT)

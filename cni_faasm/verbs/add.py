@@ -113,7 +113,7 @@ def _attach(
         dead = reclaim.reclaim_earlier_boot(
             store, config.state_dir, config.name, boot_id, marker
         ).delegated
-        leaf = kernel.leaf(config.state_dir, config.name, boot_id, marker)
+        queue = kernel.queue(config.state_dir, config.name, boot_id, marker)
         scope = kernel.scope(config, boot_id, marker)
         if record.read(config.state_dir, config.name, request.container_id, request.ifname):
             raise CniError(
@@ -129,7 +129,7 @@ def _attach(
             request,
             [plan.PlannedAddress(item.address, item.gateway) for item in allocations],
             mtu=mtu,
-            leaf=leaf,
+            queue=queue,
             boot_id=boot_id,
             created=int(time.time()),
             random=posix.urandom(12),

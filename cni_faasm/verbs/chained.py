@@ -53,9 +53,9 @@ def add(
     marker = reclaim.read_marker(config.state_dir, config.name)
     if marker is None or marker.get("bootID") != boot_id:
         reclaim.forget_shaped(config.state_dir, config.name, boot_id, config.lock_timeout_ms)
-    leaf = kernel.leaf(config.state_dir, config.name, boot_id, marker)
+    queue = kernel.queue(config.state_dir, config.name, boot_id, marker)
     scope = kernel.scope(config, boot_id, marker)
-    ingress, egress = plan.both_shapes(config, inside.mtu, leaf, scope)
+    ingress, egress = plan.both_shapes(config, inside.mtu, queue, scope)
     config.warnings += plan.burst_warnings(config, ingress, egress)
     promised = plan.Plan(
         network=config.name,
@@ -79,7 +79,7 @@ def add(
         ip_masq=False,
         dns={},
         shapes_only=True,
-        host_egress=plan.on_host(config, inside.mtu, leaf, scope),
+        host_egress=plan.on_host(config, inside.mtu, queue, scope),
     )
     for found, where in ((outside, "host"), (inside, "container")):
         if _has_root(host if found is outside else inner, found.ifindex):

@@ -57,7 +57,7 @@ def _attach(
         request,
         [plan.PlannedAddress(item.address, item.gateway) for item in allocations],
         mtu=plan.link_mtu(config, 0),
-        leaf=kernel.BFIFO,
+        queue=kernel.BFIFO,
         boot_id="",
         created=0,
         random=posix.urandom(12),

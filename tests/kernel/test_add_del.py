@@ -58,10 +58,13 @@ def test_add_makes_the_promised_picture(host: Host) -> None:
     assert route["dev"] == "faasm0"
 
     for namespace, device, rate in ((host, "faasm0", 4 * MIB), (container, "eth0", 2 * MIB)):
-        root, leaf = sorted(namespace.qdiscs(device), key=lambda one: "root" not in one)
-        assert (root["kind"], root["handle"]) == ("htb", "1:")
+        found = {one["handle"]: one for one in namespace.qdiscs(device)}
+        assert found.keys() == {"1:", "2:", "10:"}
+        root, cutter, leaf = found["1:"], found["2:"], found["10:"]
+        assert (root["kind"], root["root"]) == ("htb", True)
+        assert (cutter["kind"], cutter["parent"]) == ("tbf", "1:1")
         assert leaf["kind"] in ("fq_codel", "bfifo")
-        assert leaf["parent"] == "1:1"
+        assert leaf["parent"] == "2:1"
         [one] = namespace.classes(device)
         assert one["handle"] == "1:1"
         assert one["kind"] == "htb"

@@ -108,7 +108,7 @@ def record(data: bytes) -> None:
 def marker(data: bytes) -> None:
     """The marker of a boot, and what a kernel offers."""
     document = jsonio.load_object(data, "it")
-    for key in ("leaf", "classifier"):
+    for key in ("queue", "classifier"):
         kernel._remembered(document, "boot", key)
 
 
@@ -202,7 +202,7 @@ SEEDS: dict[str, list[bytes]] = {
     "answer": [_RESULT, _OLD_RESULT],
     "lease": [b"abc\r\neth0", b"10.9.0.7", b"fd00::7"],
     "record": [path.read_bytes() for path in sorted(SAMPLES.glob("record-*.json"))],
-    "marker": [b'{"bootID":"boot","kernel":{"leaf":"bfifo","classifier":"u32"},"stores":["/d"]}'],
+    "marker": [b'{"bootID":"boot","kernel":{"queue":"bfifo","classifier":"u32"},"stores":["/d"]}'],
     "names": [b"# x\nnameserver 10.0.0.1\nsearch a b\noptions ndots:5\ndomain c\n"],
     "replies": [wire.frame(16, 0, 1, body) for body in _BODIES],
     "bodies": list(_BODIES),

@@ -28,6 +28,10 @@ DECODERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "qdisc": (tc_parse.parse_qdisc, QDISC),
     "fifo": (tc_parse.parse_qdisc, tc.new_qdisc_bfifo(3, 1, 2, 3)[2]),
     "fq_codel": (tc_parse.parse_qdisc, tc.new_qdisc_fq_codel(3, 1, 2, limit=3)[2]),
+    "tbf": (
+        tc_parse.parse_qdisc,
+        tc.new_qdisc_tbf(3, 1, 2, rate_Bps=1 << 40, max_bytes=9, limit_bytes=9)[2],
+    ),
     "class": (tc_parse.parse_class, CLASS),
     "table": (nft.parse_table, nft.new_table(1, "t", comment="one")[2]),
     "chain": (nft.parse_chain, CHAIN),

@@ -370,6 +370,12 @@ def test_leaves() -> None:
         "TCA_FQ_CODEL_CE_THRESHOLD": 7,
         "TCA_FQ_CODEL_FLOWS": 8,
     }
+    cutter = tc.new_qdisc_tbf(
+        *(3, 0x10001, 0x20000), rate_Bps=2**33, max_bytes=1912, limit_bytes=9784
+    )
+    options = attrs(read(tcmsg, cutter))["TCA_OPTIONS"]
+    parms = options["TCA_TBF_PARMS"]
+    assert (parms["rate"], parms["limit"], parms["mtu"]) == (2**32 - 1, 9784, 0)
     for one in (tc.del_qdisc(3), tc.get_qdisc(3), tc.dump_qdiscs(3), tc.dump_classes(3)):
         assert read(tcmsg, one)["index"] == 3
 

@@ -363,6 +363,19 @@ def test_bfifo(limit: int) -> None:
     assert (found.kind, found.limit, found.parent) == ("bfifo", min(limit, 2**32 - 1), 0x10001)
 
 
+@given(st.integers(1, 2**64 - 1), u32, st.integers(0, 2**40))
+def test_tbf(rate_Bps: int, burst: int, limit: int) -> None:
+    numbers = {"rate_Bps": rate_Bps, "max_bytes": burst, "limit_bytes": limit}
+    body = tc.new_qdisc_tbf(3, 0x10001, 0x20000, **numbers)[2]  # type: ignore[arg-type]
+    options = parse_attrs(parse_attrs(body, 20)[tc.TCA_OPTIONS])
+    assert len(options[tc.TCA_TBF_PARMS]) == 36
+    assert options[tc.TCA_TBF_BURST] == bytes(c_uint32(burst))
+    assert (tc.TCA_TBF_RATE64 in options) == (rate_Bps >= 2**32)
+    found = tc_parse.parse_qdisc(body)
+    assert (found.kind, found.handle, found.parent) == ("tbf", 0x20000, 0x10001)
+    assert (found.rate_Bps, found.limit) == (rate_Bps, min(limit, 2**32 - 1))
+
+
 FQ_CODEL = (
     "limit",
     "target_us",

@@ -34,7 +34,7 @@ def make(ifname: str = "eth0", ranges: Any = None, **keys: Any) -> plan.Plan:
         request,
         addresses,
         mtu=1500,
-        leaf="bfifo",
+        queue="bfifo",
         boot_id="boot",
         created=7,
         random=bytes(range(12)),

@@ -10,11 +10,15 @@ from cni_faasm.netlink import tc, tc_parse
 
 U32 = 0xFFFFFFFF
 RATES = st.integers(1000, 10**15)
-LEAVES = st.sampled_from(["fq_codel", "bfifo"])
+QUEUES = st.sampled_from(["tbf fq_codel", "tbf bfifo", "fq_codel", "bfifo"])
 
 
 def make(rate_bps: int, **given_values: object) -> shaping.Shape:
-    values: dict[str, object] = {"latency_ms": None, "mtu": 1500, "leaf": "bfifo"} | given_values
+    values: dict[str, object] = {
+        "latency_ms": None,
+        "mtu": 1500,
+        "queue": "tbf bfifo",
+    } | given_values
     one = shaping.shape(Limit(rate_bps), **values)  # type: ignore[arg-type]
     assert one is not None
     return one
@@ -28,14 +32,31 @@ def test_no_limit_is_no_shape() -> None:
 
 @pytest.mark.parametrize("rate_bps", [256_000, 10**6, 10**7, 10**8, 10**9, 5 * 10**9])
 def test_nothing_waits_for_long(rate_bps: int) -> None:
-    """A burst is a millisecond or a packet, the queue at most 25 ms or some packets."""
+    """A burst is ten milliseconds or a packet, the queue at most 15 ms or some packets."""
     one = make(rate_bps)
-    assert one.burst_bytes == max(rate_bps // 8000, 1600)
-    assert one.leaf_bytes <= max(rate_bps // 8 * 25 // 1000, 10 * 1514)
+    assert one.burst_bytes == max(rate_bps // 800, 1600)
+    assert one.leaf_bytes <= max(rate_bps // 8 * 15 // 1000, 7 * 1514)
     gso = shaping.gso_max_bytes(one)
     assert gso is not None
     assert gso <= max(one.burst_bytes, 1700)
-    assert gso < one.leaf_bytes  # else a super-packet never gets in
+    assert min(one.cut_bytes, 65536) < one.leaf_bytes  # else a super-packet never gets in
+
+
+def test_what_is_cut() -> None:
+    """Nothing that the end itself sends whole; from 800 Mbit/s on nothing at all."""
+    assert make(10**6).cut_bytes == 1912
+    assert make(10**6, mtu=9000).cut_bytes == 9100
+    assert make(10**8).cut_bytes == 3125 * 9 // 8
+    assert make(10**9).cut_bytes > 10 * 65536
+    assert make(10**6, queue="bfifo").cut_bytes == 0
+
+
+def test_a_record_of_an_earlier_version() -> None:
+    """It says nothing of sizes, and its queue takes super-packets as they are."""
+    fields = make(10**9, queue="bfifo").to_fields()
+    del fields["gsoBytes"]
+    one = shaping.Shape.from_fields(fields)
+    assert (one.queue, one.gso_bytes, one.leaf_parent) == ("bfifo", 10416, shaping.CLASS_ID)
 
 
 def test_latency_bounds_the_queue() -> None:
@@ -57,13 +78,13 @@ def test_a_burst_that_is_asked_for_holds_a_packet() -> None:
     RATES,
     st.none() | st.integers(1, 10_000),
     st.integers(68, 65535),
-    LEAVES,
+    QUEUES,
     st.none() | st.integers(1, 2**63 - 1),
 )
 def test_everything_fits_the_kernels_fields(
-    rate_bps: int, latency_ms: int | None, mtu: int, leaf: str, burst_bits: int | None
+    rate_bps: int, latency_ms: int | None, mtu: int, queue: str, burst_bits: int | None
 ) -> None:
-    one = shaping.shape(Limit(rate_bps, burst_bits), latency_ms, mtu, leaf)
+    one = shaping.shape(Limit(rate_bps, burst_bits), latency_ms, mtu, queue)
     assert one is not None
     assert one.leaf_bytes <= U32
     assert one.leaf_bytes > 6 * mtu
@@ -72,7 +93,9 @@ def test_everything_fits_the_kernels_fields(
     gso = shaping.gso_max_bytes(one)
     assert gso is not None
     assert 1700 <= gso <= 65536
-    assert len(shaping.messages(7, one)) == 3  # nothing overflows in the codecs
+    # Nothing overflows in the codecs.
+    assert len(shaping.messages(7, one)) == (4 if one.cut_bytes else 3)
+    assert one.queue == queue
     again = shaping.Shape.from_fields(one.to_fields())
     assert again.to_fields() == one.to_fields()
 

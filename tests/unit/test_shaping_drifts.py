@@ -34,7 +34,7 @@ LEAF = bytes.fromhex(
 
 
 def shape() -> shaping.Shape:
-    one = shaping.shape(Limit(10**7), None, 1500, "fq_codel")
+    one = shaping.shape(Limit(10**7, 12_800), None, 1500, "fq_codel")
     assert one is not None
     return one
 
@@ -155,3 +155,39 @@ def test_the_root_is_compared() -> None:
     body = ROOT[:-4] + struct.pack("=I", 1000)
     assert compare(root=body) == ["here: htb direct queue: expected 0 packets, found 1000 packets"]
     assert attr_u32(tc.TCA_HTB_DIRECT_QLEN, 0) == ROOT[-8:]
+
+
+def test_the_cutter_is_compared() -> None:
+    """A tbf does not tell of its burst, but of its rate and limit."""
+    one = shaping.shape(Limit(10**7, 12_800), None, 1500, "tbf fq_codel")
+    assert one is not None
+
+    def found(rate_Bps: int = 1 << 60, limit_bytes: int = one.leaf_bytes) -> list[str]:
+        cutter = tc.new_qdisc_tbf(
+            *(3, shaping.CLASS_ID, 0x20000),
+            rate_Bps=rate_Bps,
+            max_bytes=1,
+            limit_bytes=limit_bytes,
+        )[2]
+        told = shaping_drifts.drifts(
+            "here",
+            one,
+            root=tc_parse.parse_qdisc(ROOT),
+            cutter=tc_parse.parse_qdisc(cutter),
+            queue=tc_parse.parse_qdisc(changed(LEAF, memory_limit=2 * one.leaf_bytes)),
+            one_class=tc_parse.parse_class(CLASS),
+        )
+        return [f"{what}: expected {expected}, found {actual}" for what, expected, actual in told]
+
+    assert found() == []
+    words = "here: tbf rate: expected 1152921504606846976 bytes, found 9 bytes"
+    assert found(rate_Bps=9) == [words]
+    assert found(limit_bytes=9) == ["here: tbf limit: expected 18750 bytes, found 9 bytes"]
+    told = shaping_drifts.drifts(
+        "here",
+        one,
+        root=tc_parse.parse_qdisc(ROOT),
+        queue=tc_parse.parse_qdisc(LEAF),
+        one_class=tc_parse.parse_class(CLASS),
+    )
+    assert told == [("here: cutter qdisc", "tbf 2:", "none")]

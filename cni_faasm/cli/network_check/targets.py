@@ -35,6 +35,7 @@ from cni_faasm.spec.errors import CniError
 
 NAMESPACES = "/run/netns"
 DEFAULT_COUNT = 3
+_OURS = [handle >> 16 for handle in (shaping.ROOT_HANDLE, shaping.CUTTER_HANDLE)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +318,7 @@ def _words(qdiscs: list[tc_parse.Qdisc], classes: list[tc_parse.HtbClass]) -> tu
         shapes.append(f"{text} burst {size_text(one.burst_bytes)}")
     leaves = []
     for leaf in qdiscs:
-        if leaf.parent == tc.TC_H_ROOT or (leaf.parent >> 16) != shaping.ROOT_HANDLE >> 16:
+        if leaf.parent >> 16 not in _OURS or leaf.handle == shaping.CUTTER_HANDLE:
             continue
         text = f"{leaf.kind} {tc.handle_text(leaf.handle)}"
         if leaf.kind == "bfifo" and leaf.limit is not None:

@@ -11,7 +11,7 @@ from cni_faasm.attachment import accepted, plan, plan_fields, record
 from cni_faasm.cli import attachments, filed
 from cni_faasm.cli.attachments import Attachment
 from cni_faasm.cli.fault import ToolError
-from cni_faasm.cli.filed import APPLIED, DIRECTIONS, Filed, leaf_of
+from cni_faasm.cli.filed import APPLIED, DIRECTIONS, Filed, queue_of
 from cni_faasm.cli.rates.requeue import requeue
 from cni_faasm.config import loading as configuration
 from cni_faasm.config import units
@@ -96,17 +96,17 @@ def as_wanted(one: Attachment, wanted: Wanted) -> Attachment:
     _demand_limit(one, promised, wanted)
     fields: dict[str, Any] = dict(one.fields)
     fields.setdefault(CONFIGURED, {key: fields.get(key) for key in DIRECTIONS})
-    leaf = leaf_of(one)
+    queue = queue_of(one)
     for direction, (rate_bps, burst_bits) in wanted.items():
         shape: Shape | None = getattr(promised, direction)
         configured = fields[CONFIGURED][direction]
         latency_ms = _latency(configured and Shape.from_fields(configured), promised.mtu)
-        fresh = _shape(shape, (rate_bps, burst_bits), latency_ms, promised.mtu, leaf)
+        fresh = _shape(shape, (rate_bps, burst_bits), latency_ms, promised.mtu, queue)
         if fresh is not None:
             fresh.scope = shape.scope if shape else _scope(one, direction)
         fields[direction] = fresh and fresh.to_fields()
     if fields["egress"] != one.fields.get("egress"):
-        _enforce(fields, promised.mtu, leaf)
+        _enforce(fields, promised.mtu, queue)
     if {key: fields[key] for key in DIRECTIONS} == fields[CONFIGURED]:
         del fields[CONFIGURED]
     return _with(one, fields)
@@ -134,7 +134,7 @@ def as_before(one: Attachment) -> Attachment:
         return one
     fields |= {key: configured.get(key) for key in DIRECTIONS}
     if fields["egress"] != one.fields.get("egress"):
-        _enforce(fields, promised.mtu, leaf_of(one))
+        _enforce(fields, promised.mtu, queue_of(one))
     return _with(one, fields)
 
 
@@ -158,7 +158,7 @@ def _with(one: Attachment, fields: dict[str, Any]) -> Attachment:
     return one._replace(fields=fields, promised=plan_fields.from_fields(fields))
 
 
-def _enforce(fields: dict[str, Any], mtu: int, leaf: str) -> None:
+def _enforce(fields: dict[str, Any], mtu: int, queue: str) -> None:
     """Let what the host enforces of egress follow the limit, where the host does."""
     config = _config(fields)
     if not config.enforce_egress:
@@ -167,7 +167,7 @@ def _enforce(fields: dict[str, Any], mtu: int, leaf: str) -> None:
     if fields["egress"]:
         inner = Shape.from_fields(fields["egress"])
         limit = Limit(shaping.on_host_bps(inner.rate_bps), inner.burst_bytes * 8)
-        shape = shaping.shape(limit, None, mtu, leaf, inner.scope)
+        shape = shaping.shape(limit, None, mtu, queue, inner.scope)
         if shape is not None:
             shape.leaf_bytes = inner.leaf_bytes
             fields["hostEgress"] = shape.to_fields()
@@ -189,7 +189,7 @@ def _latency(shape: Shape | None, mtu: int) -> int | None:
     """Return the latency that a shape was configured with; None for the usual one."""
     if shape is None:
         return None
-    usual = shaping.shape(Limit(shape.rate_bps), None, mtu, shape.leaf)
+    usual = shaping.shape(Limit(shape.rate_bps), None, mtu, shape.queue)
     if usual is None or usual.leaf_bytes == shape.leaf_bytes:
         return None
     return max(1, round(shape.leaf_bytes * 1000 / max(shape.rate_Bps, 1)))
@@ -200,7 +200,7 @@ def _shape(
     wanted: tuple[int | None, int | None],
     latency_ms: int | None,
     mtu: int,
-    leaf: str,
+    queue: str,
 ) -> Shape | None:
     """Work out a direction's new shape.
 
@@ -213,4 +213,4 @@ def _shape(
         rate_bps = shape.rate_bps
     if burst_bits is not None and rate_bps:
         burst_bits = min(burst_bits, units.max_burst_bits(rate_bps))
-    return shaping.shape(Limit(rate_bps or None, burst_bits), latency_ms, mtu, leaf)
+    return shaping.shape(Limit(rate_bps or None, burst_bits), latency_ms, mtu, queue)

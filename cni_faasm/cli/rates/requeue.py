@@ -81,29 +81,30 @@ def _change_end(netlink: Netlink, ifindex: int, old: Shape | None, new: Shape | 
             target_us=old.target_us,
         )
         netlink.execute([shaping.class_message(ifindex, wide, replace=True)])
-        _drain(netlink, ifindex, 0)
+        _drain(netlink, ifindex, old, 0)
         netlink.execute([tc.del_qdisc(ifindex)])
         return
-    if (old.default_class, old.direct_qlen) != (new.default_class, new.direct_qlen):
+    if (old.default_class, old.direct_qlen, old.queue) != (
+        *(new.default_class, new.direct_qlen, new.queue),
+    ):
         # What HTB does with packets that no filter classifies is said when it is made.
         netlink.execute(reshape(netlink, ifindex, new, "root qdisc"))
         return
     if _scope_of(old) != _scope_of(new):
         netlink.execute(reshape(netlink, ifindex, new, "filters"))
-    leaf = shaping.leaf_message(ifindex, new, replace=True)
+    queue = shaping.queue_messages(ifindex, new, replace=True)
     rate = shaping.class_message(ifindex, new, replace=True)
     if new.leaf_bytes < old.leaf_bytes:
         # At the old rate it drains sooner; what does not fit into the new queue would be lost.
-        _drain(netlink, ifindex, new.leaf_bytes)
-    netlink.execute([leaf, rate])
+        _drain(netlink, ifindex, new, new.leaf_bytes)
+    netlink.execute([*queue, rate])
 
 
-def _drain(netlink: Netlink, ifindex: int, most_bytes: int) -> None:
+def _drain(netlink: Netlink, ifindex: int, shape: Shape, most_bytes: int) -> None:
     """Wait until no more than so much is queued; a sender that never pauses is not waited for."""
     deadline = time.monotonic() + DRAIN_S
     while time.monotonic() < deadline:
-        body = netlink.get(tc.get_class(ifindex, shaping.CLASS_ID))
-        found = tc_parse.parse_class(body)
-        if found is None or found.stats.backlog_bytes <= most_bytes:
+        found = tc_parse.parse_qdisc(netlink.get(tc.get_qdisc(ifindex, shape.leaf_parent)))
+        if found.stats.backlog_bytes <= most_bytes:
             return
         time.sleep(_POLL_S)

@@ -288,12 +288,18 @@ def reshape(
         return [tc_filter.del_filters(ifindex, shaping.ROOT_HANDLE), *wanted]
     if thing.startswith("class 1:1"):
         return [shaping.class_message(ifindex, shape, replace=True)]
+    if thing.startswith("tbf "):
+        return shaping.queue_messages(ifindex, shape, replace=True)
     if thing == "bfifo limit" or (thing.startswith("fq_codel ") and thing != "fq_codel flows"):
         return [shaping.leaf_message(ifindex, shape, replace=True)]
     if thing == "class":
         return shaping.messages(ifindex, shape)[1:]
     if thing in ("leaf qdisc", "fq_codel flows"):
-        return [*_removal(netlink, ifindex, shaping.CLASS_ID), shaping.leaf_message(ifindex, shape)]
+        removal = _removal(netlink, ifindex, shape.leaf_parent)
+        return [*removal, shaping.leaf_message(ifindex, shape)]
+    if thing == "cutter qdisc":
+        removal = _removal(netlink, ifindex, shaping.CLASS_ID)
+        return [*removal, *shaping.queue_messages(ifindex, shape)]
     return [*_removal(netlink, ifindex, tc.TC_H_ROOT), *shaping.messages(ifindex, shape)]
 
 

@@ -284,7 +284,7 @@ def _surprises(
 def _burst(place: str, limit: Limit, mtu: int) -> Iterator[tuple[str, str]]:
     if limit.rate_bps and limit.burst_bits:
         became = shaping.became(
-            limit.burst_bits, shaping.shape(limit, None, mtu, leaf=kernel.BFIFO)
+            limit.burst_bits, shaping.shape(limit, None, mtu, queue=kernel.BFIFO)
         )
         if became:
             yield place, became

@@ -134,6 +134,16 @@ def test_who_masquerades_and_guards_nothing_needs_no_nf_tables(host: Host, taken
         assert host.links() == []
 
 
+def test_a_queue_without_a_cutter(host: Host) -> None:
+    config = host.config(cniVersion="1.1.0", **BARE, bandwidth=LIMITS)
+    with taken_away("sch_tbf"):
+        container = host.add_container()
+        result = host.add(container, config)
+        kinds = [one["kind"] for one in container.qdiscs("eth0")]
+        host.check(container, config, result).ok()
+    assert kinds == ["htb", "fq_codel"] if is_a_module("sch_tbf") else ["htb", "tbf", "fq_codel"]
+
+
 def test_a_bfifo_takes_the_place_of_fq_codel(host: Host) -> None:
     config = host.config(cniVersion="1.1.0", **BARE, bandwidth=LIMITS)
     expected = "bfifo" if is_a_module("sch_fq_codel") else "fq_codel"  # built in since Debian 12
@@ -142,7 +152,7 @@ def test_a_bfifo_takes_the_place_of_fq_codel(host: Host) -> None:
         result = host.add(container, config)
         kinds = [one["kind"] for one in container.qdiscs("eth0")]
         host.check(container, config, result).ok()
-    assert kinds == ["htb", expected]
+    assert kinds == ["htb", "tbf", expected]
 
 
 def test_a_kernel_of_debian_lacks_nothing(host: Host) -> None:
