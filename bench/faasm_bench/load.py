@@ -6,6 +6,7 @@ import select
 import socket
 import struct
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -192,6 +193,21 @@ def measure(
         got = _finish(server)
     retransmits = int(sent["end"]["sum_sent"].get("retransmits", 0))
     return LoadResult(_steady_rate(got, duration), retransmits, probe)
+
+
+@contextlib.contextmanager
+def others(number: int) -> Iterator[None]:
+    """Keep the processors busy by so many processes."""
+    running = [
+        subprocess.Popen([sys.executable, "-I", "-S", "-c", "while True: pass"])
+        for _ in range(number)
+    ]
+    try:
+        yield
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
 
 
 @contextlib.contextmanager

@@ -36,7 +36,8 @@ TOOL = PROJECT / "dist" / "faasm" / "cni-faasm"
 RATE_BPS = 33_554_432
 MTU = 1500
 # A millisecond, as the plugin has it; tc rounds down to whole microseconds.
-BURST_BYTES = RATE_BPS // 8 // 1000 + 1
+BURST_BYTES = RATE_BPS // 8 // 100 + 1
+CUTTER = f"tbf rate {1 << 60}bps burst 1912b"
 QUIET_S = 60.0
 
 DESCRIPTION = """\
@@ -75,7 +76,8 @@ while [ "$k" -le "$1" ]; do
     ip route add $address/32 dev faasm$k
     tc qdisc add dev faasm$k root handle 1: htb default 1
     tc class add dev faasm$k parent 1: classid 1:1 htb rate {rate}bit burst {burst} cburst {burst}
-    tc qdisc add dev faasm$k parent 1:1 handle 10: {leaf}
+    tc qdisc add dev faasm$k parent 1:1 handle 11: {cutter}
+    tc qdisc add dev faasm$k parent 11:1 handle 10: {leaf}
     ip -n $ns link set faasmp$k up
     ip -n $ns address add $address/32 dev faasmp$k
     ip -n $ns route add 10.200.0.1/32 dev faasmp$k
@@ -83,7 +85,8 @@ while [ "$k" -le "$1" ]; do
     tc -n $ns qdisc add dev faasmp$k root handle 1: htb default 1
     tc -n $ns class add dev faasmp$k parent 1: classid 1:1 htb rate {rate}bit \\
         burst {burst} cburst {burst}
-    tc -n $ns qdisc add dev faasmp$k parent 1:1 handle 10: {leaf}
+    tc -n $ns qdisc add dev faasmp$k parent 1:1 handle 11: {cutter}
+    tc -n $ns qdisc add dev faasmp$k parent 11:1 handle 10: {leaf}
     k=$((k + 1))
 done
 """
@@ -232,7 +235,7 @@ def _shell(tool: Path, scratch: Path) -> Side:
     ours = _ours(tool, scratch)
     ours.up(2)
     wanted = _state(2)
-    match = re.search(r"qdisc (\w+) 10: parent 1:1 (?:limit (\d+)b)?", wanted[0])
+    match = re.search(r"qdisc (\w+) 10: parent 11:1 (?:limit (\d+)b)?", wanted[0])
     if match is None:
         raise BenchError(f"the tool's pool has no leaf queue: {wanted[0]}")
     [link] = json.loads(run(["ip", "-j", "-d", "link", "show", "dev", "faasm2"]))
@@ -242,6 +245,7 @@ def _shell(tool: Path, scratch: Path) -> Side:
         "end": f"mtu {MTU} numtxqueues 1 numrxqueues 1 gso_max_size {gso} gro_max_size {gso}",
         "rate": str(RATE_BPS),
         "burst": str(BURST_BYTES),
+        "cutter": f"{CUTTER} limit {match[2] or RATE_BPS // 8 * 15 // 1000}",
         "leaf": f"bfifo limit {match[2]}" if match[1] == "bfifo" else match[1],
     }
     scripts = []

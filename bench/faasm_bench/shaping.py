@@ -15,7 +15,7 @@ from .calls import (
     faasm_network,
     reference_network,
 )
-from .load import Duration, Endpoint, LoadResult, measure
+from .load import Duration, Endpoint, LoadResult, measure, others
 from .privatehost import add_namespace, delete_namespace, enter, ip
 from .report import Report
 from .stats import median
@@ -36,7 +36,7 @@ REMOTE_ADDRESS = "192.0.2.2"
 UPLINK_ADDRESS = "192.0.2.1"
 
 DESCRIPTION = """\
-Measure TCP goodput (iperf3, cubic) and the round-trip time of echo requests under that
+Measure TCP goodput (iperf3) and the round-trip time of echo requests under that
 load, for one container at each rate, sending and receiving, with the host itself and with
 another machine (a namespace behind the host), shaped by the built plugin and by the
 reference chain's bandwidth plugin in turn."""
@@ -125,6 +125,12 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--scale", type=float, default=1.0, metavar="X", help="multiply all durations"
+    )
+    parser.add_argument(
+        "--busy", type=int, default=0, metavar="N", help="other processes that never pause"
+    )
+    parser.add_argument(
+        "--congestion", default="cubic", metavar="C", help="of TCP; default: %(default)s"
     )
     parser.add_argument(
         "--reference-burst", type=int, metavar="BYTES", help="default: max(10 frames, 1 ms)"
@@ -224,7 +230,14 @@ def _run(network: Network, rate_bps: int, path: Route, given: argparse.Namespace
             else Endpoint(None, str(assigned["gateway"]))
         )
         ends = (container, other) if path.is_sending else (other, container)
-        result = measure(*ends, rate_bps, duration(rate_bps, given.scale), flows=given.flows)
+        with others(given.busy):
+            result = measure(
+                *ends,
+                rate_bps,
+                duration(rate_bps, given.scale),
+                flows=given.flows,
+                congestion=given.congestion,
+            )
         network.delete(attachment)
     finally:
         network.delete_all()
@@ -303,7 +316,7 @@ def _notes(given: argparse.Namespace) -> Sequence[str]:
     )
     goodput = (
         f"Goodput as a share of rate x {given.mtu - TCP_HEADERS}/{given.mtu + ETHERNET_HEADER}"
-        f" (MTU {given.mtu}: segment by frame), cubic, connections: {given.flows}, runs of each:"
+        f" (MTU {given.mtu}: segment by frame), {given.congestion}, connections: {given.flows}, runs of each:"
         f" {given.repeat}; met: within {TOLERANCE_PERCENT:g} %, at 256 kbit/s"
         f" {SLOW_TOLERANCE_PERCENT:g} %."
     )
@@ -311,7 +324,8 @@ def _notes(given: argparse.Namespace) -> Sequence[str]:
         "RTT: of echo requests sent the same way as the load; met: no more than the chain's,"
         f" even: at most {EVEN - 1:.0%} more, which a side differs by from one run to the next."
     )
-    return [goodput, rtt, f"The chain's burst: {chosen}. Ours computes its own."]
+    busy = [f"Beside it {given.busy} processes ran that never pause"] if given.busy else []
+    return [*busy, goodput, rtt, f"The chain's burst: {chosen}. Ours computes its own."]
 
 
 def _times(cell: Cell) -> list[str]:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 ROOT_HANDLE = 0x10000  # 1:
 CLASS_ID = 0x10001  # 1:1
-CUTTER_HANDLE = 0x20000  # 2:
-CUTTER_CLASS_ID = 0x20001  # 2:1
+CUTTER_HANDLE = 0x110000  # 11:
+CUTTER_CLASS_ID = 0x110001  # 11:1
 LEAF_HANDLE = 0x100000  # 10:
 CUTTER = "tbf "  # stands before the leaf's kind where the kernel has it
 

@@ -106,7 +106,7 @@ def drifts(
     found.extend(_class_drifts(f"{where}: class 1:1", one, one_class))
     if one.cut_bytes:
         if cutter is None or cutter.kind != "tbf" or cutter.handle != shaping.CUTTER_HANDLE:
-            found.append((f"{where}: cutter qdisc", "tbf 2:", _name(cutter)))
+            found.append((f"{where}: cutter qdisc", "tbf 11:", _name(cutter)))
             return found
         for what, wanted, actual in (
             ("rate", shaping.CUTTER_RATE_Bps, cutter.rate_Bps),

@@ -59,12 +59,12 @@ def test_add_makes_the_promised_picture(host: Host) -> None:
 
     for namespace, device, rate in ((host, "faasm0", 4 * MIB), (container, "eth0", 2 * MIB)):
         found = {one["handle"]: one for one in namespace.qdiscs(device)}
-        assert found.keys() == {"1:", "2:", "10:"}
-        root, cutter, leaf = found["1:"], found["2:"], found["10:"]
+        assert found.keys() == {"1:", "11:", "10:"}
+        root, cutter, leaf = found["1:"], found["11:"], found["10:"]
         assert (root["kind"], root["root"]) == ("htb", True)
         assert (cutter["kind"], cutter["parent"]) == ("tbf", "1:1")
         assert leaf["kind"] in ("fq_codel", "bfifo")
-        assert leaf["parent"] == "2:1"
+        assert leaf["parent"] == "11:1"
         [one] = namespace.classes(device)
         assert one["handle"] == "1:1"
         assert one["kind"] == "htb"

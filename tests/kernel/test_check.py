@@ -216,22 +216,24 @@ DRIFTS: dict[str, tuple[Change, str]] = {
     ),
     "inner cutter": (
         inside("tc qdisc replace dev eth0 parent 1:1 handle 20: pfifo limit 1000"),
-        "container eth0: cutter qdisc: expected tbf 2:, found pfifo 20:",
+        "container eth0: cutter qdisc: expected tbf 11:, found pfifo 20:",
     ),
     "inner cutter's rate": (
-        inside("tc qdisc change dev eth0 parent 1:1 handle 2: tbf rate 1mbit burst 9k limit 31457"),
+        inside(
+            "tc qdisc change dev eth0 parent 1:1 handle 11: tbf rate 1mbit burst 9k limit 31457"
+        ),
         "container eth0: tbf rate: expected 1152921504606846976 bytes, found 125000 bytes",
     ),
     "inner leaf": (
-        inside("tc qdisc replace dev eth0 parent 2:1 handle 20: pfifo limit 1000"),
+        inside("tc qdisc replace dev eth0 parent 11:1 handle 20: pfifo limit 1000"),
         "container eth0: leaf qdisc: expected bfifo 10:, found pfifo 20:",
     ),
     "inner leaf's handle": (
-        inside("tc qdisc replace dev eth0 parent 2:1 handle 20: bfifo limit 31457"),
+        inside("tc qdisc replace dev eth0 parent 11:1 handle 20: bfifo limit 31457"),
         "container eth0: leaf qdisc: expected bfifo 10:, found bfifo 20:",
     ),
     "inner leaf limit": (
-        inside("tc qdisc change dev eth0 parent 2:1 handle 10: bfifo limit 9000000"),
+        inside("tc qdisc change dev eth0 parent 11:1 handle 10: bfifo limit 9000000"),
         "container eth0: bfifo limit",
     ),
     "outer down": (outside("ip link set faasm0 down"), "host faasm0: state: expected up"),

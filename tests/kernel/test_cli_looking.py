@@ -315,7 +315,9 @@ CHANGES: dict[str, Change] = {
         "tc class change dev eth0 parent 1: classid 1:1 htb rate 10mbit burst 1600 cburst 1600 "
         "overhead 90 mpu 900 linklayer atm prio 2 quantum 3000"
     ),
-    "inner leaf's handle": inside("tc qdisc replace dev eth0 parent 2:1 handle 20: bfifo limit 9k"),
+    "inner leaf's handle": inside(
+        "tc qdisc replace dev eth0 parent 11:1 handle 20: bfifo limit 9k"
+    ),
     "outer down": outside("ip link set faasm0 down"),
     "outer MTU": outside("ip link set faasm0 mtu 1300"),
     "outer MAC": outside("ip link set faasm0 address 02:00:00:00:00:98"),
@@ -332,9 +334,9 @@ CHANGES: dict[str, Change] = {
     "outer qdisc": outside("tc qdisc del dev faasm0 root"),
     "outer cutter": outside("tc qdisc del dev faasm0 parent 1:1"),
     "outer cutter's rate": outside(
-        "tc qdisc change dev faasm0 parent 1:1 handle 2: tbf rate 1mbit burst 9k limit 9k"
+        "tc qdisc change dev faasm0 parent 1:1 handle 11: tbf rate 1mbit burst 9k limit 9k"
     ),
-    "outer leaf": outside("tc qdisc del dev faasm0 parent 2:1"),
+    "outer leaf": outside("tc qdisc del dev faasm0 parent 11:1"),
     "outer class": outside(
         "tc qdisc del dev faasm0 root", "tc qdisc add dev faasm0 root handle 1: htb default 1"
     ),

@@ -52,17 +52,17 @@ def test_limits_change_in_place_and_back(tool: Tool, container: Namespace) -> No
     before, promise = host.snapshot(), record(tool)
     tool("set-rate", "faasm0", "--ingress", "100M", "--egress", "1M").ok()
     assert limits(tool, container) == (100_000_000, 1_000_000)
-    [leaf] = [one for one in container.qdiscs("eth0") if not one.get("root")]
+    [leaf] = [one for one in container.qdiscs("eth0") if one["handle"] == "10:"]
     [old_leaf] = [
         one
         for one in before["containers"][container.name]["qdiscs"]
-        if one["dev"] == "eth0" and not one.get("root")
+        if one["dev"] == "eth0" and one["handle"] == "10:"
     ]
     assert leaf["options"]["limit"] < old_leaf["options"]["limit"]
     link = container.link("eth0")
     assert link is not None
     assert link["gso_max_size"] == 1700
-    assert link["gro_max_size"] == 1700
+    assert link["gro_max_size"] == 3125
     tool("check").ok()
     assert record(tool)["configured"] == {key: promise[key] for key in ("ingress", "egress")}
     assert "changed by set-rate" in tool("status", "faasm0").ok().stdout
@@ -130,7 +130,7 @@ def test_a_configured_latency_holds(tool: Tool, container: Namespace) -> None:
     tool.host.add(namespace, config)
     for rate in ("1M", "50M"):
         tool("set-rate", namespace.name, "--ingress", rate).ok()
-    leaf = next(one for one in tool.host.qdiscs("faasm1") if not one.get("root"))
+    leaf = next(one for one in tool.host.qdiscs("faasm1") if one["handle"] == "10:")
     if leaf["kind"] == "bfifo":
         assert leaf["options"]["limit"] == 50_000_000 // 8 // 5
 

@@ -164,7 +164,7 @@ def test_the_cutter_is_compared() -> None:
 
     def found(rate_Bps: int = 1 << 60, limit_bytes: int = one.leaf_bytes) -> list[str]:
         cutter = tc.new_qdisc_tbf(
-            *(3, shaping.CLASS_ID, 0x20000),
+            *(3, shaping.CLASS_ID, shaping.CUTTER_HANDLE),
             rate_Bps=rate_Bps,
             max_bytes=1,
             limit_bytes=limit_bytes,
@@ -190,4 +190,4 @@ def test_the_cutter_is_compared() -> None:
         queue=tc_parse.parse_qdisc(LEAF),
         one_class=tc_parse.parse_class(CLASS),
     )
-    assert told == [("here: cutter qdisc", "tbf 2:", "none")]
+    assert told == [("here: cutter qdisc", "tbf 11:", "none")]

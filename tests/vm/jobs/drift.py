@@ -12,14 +12,14 @@ from tests.kernel.test_check import Change, inside
 from tests.kernels import SIZES_OF_IPV4, kernel_version
 
 # The queue below the limit is another than on a kernel without fq_codel.
-LEAF = "tc qdisc change dev eth0 parent 2:1 handle 10: fq_codel"
+LEAF = "tc qdisc change dev eth0 parent 11:1 handle 10: fq_codel"
 QUEUES: dict[str, tuple[Change, str]] = {
     "inner leaf": (
-        inside("tc qdisc replace dev eth0 parent 2:1 handle 20: pfifo limit 1000"),
+        inside("tc qdisc replace dev eth0 parent 11:1 handle 20: pfifo limit 1000"),
         "container eth0: leaf qdisc: expected fq_codel 10:, found pfifo 20:",
     ),
     "inner leaf's handle": (
-        inside("tc qdisc replace dev eth0 parent 2:1 handle 20: fq_codel"),
+        inside("tc qdisc replace dev eth0 parent 11:1 handle 20: fq_codel"),
         "container eth0: leaf qdisc: expected fq_codel 10:, found fq_codel 20:",
     ),
     "inner leaf limit": (inside(f"{LEAF} limit 1"), "container eth0: fq_codel limit"),

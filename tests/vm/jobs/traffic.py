@@ -33,7 +33,7 @@ def test_goodput_and_delay(
     outer = host.add(container, config)["interfaces"][0]["name"]
     for namespace, device in ((host, outer), (container, "eth0")):
         kinds = {queue["handle"]: queue["kind"] for queue in namespace.qdiscs(device)}
-        assert kinds == {"1:": "htb", "2:": "tbf", "10:": "fq_codel"}
+        assert kinds == {"1:": "htb", "11:": "tbf", "10:": "fq_codel"}
     seen: list[float] = []
     delays: list[float] = []
 
