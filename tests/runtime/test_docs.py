@@ -41,6 +41,7 @@ SUBSTITUTES = (
     ("bench/leases", "bench/leases --times 1 --counts 0,10"),
     ("bench/shaping", "bench/shaping --rates 10M --paths host-send --scale 0.05"),
     ("--sizes 1 10 100", "--sizes 1"),
+    ("bench/slots", "bench/slots --times 2 --sizes 20"),
     ("bench/storm", "bench/storm --workers 2 --cycles 1 --turns 1"),
 )
 # What has happened on the reader's host before a command.

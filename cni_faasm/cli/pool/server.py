@@ -184,7 +184,7 @@ class Server:
                 return
             with making.locked(lambda _: None):
                 # Whoever waits for a slot comes before what is to be tidied up.
-                for _ in range(min(missing, _AT_A_TIME if not some else 1)):
+                for _ in range(min(missing, _AT_A_TIME)):
                     if not self._make() or self._ended:
                         break
                 self._take_away(some)
