@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni_faasm.config.loading import NetworkConfig
     from cni_faasm.config.policy import Guard
+    from cni_faasm.config.ports import Port
     from cni_faasm.limits.shaping_scope import Scope
     from cni_faasm.spec.protocol import Request
 
@@ -48,6 +49,7 @@ class Plan:
     the configuration asks for, `subnets` those of its own ranges, both by the gateway.
     shapes_only: the pair is an earlier plugin's, and only its queues are promised.
     ipam_plugin: who leased the addresses, "" for ourselves.
+    ports: of the host's, which lead to the container.
     sandbox: "gvisor" where the container's end may lose its addresses and routes, else "".
     """
 
@@ -73,6 +75,7 @@ class Plan:
         "mtu",
         "netns",
         "network",
+        "ports",
         "ranges",
         "routes",
         "sandbox",
@@ -107,6 +110,7 @@ class Plan:
         guard: "Guard | None" = None,
         host_egress: "Shape | None" = None,
         sandbox: str = "",
+        ports: "list[Port] | None" = None,
     ) -> None:
         self.network = network
         self.container_id = container_id
@@ -133,6 +137,7 @@ class Plan:
         self.guard = guard
         self.host_egress = host_egress
         self.sandbox = sandbox
+        self.ports = [] if ports is None else ports
 
     @property
     def alias(self) -> str:
@@ -328,6 +333,7 @@ def make(
         guard=config.guard,
         host_egress=on_host(config, mtu, queue, scope),
         sandbox=config.sandbox,
+        ports=config.ports,
     )
 
 

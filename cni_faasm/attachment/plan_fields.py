@@ -11,6 +11,10 @@ from cni_faasm.limits.shaping import Shape
 from cni_faasm.spec import inet
 from cni_faasm.spec.results import ROUTE_NUMBERS, Route
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni_faasm.config.ports import Port
+
 RECORD_VERSION = 1
 _U32 = 0xFFFFFFFF  # what the kernel's fields take
 _S32 = 0x7FFFFFFF
@@ -47,6 +51,7 @@ def to_fields(plan: Plan) -> "dict[str, object]":
         **({"ipamPlugin": plan.ipam_plugin} if plan.ipam_plugin else {}),
         **({"guard": _guard_fields(plan.guard)} if plan.guard is not None else {}),
         **({"sandbox": plan.sandbox} if plan.sandbox else {}),
+        **({"ports": [one.to_fields() for one in plan.ports]} if plan.ports else {}),
         **({"hostEgress": plan.host_egress.to_fields()} if plan.host_egress is not None else {}),
     }
 
@@ -109,6 +114,7 @@ def _from_fields(fields: "dict[str, object]") -> Plan:
         guard=_guard(_dict(fields["guard"])) if "guard" in fields else None,
         host_egress=_shape(fields.get("hostEgress")),
         sandbox=_text(fields, "sandbox") if "sandbox" in fields else "",
+        ports=_ports(fields["ports"]) if "ports" in fields else [],
     )
 
 
@@ -138,6 +144,14 @@ def _service(value: object) -> "tuple[str, int]":
     if protocol not in PROTOCOLS or not isinstance(port, int) or not 0 <= port <= 65535:
         raise ValueError("allowHost")
     return protocol, port
+
+
+def _ports(value: object) -> "list[Port]":
+    from cni_faasm.config import ports
+
+    if not isinstance(value, list):
+        raise TypeError("ports")
+    return [ports.from_fields(one) for one in value]
 
 
 def _dict(value: object) -> "dict[str, object]":

@@ -365,6 +365,14 @@ TABLES = {
             "`servers`, `searches`, `options`: each that is not empty replaces the file's",
             at="runtimeConfig",
         ),
+        Key(
+            "portMappings",
+            "list",
+            "",
+            "[ports of the host](#published-ports) that lead to the container: `hostPort`, "
+            "`containerPort`, `protocol`, `hostIP`, `range`",
+            at="runtimeConfig",
+        ),
         Key("args", "object", "", "of which `args.cni` is read"),
         Key("cni", "object", "", "`ips`, `mac`, as above", at="args"),
         Key(
@@ -388,6 +396,11 @@ TABLES = {
         Key("servers", "list of addresses", at="runtimeConfig.dns"),
         Key("searches", "list of text", at="runtimeConfig.dns"),
         Key("options", "list of text", at="runtimeConfig.dns"),
+        Key("hostPort", "number", at="runtimeConfig.portMappings[]"),
+        Key("containerPort", "number", at="runtimeConfig.portMappings[]"),
+        Key("protocol", "text", at="runtimeConfig.portMappings[]"),
+        Key("hostIP", "address", at="runtimeConfig.portMappings[]"),
+        Key("range", "number", at="runtimeConfig.portMappings[]"),
         Key("containerID", "text", at="cni.dev/valid-attachments[]"),
         Key("ifname", "text", at="cni.dev/valid-attachments[]"),
     ),

@@ -118,6 +118,10 @@ def _read(
     if config.mtu is not None and config.mtu < MIN_MTU_IPV6 and has_ipv6:
         top.fault("mtu", f"at least {MIN_MTU_IPV6}, since a range is IPv6")
     read_wishes(config, top, runtime, args or {}, verb)
+    if runtime and "portMappings" in runtime.values:
+        from cni_faasm.config import ports
+
+        config.ports = ports.read(runtime)
     _read_dns(config, top, runtime, ipam, verb)
     top.section("capabilities", {})
     if "prevResult" in outer.values:

@@ -13,6 +13,7 @@ from cni_faasm.spec.results import SUPPORTED_VERSIONS
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni_faasm.config.policy import Guard
+    from cni_faasm.config.ports import Port
     from cni_faasm.config.ranges import Range
     from cni_faasm.spec.results import Result, Route
 
@@ -26,7 +27,7 @@ class NetworkConfig:
     shaping's default. subnets: (packed, prefix length) of those whose traffic alone is not
     limited, or with subnets_only alone is. enforce_egress: on the host, too. range_sets: one address of each. requested_addresses: packed, each in
     another range set. ipam_plugin: another plugin that leases the addresses, "" for
-    ourselves. guard: what containers must not do, None for nothing. prev_result: of the plugins before this one, or at CHECK and DEL of the whole
+    ourselves. ports: of the host's, which are to lead to the container. guard: what containers must not do, None for nothing. prev_result: of the plugins before this one, or at CHECK and DEL of the whole
     chain's ADD. shapes_only: there is no "ipam", and the pair is an earlier plugin's.
     valid_attachments: GC's (container id, ifname) pairs, None when it was given none.
     warnings: what was changed. unknown: the paths of keys that nobody reads.
@@ -53,6 +54,7 @@ class NetworkConfig:
         "mtu",
         "name",
         "plugin_type",
+        "ports",
         "prev_result",
         "range_sets",
         "requested_addresses",
@@ -83,6 +85,7 @@ class NetworkConfig:
         self.latency_ms: int | None = None
         self.subnets: list[tuple[bytes, int]] = []
         self.subnets_only = False
+        self.ports: list[Port] = []
         self.range_sets: list[list[Range]] = []
         self.routes: list[Route] = []
         self.requested_addresses: list[bytes] = []

@@ -318,6 +318,8 @@ def outer_settings(plan: "Plan", ifname: str) -> "dict[str, int]":
     }
     if any(len(item.address) == 4 for item in plan.addresses):
         wanted[link_conf.ipv4(ifname, "forwarding")] = 1
+        if plan.ports:  # for connections from 127.0.0.1; rules/ports.py says what it takes
+            wanted[link_conf.ipv4(ifname, "route_localnet")] = 1
     if any(len(item.address) == 16 for item in plan.addresses):
         # Operators of hosts without IPv6 switch it off for all interfaces to come.
         wanted[link_conf.ipv6(ifname, "disable_ipv6")] = 0

@@ -4,7 +4,7 @@ from cni_faasm.netavark import network as networks
 from cni_faasm.netavark import options
 from cni_faasm.netavark.given import Given
 from cni_faasm.spec import protocol
-from cni_faasm.spec.errors import INVALID_ENVIRONMENT, UNSUPPORTED_FIELD, CniError
+from cni_faasm.spec.errors import INVALID_ENVIRONMENT, CniError
 
 CNI_VERBS = {"setup": "ADD", "teardown": "DEL"}
 _RATE = "Rate"
@@ -49,8 +49,9 @@ def call(verb: str, netns: str, given: "dict[str, object]") -> Call:
     if isinstance(runtime, dict):
         runtime.update({"ips": addresses} if addresses else {})
         runtime.update({"mac": mac} if mac else {})
+        ports = _ports(executed)
+        runtime.update({"portMappings": ports} if ports else {})
     if verb == "setup":
-        _demand_no_ports(executed)
         networks.check(document, faults, "ADD")
         if networks.podman_leases(network) and len(addresses) < len(network.children("subnets")):
             raise CniError(
@@ -83,15 +84,20 @@ def _share_burst(asked: "dict[str, object]", faults: "list[str]") -> None:
         asked.setdefault(f"{direction}Burst", burst)
 
 
-def _demand_no_ports(executed: Given) -> None:
-    mappings = executed.children("port_mappings")
-    if mappings:
-        ports = ", ".join(str(one.values.get("host_port")) for one in mappings[:5])
-        raise CniError(
-            UNSUPPORTED_FIELD,
-            f"publish: faasm cannot publish ports yet (host port {ports})",
-            "leave --publish out, or attach the container to a bridge network for its ports",
-        )
+def _ports(executed: Given) -> "list[dict[str, object]]":
+    """Return CNI's port mappings for podman's; a protocol may be several there."""
+    made: list[dict[str, object]] = []
+    for one in executed.children("port_mappings"):
+        for name in (one.text("protocol") or "tcp").split(","):
+            mapping: dict[str, object] = {
+                "hostPort": one.values.get("host_port"),
+                "containerPort": one.values.get("container_port"),
+                "protocol": name.strip(),
+                "hostIP": one.text("host_ip"),
+            }
+            count = one.values.get("range")
+            made.append({**mapping, **({"range": count} if count not in (None, 0, 1) else {})})
+    return made
 
 
 def status(result: "dict[str, object]", ifname: str) -> "dict[str, object]":

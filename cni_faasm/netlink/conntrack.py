@@ -29,6 +29,9 @@ CTA_ID = 12
 CTA_ZONE = 18
 CTA_FILTER = 25
 _CTA_TUPLE_IP = 1
+_CTA_TUPLE_PROTO = 2
+_CTA_PROTO_NUM = 1
+_CTA_PROTO_DST_PORT = 3
 # CTA_IP_V4_SRC, CTA_IP_V6_SRC by the length of an address.
 _SOURCES = {4: 1, 16: 3}
 FAMILIES = {4: 2, 16: 10}
@@ -39,14 +42,24 @@ _IDENTITY = (CTA_TUPLE_ORIG, CTA_ID, CTA_ZONE)
 
 
 class Connection:
-    """What tells a connection from all others, and who speaks in each direction."""
+    """What tells a connection from all others, and who speaks in each direction.
 
-    __slots__ = ("family", "identity", "sources")
+    service: the protocol, and the port that the first packet was for.
+    """
 
-    def __init__(self, family: int, identity: bytes, sources: "tuple[bytes, bytes]") -> None:
+    __slots__ = ("family", "identity", "service", "sources")
+
+    def __init__(
+        self,
+        family: int,
+        identity: bytes,
+        sources: "tuple[bytes, bytes]",
+        service: "tuple[int, int]" = (0, 0),
+    ) -> None:
         self.family = family
         self.identity = identity
         self.sources = sources
+        self.service = service
 
 
 def dump_from(address: bytes, which: int) -> "Message":
@@ -88,9 +101,15 @@ def parse(body: bytes) -> Connection:
         if kind in attrs
     )
     sources = _source(attrs[CTA_TUPLE_ORIG]), _source(attrs[CTA_TUPLE_REPLY])
-    return Connection(family, identity, sources)
+    return Connection(family, identity, sources, _service(attrs[CTA_TUPLE_ORIG]))
 
 
 def _source(tuple_: bytes) -> bytes:
     ip = parse_attrs(parse_attrs(tuple_).get(_CTA_TUPLE_IP, b""))
     return next((ip[kind] for kind in _SOURCES.values() if kind in ip), b"")
+
+
+def _service(tuple_: bytes) -> "tuple[int, int]":
+    proto = parse_attrs(parse_attrs(tuple_).get(_CTA_TUPLE_PROTO, b""))
+    numbers = (proto.get(_CTA_PROTO_NUM, b""), proto.get(_CTA_PROTO_DST_PORT, b""))
+    return int.from_bytes(numbers[0], "big"), int.from_bytes(numbers[1], "big")

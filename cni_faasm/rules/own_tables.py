@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MARK = "cni-faasm"  # the first word of each comment
 FAMILIES = (nft.NFPROTO_INET, nft.NFPROTO_ARP)
-MASQUERADE, GUARD, LIMIT = "faasm_", "guard_", "limit_"
+MASQUERADE, GUARD, LIMIT, PORTS = "faasm_", "guard_", "limit_", "ports_"
 # What tables of these names hold: chains, and sets. "ends" is of an early 0.1.0.
 _PARTS = {
     MASQUERADE: ({"postrouting"}, set[str]()),
@@ -31,6 +31,10 @@ _PARTS = {
         {"learned", "bound", "own", "also", "also6", "ends"},
     ),
     LIMIT: ({"from"}, {"egress"}),
+    PORTS: (
+        {"prerouting", "output", "postrouting", "from"},
+        {f"{kind}{version}" for kind in ("any", "at", "own") for version in (4, 6)},
+    ),
 }
 _SEAL = "seal_"
 _SEAL_LENGTH = len(_SEAL) + 8
@@ -90,7 +94,7 @@ def demand_free(names: "Iterable[str]") -> None:
     """Refuse names that tables of somebody else's have. Raises: NetlinkError; CniError 109."""
     with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
         for name in names:
-            families = FAMILIES[:1] if name.startswith(MASQUERADE) else FAMILIES
+            families = FAMILIES[:1] if name.startswith((MASQUERADE, PORTS)) else FAMILIES
             demand(netfilter, look(netfilter, name, families))
 
 

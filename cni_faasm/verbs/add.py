@@ -191,6 +191,12 @@ def _make(
 
     veth.configure(host, inner, promised, protect)
     nat.ensure(promised)
+    if promised.ports:
+        from cni_faasm.rules import ports
+
+        undo.push("publish its ports no more", ports.forget_again, promised)
+        if ports.ensure(promised, config.state_dir):
+            undo.push("remove the table of ports", ports.remove_again, promised, config.state_dir)
     missing = {length for length in lengths if not forwarding.is_on(length)}
     if missing:
         forwarding.switch_on(missing)

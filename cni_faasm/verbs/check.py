@@ -113,6 +113,10 @@ def _drifts(
         from cni_faasm.rules import guard_drifts
 
         found.extend(guard_drifts.drifts(promised, host, inner))
+    if promised.ports:
+        from cni_faasm.rules import ports_drifts
+
+        found.extend(ports_drifts.drifts(promised))
     if promised.egress is not None:
         from cni_faasm.rules import backstop_drifts
 

@@ -123,6 +123,13 @@ def _forget(
             guard.forget(host, promised)
         except NetlinkError as error:
             warnings.append(f"DEL: the guard remembers {promised.host_interface}: {error}")
+    if promised is not None and promised.ports:
+        from cni_faasm.rules import ports
+
+        try:
+            ports.forget(promised)
+        except NetlinkError as error:
+            warnings.append(f"DEL: its ports stay published: {error}")
     is_limited = promised is None or promised.egress is not None
     if not name or not is_limited or (promised is None and outer is None):
         return

@@ -11,7 +11,7 @@ from cni_faasm.link import egress, removal
 from cni_faasm.netlink import dumps
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
-from cni_faasm.rules import backstop, guard, guard_rules, nat
+from cni_faasm.rules import backstop, guard, guard_rules, nat, ports
 from cni_faasm.spec.errors import INVALID_CONFIG, CniError
 from cni_faasm.verbs.delete import load_record, release
 
@@ -108,6 +108,7 @@ def _collect(
         known = [one for one in promises.values() if one is not None and one.host_ifindex]
         guard.forget(host, *known)
         backstop.forget(host, *known)
+        ports.forget(*known)
         doomed = removal.delete_all(host, doomed, marks.doom)
     removed.extend(f"link {found.name} ({found.alias})" for found in doomed)
     for (container_id, ifname), promised in promises.items():
@@ -141,6 +142,7 @@ def _collect(
     if not dry_run:
         guard.sweep(config.name, host)
         backstop.sweep(config.name, host)
+        ports.sweep(config.name, config.state_dir)
         record.note_collected(config.state_dir, config.name)
     if failures:
         raise CniError(
@@ -171,6 +173,8 @@ def _remove_rules(
             removed.append(f"nft tables {guard_rules.table_name(config.name)}")
         if backstop.remove(config.name, dry_run=dry_run):
             removed.append(f"nft tables {backstop.table_name(config.name)}")
+        if ports.remove(config.name, dry_run=dry_run):
+            removed.append(f"nft table {ports.table_name(config.name)}")
 
 
 def _unshape(host: Netlink, promised: "Plan") -> None:

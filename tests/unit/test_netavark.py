@@ -238,12 +238,24 @@ def test_what_else_is_refused() -> None:
     assert "static_ips[0]: " in refused(own={"static_ips": ["10.88.0.1"]})  # the gateway
     assert "static_mac: " in refused(own={"static_mac": "01:00:00:00:00:01"})
     assert "0 addresses for 1 subnets" in refused(own={"static_ips": None})
-    ports = [{"container_port": 80, "host_ip": "", "host_port": 8080, "protocol": "tcp"}]
-    assert "cannot publish ports yet (host port 8080)" in refused(port_mappings=ports)
     assert "network.options.mtu: 1400: expected text" in refused(
         of_network={"options": {"mtu": 1400}}
     )
     assert "network_options.static_ips[]: 7: expected text" in refused(own={"static_ips": [7]})
+
+
+def test_ports() -> None:
+    mappings = [
+        {"container_port": 80, "host_ip": "127.0.0.1", "host_port": 8080, "protocol": "tcp,udp"}
+        | {"range": 1},
+        {"container_port": 90, "host_ip": "", "host_port": 9090, "protocol": "", "range": 10},
+    ]
+    found = configuration.load(setup(port_mappings=mappings).document).ports
+    assert [one.to_fields() for one in found] == [
+        [6, "127.0.0.1", 8080, 80, 1],
+        [17, "127.0.0.1", 8080, 80, 1],
+        [6, None, 9090, 90, 10],
+    ]
 
 
 def test_teardown_passes_over_all_that_is_wrong() -> None:

@@ -22,7 +22,7 @@ from cni_faasm.link import kernel, veth
 from cni_faasm.netlink import dumps, nft
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
 from cni_faasm.netlink.wire import NetlinkError
-from cni_faasm.rules import backstop, guard_rules, nat
+from cni_faasm.rules import backstop, guard_rules, nat, ports
 from cni_faasm.spec.errors import CniError
 from cni_faasm.verbs.gc import gc as collect
 
@@ -33,6 +33,7 @@ ALIAS = "cni-faasm"
 TABLE = nat.table_name("")
 GUARD_TABLE = guard_rules.table_name("")
 LIMIT_TABLE = backstop.table_name("")
+PORTS_TABLE = ports.table_name("")
 
 
 class Place(NamedTuple):
@@ -143,7 +144,7 @@ def _traces(host: Netlink) -> set[str]:
     found |= {
         table.name.removeprefix(prefix)
         for table in tables
-        for prefix in (TABLE, GUARD_TABLE, LIMIT_TABLE)
+        for prefix in (TABLE, GUARD_TABLE, LIMIT_TABLE, PORTS_TABLE)
         if table.name.startswith(prefix) and table.comment.startswith(ALIAS)
     }
     return found

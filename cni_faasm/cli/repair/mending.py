@@ -26,7 +26,15 @@ from cni_faasm.link import (
 from cni_faasm.netlink import addr, dumps, link, neigh, route, tc, tc_filter, tc_parse
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
-from cni_faasm.rules import backstop, backstop_drifts, guard, guard_several, nat
+from cni_faasm.rules import (
+    backstop,
+    backstop_drifts,
+    guard,
+    guard_several,
+    nat,
+    ports,
+    ports_drifts,
+)
 from cni_faasm.spec import inet
 from cni_faasm.spec.errors import CniError
 from cni_faasm.spec.results import Route
@@ -133,6 +141,9 @@ class _Mender:
         elif where == backstop_drifts.WHERE:
             renew = not what.endswith(backstop_drifts.ELEMENT)
             backstop.ensure(self.promised, self.state_dir, self.host, renew=renew)
+        elif where == ports_drifts.WHERE:
+            renew = not what.endswith(ports_drifts.ELEMENTS)
+            ports.ensure(self.promised, self.state_dir, renew=renew)
         elif where == "container lo":
             self.inner.execute([link.set_link(veth.LOOPBACK_IFINDEX, up=True)])
         elif thing.startswith("/proc/sys/"):
