@@ -135,7 +135,7 @@ TABLES = {
             "object",
             "none",
             "what the runtime shall pass in `runtimeConfig`: `bandwidth`, `ips`, `ipRanges`, `mac`,"
-            " `dns`",
+            " `dns`, `portMappings`",
         ),
     ),
     "bandwidth": (

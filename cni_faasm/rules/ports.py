@@ -34,14 +34,13 @@ from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.rules import own_tables
 from cni_faasm.rules.guard_rules import NF_IP_PRI_RAW
 from cni_faasm.spec import inet
-from cni_faasm.spec.errors import TRY_AGAIN, CniError
+from cni_faasm.spec.errors import PORT_TAKEN, TRY_AGAIN, CniError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from cni_faasm.attachment.plan import Plan
-    from cni_faasm.config.ports import Port
     from cni_faasm.netlink.wire import Message
 
     Elements = dict[str, dict[bytes, bytes]]
@@ -169,7 +168,8 @@ def ensure(plan: "Plan", state_dir: "str | None", *, renew: bool = False) -> boo
         return False
     name = table_name(plan.network)
     with Netlink(NETLINK_NETFILTER) as netfilter:
-        _demand_free(netfilter, wanted, state_dir)
+        _demand_free(netfilter, plan, wanted, state_dir, others=True)
+        stale: list[Message] = []
         for _ in range(_ATTEMPTS):
             [table] = own_tables.look(netfilter, name, FAMILIES)
             is_whole = table is not None and table.comment == COMMENT and not table.is_dormant
@@ -181,13 +181,15 @@ def ensure(plan: "Plan", state_dir: "str | None", *, renew: bool = False) -> boo
                 messages += _made(plan.network)
                 for other in _recorded(state_dir, plan):
                     messages += _additions(name, elements(other))
-            messages += _additions(name, wanted)
+            messages += [*([] if anew else stale), *_additions(name, wanted)]
             try:
                 netfilter.nft_batch(messages)
             except NetlinkError as error:
                 if error.errno not in _RACES or is_lacking(error):
                     raise
                 renew = renew or (error.errno == errno.ENOENT and "add element" in error.label)
+                if error.errno in (errno.EBUSY, errno.EEXIST):  # one is there that leads elsewhere
+                    stale = _demand_free(netfilter, plan, wanted, state_dir, others=False)
                 continue
             if anew:
                 from cni_faasm.rules import seal  # only who makes or compares rules needs it
@@ -212,24 +214,48 @@ def _recorded(state_dir: "str | None", plan: "Plan") -> "Iterable[Plan]":
             yield other
 
 
-def _demand_free(netfilter: Netlink, wanted: "Elements", state_dir: "str | None") -> None:
-    """Refuse ports that lead to another container, of whatever network of ours. Raises: CniError."""
+def _demand_free(
+    netfilter: Netlink,
+    plan: "Plan",
+    wanted: "Elements",
+    state_dir: "str | None",
+    *,
+    others: bool,
+) -> "list[Message]":
+    """Refuse ports that lead to another container.
+
+    others: of our other networks; else of the network's own, which the kernel has refused to change.
+    Returns: what takes away those of the network's own that lead to no attachment any more.
+    Raises: CniError 110; NetlinkError.
+    """
     from cni_faasm.netlink import dumps
 
+    own = table_name(plan.network)
+    names = [own]
+    if others:
+        names = [
+            one.name
+            for one in dumps.tables(netfilter, _INET)
+            if one.name.startswith(own_tables.PORTS) and one.name != own and one.comment == COMMENT
+        ]
     keys = [
         (place, key, data)
         for place, found in wanted.items()
         if not place.startswith("own")
         for key, data in found.items()
     ]
-    for table in dumps.tables(netfilter, _INET):
-        if not table.name.startswith(own_tables.PORTS) or table.comment != COMMENT:
-            continue
-        questions = [nft_set.get_element(_INET, table.name, place, key) for place, key, _ in keys]
-        for (_, key, data), body in zip(keys, netfilter.ask(questions), strict=True):
+    stale: dict[str, list[bytes]] = {}
+    for name in names:
+        questions = [nft_set.get_element(_INET, name, place, key) for place, key, _ in keys]
+        for (place, key, data), body in zip(keys, netfilter.ask(questions), strict=True):
             found = None if body is None else _data(body, key)
-            if found is not None and found != data:
-                raise _taken(table.name, key, found, state_dir)
+            if found is None or found == data:
+                continue
+            whose = _whose(name, found[:-4], state_dir)
+            if whose or others or state_dir is None:
+                raise _taken(name, key, whose or f"somebody with {inet.unpack(found[:-4])}")
+            stale.setdefault(place, []).append(key)
+    return [one for place, listed in stale.items() for one in _removals(own, place, listed)]
 
 
 def _data(body: bytes, key: bytes) -> "bytes | None":
@@ -241,17 +267,19 @@ def _data(body: bytes, key: bytes) -> "bytes | None":
     return None
 
 
-def _taken(table: str, key: bytes, data: bytes, state_dir: "str | None") -> CniError:
-    from cni_faasm.spec.errors import PORT_TAKEN
-
+def _whose(table: str, address: bytes, state_dir: "str | None") -> str:
+    """Return which container has an address of a table's network, "" for none that is known."""
     network = table.removeprefix(own_tables.PORTS)
-    address = data[:-4]
-    whose = f"the container with {inet.unpack(address)}"
     for identity in [] if state_dir is None else record.list_network(state_dir, network):
         other = plan_fields.load(state_dir or "", network, *identity)
         if other is not None and address in [item.address for item in other.addresses]:
-            whose = f"container {other.container_id}"
+            return f"container {other.container_id}"
+    return ""
+
+
+def _taken(table: str, key: bytes, whose: str) -> CniError:
     number = int.from_bytes(key[-4:-2], "big")
+    network = table.removeprefix(own_tables.PORTS)
     return CniError(
         PORT_TAKEN,
         f"port {number}/{_NAMES[key[-8]]} is published for {whose} of network {network!r}",
@@ -363,10 +391,3 @@ def sweep(network: str, state_dir: str) -> None:
 def remove(network: str, *, dry_run: bool = False) -> bool:
     """Take away a network's table; say if there was one. Raises: NetlinkError."""
     return own_tables.remove(table_name(network), FAMILIES, dry_run=dry_run)
-
-
-def described(port: "Port") -> str:
-    """Return a published port in words: 127.0.0.1:8080-8083/tcp."""
-    last = f"-{port.host_port + port.count - 1}" if port.count > 1 else ""
-    where = "" if port.host_address is None else f"{inet.unpack(port.host_address)}:"
-    return f"{where}{port.host_port}{last}/{_NAMES[port.protocol]}"

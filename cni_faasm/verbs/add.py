@@ -192,8 +192,9 @@ def _make(
     veth.configure(host, inner, promised, protect)
     nat.ensure(promised)
     if promised.ports:
-        from cni_faasm.rules import ports
+        from cni_faasm.rules import ports, ports_held
 
+        ports_held.demand_free(promised.ports)
         undo.push("publish its ports no more", ports.forget_again, promised)
         if ports.ensure(promised, config.state_dir):
             undo.push("remove the table of ports", ports.remove_again, promised, config.state_dir)

@@ -115,7 +115,10 @@ def _forget(
     outer: "Link | None",
     warnings: "list[str]",
 ) -> None:
-    """Let guards and limits forget an attachment; a DEL goes on where they cannot."""
+    """Let guards and limits forget an attachment; a DEL goes on where they cannot.
+
+    Raises: NetlinkError when its ports stay published.
+    """
     if promised is not None and promised.addresses:
         from cni_faasm.rules import guard
 
@@ -126,10 +129,8 @@ def _forget(
     if promised is not None and promised.ports:
         from cni_faasm.rules import ports
 
-        try:
-            ports.forget(promised)
-        except NetlinkError as error:
-            warnings.append(f"DEL: its ports stay published: {error}")
+        # What fails here keeps the address, or the ports would lead to whoever gets that.
+        ports.forget(promised)
     is_limited = promised is None or promised.egress is not None
     if not name or not is_limited or (promised is None and outer is None):
         return

@@ -172,6 +172,29 @@ def test_where_podman_leases_nothing(host: Host) -> None:
     assert host.leases() == {}
 
 
+def test_published_ports(host: Host, container: Namespace) -> None:
+    remote = add_remote(host)
+    network = Netavark(host, options=RATES)
+    ports = [
+        {"container_port": 80, "host_ip": "", "host_port": 8080, "protocol": "tcp", "range": 2}
+    ]
+    network.setup(container, "10.200.0.5", port_mappings=ports)
+    assert answers(container, remote, "10.200.0.5", port=81, to=("198.51.100.2", 8081))
+    # Under the limit: what comes in, and what goes out.
+    serve_ports = [{**ports[0], "container_port": 5201, "host_port": 5301, "range": 1}]
+    other = host.add_container()
+    network.setup(other, "10.200.0.6", port_mappings=serve_ports)
+    serve(host, other)
+    for download, limit in ((False, 20_000_000), (True, 10_000_000)):
+        flow = Flow(remote, "198.51.100.2", port=5301, download=download)
+        assert_flows([flow], limit, seconds=2, low=0.9)
+    told = network.refused(host.add_container(), "10.200.0.7", port_mappings=ports)
+    assert f"port 8080/tcp is published for container {container.name}" in told
+    network.teardown(container, "10.200.0.5", port_mappings=ports)
+    network.teardown(other, "10.200.0.6", port_mappings=serve_ports)
+    assert not answers(host, remote, "198.51.100.2", port=9999, to=("198.51.100.2", 8081))
+
+
 def test_reload(host: Host, network: Netavark, container: Namespace) -> None:
     """Teardown and setup, after somebody has flushed the rules."""
     add_remote(host)

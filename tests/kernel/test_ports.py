@@ -3,13 +3,16 @@
 import contextlib
 import json
 import socket
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.attached import REMOTE, add_remote
-from tests.host import AFTER_LAST_DEL, DUAL_STACK, Host, Namespace, wait_until
+from tests.host import AFTER_LAST_DEL, DUAL_STACK, Host, Namespace, is_listening, wait_until
 from tests.tool import Tool
 
 HOST = {4: "198.51.100.2", 6: "2001:db8:100::2"}
@@ -193,6 +196,53 @@ def test_a_port_that_is_taken(host: Host) -> None:
     host.delete_attachment(other, udp)
     host.add(other, first)
     host.delete_attachment(other, first)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_port_that_a_program_has(uplinked: Host, container: Namespace, kind: str) -> None:
+    before = uplinked.snapshot()
+    asked = config(uplinked, mapping(8080, 80, kind))
+    for version in (4, 6):
+        with serving(serve(uplinked, 8080, kind, b"host", version)):
+            told = uplinked.cni("ADD", container, asked).error(110)
+            assert f"port 8080/{kind}: a program of this host listens there" in told["msg"]
+        uplinked.assert_unchanged(before, ignore=AFTER_LAST_DEL)
+    with serving(serve(uplinked, 8080, kind, b"host", 4)):
+        other = config(uplinked, mapping(8080, 80, "udp" if kind == "tcp" else "tcp"))
+        uplinked.add(container, other)
+    uplinked.delete_attachment(container, other)
+
+
+def test_what_conmon_keeps_is_its_containers(
+    uplinked: Host, container: Namespace, tmp_path: Path
+) -> None:
+    """Podman has it hold a container's ports, also while the network is reloaded."""
+    program = tmp_path / "conmon"
+    program.symlink_to(sys.executable)
+    script = "import socket; s = socket.create_server(('', 8080)); input()"
+    keeper = uplinked.start([str(program), "-c", script], stdin=subprocess.PIPE)
+    try:
+        wait_until(lambda: is_listening(uplinked, 8080), "the port to be kept")
+        asked = config(uplinked, mapping(8080, 80))
+        uplinked.add(container, asked)
+        with serving(serve(container, 80, "tcp", b"in", 4)):
+            assert ask(uplinked.remotes[0], HOST[4], 8080) == f"in {REMOTE[4]}"
+        uplinked.delete_attachment(container, asked)
+    finally:
+        keeper.communicate()
+
+
+def test_a_port_of_nobody_any_more(host: Host) -> None:
+    """Whose record is lost: its address is in the map, and no attachment has it."""
+    one, other = host.add_container(), host.add_container()
+    asked = config(host, mapping(8080, 80))
+    host.add(one, asked)
+    for path in (host.state_dir / "testnet").glob("*@*"):
+        path.unlink()
+    result = host.add(other, asked)
+    host.check(other, asked, result).ok()
+    host.delete_attachment(other, asked)
+    host.delete_attachment(one, asked)
 
 
 def test_udp_of_an_earlier_container_is_forgotten(uplinked: Host) -> None:

@@ -41,6 +41,10 @@ ON_HOST = {
     "enforceEgress": "host",
     "unshapedSubnets": ["198.51.100.0/24", "2001:db8:100::/64"],
 }
+PORTS: list[dict[str, Any]] = [
+    {"hostPort": 8080, "containerPort": 80},
+    {"hostPort": 5353, "containerPort": 53, "protocol": "udp", "hostIP": "198.51.100.2"},
+]
 
 
 def masquerading(host: Host) -> dict[str, Any]:
@@ -54,6 +58,7 @@ def everything(host: Host) -> dict[str, Any]:
         allowHost=["udp/53", "icmp", "icmpv6"],
         bandwidth=ON_HOST,
         ipam=DUAL_STACK,
+        runtimeConfig={"portMappings": PORTS},
     )
 
 
@@ -128,7 +133,11 @@ class Bench:
 
     def document(self, container: Namespace) -> dict[str, Any]:
         """Return the configuration as the runtime gives it for a container."""
-        return {**self.config, **self.earlier.get(container.name, {})}
+        document = {**self.config, **self.earlier.get(container.name, {})}
+        if "runtimeConfig" in document and container is self.other:  # has ports of its own
+            ports = [{**one, "hostPort": one["hostPort"] + 1} for one in PORTS]
+            document["runtimeConfig"] = {"portMappings": ports}
+        return document
 
     def call(self, verb: str, container: Namespace | None, *tracer: str, **keys: Any) -> CniCall:
         """Call the plugin, or a command that calls it; keys: of the configuration."""

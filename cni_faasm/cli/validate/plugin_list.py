@@ -17,10 +17,10 @@ WITHOUT_PAIR = ("macvlan", "ipvlan", "host-device", "vlan", "sriov", "dummy", "l
 # They put a root qdisc of their own on the pair, or none but theirs.
 SHAPERS = ("bandwidth",)
 # What runtimes pass on (CNI conventions, CONVENTIONS.md), and what of it is read here.
-READ = ("bandwidth", "ips", "ipRanges", "mac", "dns")
+READ = ("bandwidth", "ips", "ipRanges", "mac", "dns", "portMappings")
 CAPABILITIES = (
     *READ,
-    *("portMappings", "aliases", "infinibandGUID", "deviceID", "cgroupPath"),
+    *("aliases", "infinibandGUID", "deviceID", "cgroupPath"),
     "io.kubernetes.cri.pod-annotations",
 )
 
@@ -54,6 +54,11 @@ def order(plugins: Sequence[Any], prefix: str) -> Iterator[Told]:
         if index < first and kind in WITHOUT_PAIR:
             text = f"{kind} makes no veth pair: faasm behind it has no end on the host to limit"
             yield place, text, True
+        elif kind == "portmap" and all(
+            _object(plugins[each], "capabilities").get("portMappings") for each in (first, index)
+        ):
+            text = "portmap and faasm both publish ports: portmap's rules come first"
+            yield place, text, False
         elif kind in SHAPERS:
             text = f"{kind} and faasm both limit: leave it out, faasm reads the same keys"
             yield place, text, True

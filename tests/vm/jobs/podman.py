@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.attached import add_remote
+from tests.attached import add_remote, answers
 from tests.host import CommandFailedError, Namespace, wait_until
 from tests.rates import Flow, assert_flows, serve
 from tests.runtime.runtimes import make_root_filesystem
@@ -222,10 +222,35 @@ def test_two_networks_and_what_a_container_asks_for(podman: Podman, network: str
     command = ["--rootfs", str(podman.root_filesystem), "/bin/sh"]
     told = podman.refused("run", "--network", f"{network}:egresRate=1M", *command)
     assert "the container's option egresRate: no such option: allowed is egressRate" in told
-    told = podman.refused("run", "--network", network, "--publish", "8080:80", *command)
-    assert "faasm cannot publish ports yet" in told
     podman.remove("two")
     podman("network", "rm", "second")
+
+
+def test_published_ports(podman: Podman, network: str) -> None:
+    remote = podman.machine.remotes[0]
+    publish = [
+        "--publish",
+        "8080:80",
+        "--publish",
+        "127.0.0.1:8081:80",
+        "--publish",
+        "7000-7002:80-82",
+    ]
+    for options in ([*publish, "--network", network], [*publish, "--network", network]):
+        inside = podman.run("ports", *options)
+        assert answers(inside, remote, "", port=80, to=("198.51.100.2", 8080))
+        assert answers(inside, remote, "", port=82, to=("198.51.100.2", 7002))
+        assert not answers(inside, remote, "", port=80, to=("198.51.100.2", 8081))
+        assert answers(inside, podman.machine, "", port=80, to=("127.0.0.1", 8081))
+        podman.remove("ports")
+    podman.run("ports", *publish, "--network", network)
+    podman("network", "reload", "ports")  # while conmon keeps the ports
+    inside = podman.namespace("ports")
+    assert answers(inside, remote, "", port=80, to=("198.51.100.2", 8080))
+    podman.machine.run_ok("cni-faasm", "check")
+    podman("restart", "--time", "0", "ports")
+    inside = podman.namespace("ports")
+    assert answers(inside, remote, "", port=80, to=("198.51.100.2", 8080))
 
 
 def test_what_podman_forgets(podman: Podman, network: str) -> None:

@@ -1,0 +1,100 @@
+"""Publish no port that a program of the host has: it would get no connection any more.
+
+The kernel is asked by taking the port for a moment. podman's conmon takes the ports of its own
+container, so that nobody else does; only that is let be.
+"""
+
+import errno
+import posix
+from _socket import AF_INET, AF_INET6, SO_REUSEADDR, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET, socket
+
+from cni_faasm.spec import inet
+from cni_faasm.spec.errors import PORT_TAKEN, CniError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cni_faasm.config.ports import Port
+
+_KINDS = {6: ("tcp", SOCK_STREAM), 17: ("udp", SOCK_DGRAM)}  # the kernel may be without SCTP
+_KEEPER = b"conmon\n"
+
+
+def demand_free(ports: "list[Port]") -> None:
+    """Refuse ports that somebody on the host has taken. Raises: CniError 110."""
+    for one in ports:
+        if one.protocol not in _KINDS:
+            continue
+        name, kind = _KINDS[one.protocol]
+        for number in range(one.host_port, one.host_port + one.count):
+            if _is_held(one.host_address, number, kind) and not _is_kept(name, number):
+                raise CniError(
+                    PORT_TAKEN,
+                    f"port {number}/{name}: a program of this host listens there",
+                    f"publish another one, or end that program: ss -l{name[0]}np shows it",
+                )
+
+
+def _is_held(address: "bytes | None", number: int, kind: int) -> bool:
+    """Say whether nobody else could listen there. A socket of IPv6 asks for both versions."""
+    family, text = AF_INET6, "::"
+    if address is not None:
+        family, text = inet.family(address), inet.unpack(address)
+    for each, where in ((family, text), (AF_INET, "0.0.0.0")):  # noqa: S104 -- nothing listens
+        try:
+            one = socket(each, kind)
+        except OSError:
+            continue  # a host without IPv6
+        try:
+            if kind == SOCK_STREAM:  # a connection that ends takes no port; of UDP there is none
+                one.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+            one.bind((where, number))
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
+        finally:
+            one.close()
+        return False
+    return False
+
+
+def _is_kept(name: str, number: int) -> bool:
+    """Say whether a conmon has a port, and nobody else."""
+    inodes = {f"socket:[{inode}]" for inode in _inodes(name, number)}
+    for pid in posix.listdir("/proc"):
+        if not pid.isdigit() or not inodes:
+            continue
+        try:
+            if _read(f"/proc/{pid}/comm") != _KEEPER:
+                continue
+            for fd in posix.listdir(f"/proc/{pid}/fd"):
+                inodes.discard(posix.readlink(f"/proc/{pid}/fd/{fd}"))
+        except OSError:
+            continue  # it has ended
+    return not inodes
+
+
+def _inodes(name: str, number: int) -> "Iterator[str]":
+    """Yield the inodes of the sockets that listen at a port (proc(5), /proc/net/tcp)."""
+    wanted = b":%04X" % number
+    for path in (f"/proc/thread-self/net/{name}", f"/proc/thread-self/net/{name}6"):
+        try:
+            lines = _read(path).splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            words = line.split()
+            # 0A is LISTEN, 07 of UDP one without a peer.
+            if words[1].endswith(wanted) and words[3] in (b"0A", b"07"):
+                yield words[9].decode()
+
+
+def _read(path: str) -> bytes:
+    fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+    try:
+        parts = []
+        while part := posix.read(fd, 1 << 16):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        posix.close(fd)
