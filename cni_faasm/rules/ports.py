@@ -338,9 +338,12 @@ def _forget_connections(netfilter: Netlink, plan: "Plan") -> None:
         return
     from cni_faasm.netlink import conntrack
 
-    ports = {one.host_port + index for one in udp for index in range(one.count)}
+    services = {(_UDP, one.host_port + index) for one in udp for index in range(one.count)}
     try:
-        conntrack.forget(netfilter, _UDP, ports)
+        for family in conntrack.FAMILIES.values():
+            known = map(conntrack.parse, netfilter.dump(conntrack.dump(family)))
+            stale = [conntrack.delete(one) for one in known if one.service in services]
+            netfilter.execute_tolerant(stale)
     except NetlinkError:
         return
 
