@@ -18,35 +18,11 @@ from cni_faasm.cli.network_check.model import HOST, INGRESS, Flow, Limit, rate_t
 from cni_faasm.cli.network_check.run import Check
 from cni_faasm.cli.network_check.show import COLUMNS, UNITS, explanations, table_cells
 from cni_faasm.cli.network_check.targets import rules_sentence
+from cni_faasm.cli.page import document
 
 TICKS = 5
 
 _CSS = """
-:root { color-scheme: light dark;
-  --page: #ffffff; --panel: #f6f7f9; --ink: #1c2430; --soft: #5b6675; --line: #d4d9e0;
-  --good: #1a7f37; --bad: #c4231c; --flow: #1f6fd6; --limit: #c4231c; }
-@media (prefers-color-scheme: dark) { :root {
-  --page: #12161c; --panel: #1b212a; --ink: #e7ebf0; --soft: #a3adba; --line: #39434f;
-  --good: #4cc26b; --bad: #ff7b72; --flow: #6cb0ff; --limit: #ff7b72; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 72rem; padding: 1.5rem; background: var(--page);
-  color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.5rem; margin: 0; }
-h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
-p { margin: .4rem 0; }
-.soft { color: var(--soft); }
-.verdict { border-left: .4rem solid var(--good); background: var(--panel);
-  padding: .7rem 1rem; margin: 1.2rem 0; font-weight: 600; }
-.verdict.bad { border-color: var(--bad); }
-.verdict ul { font-weight: 400; margin: .3rem 0 0; padding-left: 1.2rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .6rem; text-align: left; border-bottom: 1px solid var(--line);
-  white-space: nowrap; vertical-align: bottom; }
-th { color: var(--soft); font-weight: 600; }
-.number { text-align: right; }
-.good { color: var(--good); }
-.bad td, td.bad { color: var(--bad); font-weight: 600; }
 .charts { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 1rem; }
 @media (max-width: 46rem) { .charts { grid-template-columns: minmax(0, 1fr); } }
 figure { margin: 0; background: var(--panel); padding: .6rem; border-radius: .4rem; }
@@ -56,7 +32,6 @@ svg { display: block; width: 100%; height: auto; }
 .key { display: inline-block; width: 1.6rem; border-top: 3px solid; vertical-align: middle; }
 .key.flow { border-color: var(--flow); }
 .key.limit { border-color: var(--limit); border-top-style: dashed; }
-code { font: 13px ui-monospace, monospace; }
 """
 
 _STYLE = Style(
@@ -112,12 +87,7 @@ def page(check: Check) -> str:
         _rules(check),
         f'<p class="soft">cni-faasm {__version__}</p>',
     )
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Network check of {escape(os.uname().nodename)}</title>"
-        f"<style>{_CSS}</style></head><body>\n" + "\n".join(sections) + "\n</body></html>\n"
-    )
+    return document(f"Network check of {os.uname().nodename}", sections, _CSS)
 
 
 def _verdict(check: Check) -> str:

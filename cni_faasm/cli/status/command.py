@@ -18,6 +18,7 @@ from cni_faasm.spec.errors import CniError
 
 # A status is asked for by people who wait: this long a look at the counters is enough.
 GLANCE_S = 0.5
+LOOK_S = 2.0  # for a page, which is read later
 
 
 def status(
@@ -27,6 +28,10 @@ def status(
     ] = False,
     sort: Annotated[
         str, typer.Option("--sort", metavar="COLUMN", help="Sort by this column.")
+    ] = "",
+    html: Annotated[
+        str,
+        typer.Option("--html", metavar="FILE", help="Write a page that needs nothing else."),
     ] = "",
     conf_dir: networks.ConfDir = networks.CONF_DIR,
     state_dir: networks.StateDir = "",
@@ -44,8 +49,12 @@ def status(
 
         cni-faasm status --watch --sort out
 
+        cni-faasm status --html status.html
+
         cni-faasm status --json
     """
+    if html and watch:
+        raise ToolError("--html and --watch exclude each other", "give one")
     files = Files(conf_dir)
     folders = networks.state_dirs(files.known, state_dir)
 
@@ -60,15 +69,22 @@ def status(
             top.run(watcher, known, sort)
             return
         watcher.read(known(), drifts=False)
-        time.sleep(GLANCE_S)
+        seconds = LOOK_S if html else GLANCE_S
+        time.sleep(seconds)
         rows = sort_rows(watcher.read(known(), drifts=True), sort)
     finally:
         watcher.close()
     rows = compare(rows, files)
+    if html:
+        from cni_faasm.cli.status.page import page
+
+        output.write_whole(html, page(rows, seconds).encode())
+        output.note(f"wrote {html}")
     if as_json:
         output.print_json({"attachments": [document(row) for row in rows]})
         return
-    typer.echo("\n".join(text(rows, detailed=bool(container))))
+    if not html:
+        typer.echo("\n".join(text(rows, detailed=bool(container))))
 
 
 def compare(rows: list[Row], files: Files) -> list[Row]:
