@@ -229,6 +229,9 @@ def node_install(
         "/host"
     ),
     once: Annotated[bool, typer.Option("--once", help="Install and end.")] = False,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Only say whether all is installed.")
+    ] = False,
     interval: Annotated[float, typer.Option(help="Seconds between two looks.")] = 10,
     as_json: AsJson = False,
 ) -> None:
@@ -236,7 +239,7 @@ def node_install(
 
     This is what deploy/kubernetes runs on every node; docs/cluster.md tells about it. When a
     newer pod has installed on the same node, SIGTERM takes nothing away. --json prints a line
-    for each step.
+    for each step. A node without the plugin portmap gets lists without it.
 
     Examples:
 
@@ -245,6 +248,12 @@ def node_install(
         cni-faasm node-install --config /config --host /host --once
     """
     place = node.Node(installer.bundle_folder(), config, host, owner)
+    if probe:
+        faults = place.faults()
+        if faults:
+            raise ToolError("; ".join(faults), "the keeper of this node puts it back in a moment")
+        typer.echo("all is installed")
+        return
     for step in place.install() if once else node.wait(place, interval):
         if as_json:
             output.print_line(step._asdict())

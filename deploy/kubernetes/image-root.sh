@@ -18,7 +18,8 @@ mkdir "$root"
 cp -a "$bundle" "$root/bundle"
 # Where volumes are mounted while the root file system is read-only.
 mkdir -p "$root/config" "$root/host/usr/lib/cni-faasm" "$root/host/opt/cni/bin" \
-    "$root/host/etc/cni/net.d" "$root/proc" "$root/sys" "$root/dev" "$root/etc" "$root/run"
+    "$root/host/etc/cni/net.d" "$root/etc/cni/net.d" "$root/var/lib/cni" \
+    "$root/var/run/netns" "$root/proc" "$root/sys" "$root/dev" "$root/etc" "$root/run"
 find "$bundle" -type f \( -perm -100 -o -name '*.so*' \) -exec ldd {} + 2>/dev/null |
     sed -n 's,^.*[[:space:]]\(/[^ ]*\) (0x.*,\1,p' | sort -u |
     while read -r library; do

@@ -1,5 +1,6 @@
 """The manifests against Kubernetes' schemas, and the installer in containers made from them."""
 
+import json
 import os
 import re
 import signal
@@ -18,23 +19,53 @@ from tests.runtime.runtimes import CGROUP, Podman, remove_cgroups
 from tests.runtime.test_install import run, version_of
 
 MANIFEST = REPO / "deploy/kubernetes/cni-faasm.yaml"
+WATCH = MANIFEST.with_name("cni-faasm-watch.yaml")
+CAPABILITIES = ("SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE")
+OLDEST = 25  # Kubernetes 1.25, as the manifests say
 PLUGIN = Path("/opt/cni/bin/faasm")
 FOLDER = Path("/usr/lib/cni-faasm")
 CONFIG = Path("/etc/cni/net.d/10-faasm.conflist")
 
 
-def documents() -> dict[str, Any]:
-    return {each["kind"]: each for each in yaml.safe_load_all(MANIFEST.read_text())}
+def documents(manifest: Path = MANIFEST) -> dict[str, Any]:
+    return {each["kind"]: each for each in yaml.safe_load_all(manifest.read_text())}
 
 
-def test_the_manifests_are_valid() -> None:
-    for document in documents().values():
-        kubernetes_validate.validate(document, "1.34", strict=True)
+def versions() -> list[str]:
+    """Return the versions of Kubernetes whose schemas are there, from the oldest that is named."""
+    folder = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema"
+    found = {int(each.name.split(".")[1]) for each in folder.glob("v1.*-local-strict")}
+    return [f"1.{minor}" for minor in sorted(found) if minor >= OLDEST]
+
+
+@pytest.mark.parametrize("manifest", [MANIFEST, WATCH], ids=lambda path: path.stem)
+def test_the_manifests_are_valid(manifest: Path) -> None:
+    assert f"Kubernetes 1.{OLDEST} or later" in manifest.read_text(encoding="utf-8")
+    assert {f"1.{OLDEST}", "1.37"} <= set(versions())
+    for document in documents(manifest).values():
+        for version in versions():
+            kubernetes_validate.validate(document, version, strict=True)
 
 
 def test_the_template_is_the_one_that_is_tested_with_containerd() -> None:
     (text,) = documents()["ConfigMap"]["data"].values()
     assert text == (REPO / "conf/10-faasm.conflist.template").read_text(encoding="utf-8")
+
+
+def test_the_watch_may_not_write_but_where_it_must() -> None:
+    spec = documents(WATCH)["DaemonSet"]["spec"]["template"]["spec"]
+    writable = set()
+    for container in spec["containers"]:
+        context = container["securityContext"]
+        assert context["readOnlyRootFilesystem"] is True
+        assert (context["privileged"], context["allowPrivilegeEscalation"]) == (False, False)
+        assert context["capabilities"] == {"drop": ["ALL"], "add": list(CAPABILITIES)}
+        for mount in container["volumeMounts"]:
+            if not mount.get("readOnly"):
+                writable.add((container["name"], mount["mountPath"]))
+    assert writable == {("gc", "/var/lib/cni")}
+    installer = documents()["DaemonSet"]["spec"]["template"]["spec"]["initContainers"][0]
+    assert {each["image"] for each in spec["containers"]} == {installer["image"]}
 
 
 def test_no_right_that_is_not_needed() -> None:
@@ -149,6 +180,83 @@ def test_it_installs_updates_and_goes(pods: Pods) -> None:
     assert "10.99" in pods.below(CONFIG).read_text()
     end(keeper)
     assert pods.left() == []
+
+
+def test_the_probe(pods: Pods) -> None:
+    def probe() -> tuple[int, str]:
+        with pods.start("first", "--probe") as process:
+            output, _ = process.communicate(timeout=60)
+        return process.returncode, output
+
+    status, told = probe()
+    assert (status, "does not lead to" in told) == (1, True)
+    assert pods.left() == []
+    pods.once("first")
+    assert probe() == (0, "all is installed\n")
+    pods.below(CONFIG).write_text("{}")
+    assert probe()[0] == 1
+    assert pods.below(CONFIG).read_text() == "{}"
+
+
+def test_a_node_without_portmap(pods: Pods) -> None:
+    """The list is installed without it, as a template, too; and with it once it is there."""
+    template = REPO / "conf/10-faasm.conflist.template"
+    (pods.config / template.name).write_bytes(template.read_bytes())
+    listed = json.loads((pods.config / CONFIG.name).read_text())
+    listed["plugins"].append({"type": "portmap", "capabilities": {"portMappings": True}})
+    (pods.config / CONFIG.name).write_text(json.dumps(listed, indent=2))
+    pods.once("first")
+    installed = json.loads(pods.below(CONFIG).read_text())
+    assert [each["type"] for each in installed["plugins"]] == ["faasm"]
+    shortened = pods.below(CONFIG.with_name(template.name)).read_text()
+    entry = ',\n    { "type": "portmap", "capabilities": { "portMappings": true } }'
+    assert shortened == template.read_text().replace(entry, "")
+    assert "portmap" not in shortened
+    pods.below(PLUGIN.with_name("portmap")).write_text("")
+    pods.once("first")
+    assert json.loads(pods.below(CONFIG).read_text()) == listed
+    assert pods.below(CONFIG.with_name(template.name)).read_bytes() == template.read_bytes()
+
+
+def test_metrics_and_garbage_in_a_container(image: Path, host: Host) -> None:
+    """With the capabilities and the mounts of the manifest, and no others."""
+    host.plugin = [str(image / "bundle/faasm")]
+    config = host.config(bandwidth={"egressRate": "10M"})
+    kept, lost = host.add_container(), host.add_container()
+    for inside in (kept, lost):
+        host.add(inside, config)
+    (host.directory / "net.d").mkdir()
+    (host.directory / "net.d/10-testnet.conf").write_text(json.dumps(config))
+
+    def run_within(*words: str) -> str:
+        script = (
+            'mount --bind "$2" "$1/etc/cni/net.d"; mkdir -p "$1$3"; mount --rbind "$3" "$1$3"; '
+            'mount --rbind /run/netns "$1/var/run/netns"; mount --make-rslave "$1/var/run/netns"; '
+            'mkdir -p "$1/run/netns"; mount --rbind /run/netns "$1/run/netns"; '
+            'mount --rbind /proc "$1/proc"; shift 3; exec "$@"'
+        )
+        capabilities = ",".join(f"+{name.lower()}" for name in (*CAPABILITIES, "SYS_CHROOT"))
+        folder = str(host.directory)
+        with host.entered():
+            done = subprocess.run(
+                [
+                    *("unshare", "--mount", "sh", "-ec", script, "sh"),
+                    *(str(image), f"{folder}/net.d", folder),
+                    *("setpriv", "--no-new-privs", "--bounding-set", f"-all,{capabilities}"),
+                    *("--inh-caps", "-all", "chroot", str(image), "/bundle/cni-faasm", *words),
+                ],
+                capture_output=True, text=True, check=False, timeout=120,
+            )  # fmt: skip
+        assert done.returncode in {0, 124}, done
+        return done.stdout
+
+    told = run_within("metrics")
+    drifts = re.findall(r"^cni_faasm_drifts\{.*\} (.*)$", told, re.MULTILINE)
+    assert drifts == ["0.0", "0.0"]
+    lost.delete()
+    assert f"removed attachment {lost.name} eth0" in run_within("gc")
+    assert len(host.records()) == 1
+    assert kept.link("eth0") is not None
 
 
 def test_a_replaced_pod_takes_nothing_away(pods: Pods) -> None:

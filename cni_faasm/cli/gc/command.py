@@ -56,6 +56,10 @@ def gc(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="Only say what would be removed.")
     ] = False,
+    every: Annotated[
+        float,
+        typer.Option("--every", metavar="SECONDS", min=0, help="Again and again, until ended."),
+    ] = 0,
     conf_dir: networks.ConfDir = networks.CONF_DIR,
     state_dir: networks.StateDir = "",
     as_json: output.AsJson = False,
@@ -70,7 +74,24 @@ def gc(
         cni-faasm gc --dry-run
 
         cni-faasm gc
+
+        cni-faasm gc --every 900
     """
+    if every and as_json:
+        raise ToolError("--every and --json exclude each other", "give one")
+    while every:
+        try:
+            _once(conf_dir, state_dir, dry_run=dry_run, as_json=False, quiet=True)
+        except (ToolError, OSError) as error:  # which the next time may do without
+            output.note(str(error))
+        time.sleep(every)
+    _once(conf_dir, state_dir, dry_run=dry_run, as_json=as_json)
+
+
+def _once(
+    conf_dir: str, state_dir: str, *, dry_run: bool, as_json: bool, quiet: bool = False
+) -> None:
+    """Collect, and say what was. quiet: not that there was nothing. Raises: ToolError, OSError."""
     known = networks.installed(conf_dir)
     living = Living()
     with Netlink() as host:
@@ -87,7 +108,7 @@ def gc(
             output.say(f"{outcome.network}: {word} {line}")
         for line in outcome.kept:
             output.say(f"{outcome.network}: kept {line}")
-    if not any(outcome.removed for outcome in outcomes):
+    if not quiet and not any(outcome.removed for outcome in outcomes):
         typer.echo("nothing to remove")
 
 

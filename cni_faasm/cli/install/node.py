@@ -22,6 +22,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -52,6 +53,12 @@ UNFINISHED = ".new."  # how names begin that nobody looks for
 # What containerd's conf_template is written to. It stays when its template goes, and would
 # have the node be ready without a plugin.
 RENDERED = "10-containerd-net.conflist"
+
+# A plugin of a list that a node may lack. In a template of containerd's, too, which is no JSON yet.
+PORTMAP = "portmap"
+_ENTRY = re.compile(
+    rb',\s*\{\s*"type"\s*:\s*"portmap"\s*(,\s*"\w+"\s*:\s*(\{[^{}]*\}|[^{},]*)\s*)*\}'
+)
 
 LINGER_S = 1.0  # for a call that has the old name but has not begun yet
 LEAVE_S = 20.0  # the longest wait for running calls when everything is taken away
@@ -90,7 +97,8 @@ class Node:
             self._note({*files, *wanted})
             if not os.path.isdir(self._version()):
                 self._copy()
-                yield Step(self._version(), "installed")
+                tool = f"/{FOLDER}/{CURRENT}/cni-faasm"
+                yield Step(self._version(), "installed", f"the tool is {tool} on the node")
             for link, text in (
                 (os.path.join(self.folder, CURRENT), self.name),
                 (self.plugin, f"/{FOLDER}/{CURRENT}/faasm"),
@@ -106,6 +114,25 @@ class Node:
             for name in sorted(files - wanted.keys()):
                 yield from _remove(os.path.join(self.config_dir, name))
             self._note(set(wanted))
+
+    def faults(self) -> list[str]:
+        """Return what is not as install leaves it; nothing is changed. Raises: ToolError, OSError."""
+        found = []
+        wanted = self._wanted()
+        for link, text in (
+            (os.path.join(self.folder, CURRENT), self.name),
+            (self.plugin, f"/{FOLDER}/{CURRENT}/faasm"),
+        ):
+            if _link_text(link) != text:
+                found.append(f"{link} does not lead to {text}")
+        if not os.path.isfile(os.path.join(self._version(), os.path.basename(self.plugin))):
+            found.append(f"{self._version()} is not there")
+        found += [
+            f"{os.path.join(self.config_dir, name)} is not as it should be"
+            for name, data in sorted(wanted.items())
+            if read(os.path.join(self.config_dir, name)) != data
+        ]
+        return found
 
     def clear(self) -> Iterator[Step]:
         """Remove bundles that are no longer current and that no running call needs."""
@@ -155,6 +182,8 @@ class Node:
             if name.startswith(".") or not os.path.isfile(path):
                 continue  # how a ConfigMap's folder is exchanged
             data = read(path) or b""
+            if not os.path.lexists(os.path.join(os.path.dirname(self.plugin), PORTMAP)):
+                data = _ENTRY.sub(b"", data)
             if name.endswith((".conflist", ".conf", ".json")):
                 remarks = validate.remarks_on(data, path, self.configs)
                 faults = [f"{one.place}: {one.text}" for one in remarks if one.is_fault]
