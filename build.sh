@@ -99,7 +99,7 @@ prepare_bootloader() {
 # Prints one hash over everything that the bundle depends on.
 inputs() {
     {
-        find cni_faasm packaging conf deploy/systemd deploy/completion docs -type f ! -name '*.pyc' -print0 | sort -z | xargs -0 sha256sum
+        find cni_faasm packaging conf deploy/systemd deploy/completion deploy/monitoring docs -type f ! -name '*.pyc' -print0 | sort -z | xargs -0 sha256sum
         # shellcheck disable=SC2086  # a list
         sha256sum build.sh requirements/build.txt $documents
         "$python" -VV
@@ -158,7 +158,7 @@ build() {
     .venv/bin/python packaging/contents.py build/faasm/origins build "$SOURCE_DATE_EPOCH" >&2
     mv build/sbom.cdx.json "build/dist/$bill"
     # shellcheck disable=SC2086  # a list
-    cp -R $documents docs conf build/licenses build/dist/faasm # docs/ points to conf/
+    cp -R $documents docs conf deploy/monitoring build/licenses build/dist/faasm # docs/ points to conf/
     find build/dist/faasm -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
     tar -C build/dist --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner \
         --mode=go=rX,u+rw --format=gnu --transform "s,^faasm,cni-faasm-$version," -cf - faasm |
