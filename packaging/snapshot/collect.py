@@ -137,7 +137,8 @@ def main() -> None:
         if place is not None and not name.startswith(("encodings.", "importlib")):
             path, is_package = place
             modules[name] = (is_package, compiled(path, "python/" + os.path.relpath(path, library)))
-    modules["json_halves"] = (False, compiled(f"{HERE}/json_halves.py", "json_halves.py"))
+    for name in ("json_halves", "rehearse"):
+        modules[name] = (False, compiled(f"{HERE}/{name}.py", f"{name}.py"))
     script = compiled(f"{HERE}/seed.py", "seed.py")
     with open(out, "wb") as file:
         marshal.dump(

@@ -84,10 +84,14 @@ for _name in FORBIDDEN:
 
 main = sys.modules["cni_faasm.__main__"].main
 
+import rehearse
+
+rehearse.main()
+
 _thread.get_ident = _get_ident
 
 # From here on nothing can be imported but what has been.
 sys.meta_path[:] = [_frozen_importlib.BuiltinImporter]
 sys.path_importer_cache = {}
-for _name in ("simplejson", "simplejson.errors", "simplejson.raw_json"):
+for _name in ("rehearse", "simplejson", "simplejson.errors", "simplejson.raw_json"):
     del sys.modules[_name]

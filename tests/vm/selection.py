@@ -33,6 +33,7 @@ JOBS = (
     "tests/vm/jobs/egress.py",
     "tests/vm/jobs/traffic.py",
     "tests/vm/jobs/drift.py",
+    "tests/vm/jobs/memory.py",
     "tests/vm/jobs/modules.py",
     "tests/kernel/test_add_del.py::test_dual_stack_addresses_are_usable_at_once",
     "tests/kernel/test_add_del.py::test_a_late_failure_undoes_everything",
