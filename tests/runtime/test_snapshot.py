@@ -284,3 +284,24 @@ def test_processors_old_and_new(answer: bytes, number: int) -> None:
     model = models[number % len(models)]
     done = version(f"qemu-{machine}-static", "-cpu", model)
     assert (done.returncode, done.stdout) == (0, answer), model
+
+
+# What a process does before it reads its input: by the C library, by adopt.c, by Python.
+BEGINNING = (
+    *("arch_prctl", "brk", "getrandom", "gettid", "mmap", "mprotect", "newfstatat", "prlimit64"),
+    *("readlink", "rseq", "rt_sigaction", "rt_sigprocmask", "set_robust_list", "set_tid_address"),
+)
+NEEDED = {"arch_prctl", "brk", "mmap", "mprotect", "newfstatat"}
+
+
+@pytest.mark.parametrize("error", ["EPERM", "ENOSYS"])
+@pytest.mark.parametrize("name", BEGINNING)
+def test_a_profile_that_forbids_calls(answer: bytes, name: str, error: str) -> None:
+    """As seccomp's do: what is not needed is done without; else it says so, or does not start."""
+    done = version("strace", "-o", "/dev/null", "-e", f"inject={name}:error={error}")
+    if done.returncode == 0:
+        assert done.stdout == answer
+    else:
+        assert name in NEEDED
+        if done.stdout:
+            assert json.loads(done.stdout)["code"] in (5, 100)
