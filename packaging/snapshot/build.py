@@ -62,10 +62,12 @@ RENAMED = (
     ".data.rel.local=pydata",
     ".bss=pybss,alloc,load,data,contents",
     ".PyRuntime=pyruntime",
+    ".bss.snapshot_blocks=.snapshot_blocks",
+    ".bss.snapshot_pages=.snapshot_pages",
 )
 RENAMED_SECTIONS = {one.partition("=")[2].partition(",")[0] for one in RENAMED}
-# Of libpython and ours, and not kept: counters for tracers in the kernel; memory.c's arrays.
-NOT_RENAMED = {".probes", ".snapshot_blocks", ".snapshot_pages"}
+# Of libpython, and not kept: counters for tracers in the kernel.
+NOT_RENAMED = {".probes"}
 
 # Behind everything else, and far from small numbers.
 PLACES = {".snapshot_pages": 0x20000000, ".snapshot_blocks": 0x20400000}

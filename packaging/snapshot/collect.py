@@ -134,7 +134,11 @@ def main() -> None:
             modules[name] = (is_package, compiled(path, os.path.relpath(path, root)))
     for name in sorted({*sys.modules} - {*names, "__main__", "encodings"}):
         place = source(library, name)
-        if place is not None and not name.startswith(("encodings.", "importlib")):
+        if (
+            place is not None
+            and not name.startswith("encodings.")
+            and name != "importlib._bootstrap"
+        ):
             path, is_package = place
             modules[name] = (is_package, compiled(path, "python/" + os.path.relpath(path, library)))
     for name in ("json_halves", "rehearse"):

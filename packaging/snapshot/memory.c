@@ -20,11 +20,10 @@
 #define PAGES_SIZE (2UL << 20)
 #define PAGE 4096UL
 
-/* The last sections of the executable, at addresses that build.py gives. */
-__attribute__((section(".snapshot_blocks,\"aw\",@nobits#"), aligned(65536)))
-char snapshot_blocks[BLOCKS_SIZE];
-__attribute__((section(".snapshot_pages,\"aw\",@nobits#"), aligned(65536)))
-char snapshot_pages[PAGES_SIZE];
+/* The last sections of the executable, at addresses that build.py gives; it renames them, for by
+ * this beginning of their names the compiler knows that they have nothing in the file. */
+__attribute__((section(".bss.snapshot_blocks"), aligned(65536))) char snapshot_blocks[BLOCKS_SIZE];
+__attribute__((section(".bss.snapshot_pages"), aligned(65536))) char snapshot_pages[PAGES_SIZE];
 
 typedef struct {
     size_t size;

@@ -8,9 +8,10 @@
 #include "snapshot.h"
 
 #define MODULES(X) \
-    X(_abc) X(_codecs) X(_collections) X(_functools) X(_io) X(_json_speedups) X(_locale) \
-    X(_operator) X(_socket) X(_sre) X(_stat) X(_struct) X(_thread) X(_weakref) X(atexit) \
-    X(binascii) X(errno) X(fcntl) X(itertools) X(math) X(posix) X(select) X(time)
+    X(_abc) X(_bisect) X(_codecs) X(_collections) X(_functools) X(_heapq) X(_io) \
+    X(_json_speedups) X(_locale) X(_opcode) X(_operator) X(_socket) X(_sre) X(_stat) \
+    X(_struct) X(_thread) X(_weakref) X(array) X(atexit) X(binascii) X(errno) X(fcntl) \
+    X(itertools) X(math) X(posix) X(select) X(time)
 
 #define PyInit__json_speedups PyInit__speedups /* simplejson's */
 

@@ -41,6 +41,8 @@ class Finder:
     def find_spec(
         name: str, path: object = None, target: object = None
     ) -> "_frozen_importlib.ModuleSpec | None":
+        if name in FORBIDDEN:
+            raise ImportError(f"{name}: {FORBIDDEN[name]}")
         if name not in MODULES:
             return None
         is_package, _ = MODULES[name]
@@ -56,12 +58,17 @@ class Finder:
 
 
 sys.meta_path[:] = [Finder, _frozen_importlib.BuiltinImporter]
-for _paths in ("path_hooks", "path"):
-    if hasattr(sys, _paths):
-        getattr(sys, _paths).clear()
+# What an interpreter of which not all is wanted lacks, and modules of the library ask for.
+sys.warnoptions = []
+sys.path_hooks = []
+sys.path = []
+sys.path_importer_cache = {}
+import _io
+import builtins
+
+builtins.open = _io.open
 
 # What simplejson's C half asks for when it is imported.
-
 for _name, _names in (
     ("simplejson", {}),
     ("simplejson.errors", {"JSONDecodeError": type("JSONDecodeError", (ValueError,), {})}),
@@ -78,9 +85,6 @@ for _name in sorted(MODULES):
         __import__(_name)
 for _name in LATE:
     __import__(_name)
-for _name in FORBIDDEN:
-    if _name in sys.modules:
-        raise ImportError(f"{_name}: {FORBIDDEN[_name]}")
 
 main = sys.modules["cni_faasm.__main__"].main
 
@@ -92,6 +96,5 @@ _thread.get_ident = _get_ident
 
 # From here on nothing can be imported but what has been.
 sys.meta_path[:] = [_frozen_importlib.BuiltinImporter]
-sys.path_importer_cache = {}
 for _name in ("rehearse", "simplejson", "simplejson.errors", "simplejson.raw_json"):
     del sys.modules[_name]

@@ -82,6 +82,39 @@ def test_the_same_sources_give_the_same_bytes(tmp_path: Path) -> None:
     assert first == PLUGIN.read_bytes(), "dist/ is not of these sources: ./build.sh"
 
 
+LIBRARY = [
+    "dataclasses",
+    "enum",
+    "functools",
+    "ipaddress",
+    "json",
+    "os",
+    "re",
+    "socket",
+    "struct",
+    "typing",
+]
+
+
+def test_modules_of_the_library_may_be_imported(tmp_path: Path) -> None:
+    """They cost a call nothing; those that keep something of a process end the build."""
+    sources = tmp_path / "sources"
+    for name in ("cni_faasm", "packaging"):
+        shutil.copytree(REPO / name, sources / name, ignore=shutil.ignore_patterns("__pycache__"))
+    face = sources / "cni_faasm" / "__init__.py"
+    plain = face.read_text()
+    face.write_text(f"{plain}\nimport {', '.join(LIBRARY)}\n")
+    make(sources, tmp_path / "made")
+    done = subprocess.run(
+        [tmp_path / "made" / "faasm"], input=INPUT, env={"CNI_COMMAND": "VERSION"},
+        capture_output=True, check=True,
+    )  # fmt: skip
+    assert json.loads(done.stdout)["cniVersion"] == "1.1.0"
+    face.write_text(f"{plain}\nimport random\n")
+    with pytest.raises(AssertionError, match="the same in every process"):
+        make(sources, tmp_path / "made")
+
+
 def test_many_starts_at_once(answer: bytes) -> None:
     """Each has its stack, its heap and its own libraries' data elsewhere."""
 
