@@ -58,7 +58,7 @@ def call(stdin: bytes) -> None:
         request,
         addresses,
         mtu=plan.link_mtu(config, 1500),
-        leaf="fq_codel",
+        queue="fq_codel",
         boot_id="01234567-89ab-cdef-0123-456789abcdef",
         created=0,
         random=bytes(range(12)),
