@@ -22,13 +22,14 @@ from cni_faasm.cli.pool import netfolder, resolvers
 from cni_faasm.cli.pool.making import Builder
 from cni_faasm.cli.pool.resting import Resting
 from cni_faasm.cli.pool.slotfiles import RETURNED, SlotFiles
-from cni_faasm.link import kernel, removal, veth
+from cni_faasm.config import loading as configuration
+from cni_faasm.link import egress, kernel, removal, veth
 from cni_faasm.netlink import link
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.rules import backstop, guard
 from cni_faasm.spec.errors import CniError
-from cni_faasm.verbs.delete import delete
+from cni_faasm.verbs.delete import delete, release
 
 # So many at a time have a thread each; more are deleted in one message.
 _THREADS = 8
@@ -77,28 +78,42 @@ class Renewal:
             return [Failure(number, refused.msg, refused.details) for number in numbers]
         except CniError as error:
             return [Failure(number, error.msg, error.details) for number in numbers]
-        return [one for number in numbers for one in self._finish(number, number in plans)]
+        except OSError as error:
+            text = f"{error.filename}: {error.strerror}"
+            return [Failure(number, text, "") for number in numbers]
+        return [one for number in numbers for one in self._finish(number, plans.get(number))]
 
-    def _finish(self, number: int, recorded: bool) -> list[Failure]:
+    def _finish(self, number: int, promised: Plan | None) -> list[Failure]:
         name = self._builder.names.namespace(number)
         try:
-            # By its record the pair has gone; without one, the namespace leads to it.
-            self._detach(number, "" if recorded else netfolder.path_of(name))
+            self._detach(number, promised)
             resolvers.remove(name)
             netfolder.remove(name)
             self._files.drop(number)
+        except NetlinkError as error:
+            refused = kernel.refusal(error)
+            return [Failure(number, refused.msg, refused.details)]
         except CniError as error:
             return [Failure(number, error.msg, error.details)]
         except OSError as error:
             return [Failure(number, f"{error.filename}: {error.strerror}", "")]
         return []
 
-    def _detach(self, number: int, netns: str) -> None:
-        """Do as a DEL: what is left is the record and an ifb. Raises: CniError."""
+    def _detach(self, number: int, promised: Plan | None) -> None:
+        """Do the rest of a DEL: the ifb, lease and record. Raises: CniError, NetlinkError."""
         names, builder = self._builder.names, self._builder
+        name, ifname = names.namespace(number), names.inner(number)
         document: dict[str, object] = {"name": builder.network, "stateDir": builder.state_dir}
-        identity = names.namespace(number), names.inner(number)
-        delete(networks.request("DEL", document, *identity, netns), builder.warnings, detach=False)
+        # By its record the pair has gone; without one, the namespace leads to it.
+        netns = netfolder.path_of(name) if promised is None else ""
+        request = networks.request("DEL", document, name, ifname, netns)
+        if promised is not None:
+            if promised.host_egress is not None:
+                egress.remove(self._host, promised, detach=False)
+            config = configuration.load_tolerant(document)
+            if release(request, config, builder.network, (name, ifname), promised):
+                return
+        delete(request, builder.warnings, detach=False)
 
     def _forget(self, plans: Sequence[Plan]) -> None:
         """Let guards and limits forget members, before their names are given again."""
