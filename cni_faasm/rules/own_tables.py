@@ -94,8 +94,9 @@ def demand_free(names: "Iterable[str]") -> None:
     """Refuse names that tables of somebody else's have. Raises: NetlinkError; CniError 109."""
     with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
         for name in names:
-            families = FAMILIES[:1] if name.startswith((MASQUERADE, PORTS)) else FAMILIES
-            demand(netfilter, look(netfilter, name, families))
+            # One by one: where there is no nf_tables, each question has the kernel call modprobe.
+            for family in FAMILIES[:1] if name.startswith((MASQUERADE, PORTS)) else FAMILIES:
+                demand(netfilter, look(netfilter, name, (family,)))
 
 
 def remove(name: str, families: "tuple[int, ...]", *, dry_run: bool) -> bool:
