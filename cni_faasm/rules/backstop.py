@@ -354,9 +354,9 @@ def sweep(network: str, host: Netlink) -> None:
     from cni_faasm.link import veth
 
     name = table_name(network)
+    stale: list[str] = []
     with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
         tables = look(netfilter, name)
-        stale = []
         for family, table in zip(FAMILIES, tables, strict=True):
             if table is None or not table.comment.startswith(_OURS):
                 continue

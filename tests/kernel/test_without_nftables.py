@@ -1,0 +1,62 @@
+"""Where there is no nf_tables: who masquerades and guards nothing does without it."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.host import Host
+
+PLUGIN = [sys.executable, "-m", "tests.without_nftables"]
+LIMITS = {"ingressRate": 10**7, "egressRate": 10**7}
+
+
+@pytest.fixture
+def poor(make_host: Callable[[list[str]], Host]) -> Host:
+    return make_host(PLUGIN)
+
+
+def collect(host: Host, network: dict[str, Any], *names: str) -> None:
+    valid = [{"containerID": name, "ifname": "eth0"} for name in names]
+    host.cni("GC", None, {**network, "cni.dev/valid-attachments": valid}).ok()
+
+
+@pytest.mark.parametrize("bandwidth", [None, LIMITS], ids=["unlimited", "limited"])
+def test_every_verb(poor: Host, bandwidth: dict[str, int] | None) -> None:
+    network = poor.config(cniVersion="1.1.0", antiSpoof=False, bandwidth=bandwidth)
+    poor.cni("STATUS", None, network).ok()
+    one, other = poor.add_container(), poor.add_container()
+    result = poor.add(one, network)
+    poor.add(other, network)
+    poor.check(one, network, result).ok()
+    collect(poor, network, one.name)
+    assert poor.links() == ["faasm0"]
+    poor.check(one, network, result).ok()
+    poor.delete_attachment(one, network)
+    collect(poor, network)
+    assert (poor.links(), poor.leases()) == ([], {})
+
+
+def test_a_container_of_several_attachments(poor: Host) -> None:
+    """Which asks the guards of the other networks to let its addresses pass."""
+    first = poor.config(cniVersion="1.1.0", antiSpoof=False)
+    second = {**first, "name": "second", "ipam": {**first["ipam"], "subnet": "10.202.0.0/24"}}
+    container = poor.add_container()
+    results = [
+        poor.add(container, network, ifname=name)
+        for network, name in ((first, "eth0"), (second, "eth1"))
+    ]
+    for network, name, result in zip((first, second), ("eth0", "eth1"), results, strict=True):
+        poor.check(container, network, result, ifname=name).ok()
+
+
+@pytest.mark.parametrize("keys", [{"ipMasq": True}, {"antiSpoof": True}, {"isolated": True}])
+def test_what_needs_it_is_refused(poor: Host, keys: dict[str, bool]) -> None:
+    container = poor.add_container()
+    before = poor.snapshot()
+    network = poor.config(cniVersion="1.1.0", **{"antiSpoof": False, **keys})
+    error = poor.cni("ADD", container, network).error(106)
+    assert f"which {next(iter(keys))} needs" in error["msg"]
+    poor.cni("STATUS", None, network).error(50)
+    poor.assert_unchanged(before)
