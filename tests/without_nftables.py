@@ -1,6 +1,7 @@
 """Call the plugin on a kernel without nf_tables: requests for it are refused as nfnetlink does.
 
-python -m tests.without_nftables        in the place of: python -m cni_faasm
+python -m tests.without_nftables             in the place of: python -m cni_faasm
+python -m tests.without_nftables tool ...                     python -m cni_faasm.cli ...
 
 Everything else goes to the real kernel.
 """
@@ -52,4 +53,9 @@ if __name__ == "__main__":
     for method in (run_batch, dump, nft_batch):
         name = "_run_batch" if method is run_batch else method.__name__
         setattr(Netlink, name, method)
+    if sys.argv[1:2] == ["tool"]:
+        from cni_faasm.cli.main import main as tool
+
+        del sys.argv[1]
+        tool()
     sys.exit(main())

@@ -4,6 +4,7 @@ They begin at zero when a table is made anew.
 """
 
 from cni_faasm.netlink import dumps, nft, nft_counter
+from cni_faasm.netlink.lacking import IfNftables
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
 from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.rules import backstop, guard_rules
@@ -29,12 +30,8 @@ def every() -> "Iterator[tuple[str, str, int]]":
 
     What drops is "antiSpoof", "isolated" or "limit". Raises: NetlinkError.
     """
-    try:
-        netfilter = Netlink(NETLINK_NETFILTER)
-    except OSError:
-        return  # a kernel without nf_tables
-    with netfilter:
-        found: dict[tuple[str, str], int] = {}
+    found: dict[tuple[str, str], int] = {}
+    with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
         for family in FAMILIES:
             for table in dumps.tables(netfilter, family):
                 prefix = next((one for one in _CHAINS if table.name.startswith(one)), "")

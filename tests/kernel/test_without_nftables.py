@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.host import Host
+from tests.host import Host, wait_until
+from tests.tool import Tool
 
 PLUGIN = [sys.executable, "-m", "tests.without_nftables"]
 LIMITS = {"ingressRate": 10**7, "egressRate": 10**7}
@@ -49,6 +50,22 @@ def test_a_container_of_several_attachments(poor: Host) -> None:
     ]
     for network, name, result in zip((first, second), ("eth0", "eth1"), results, strict=True):
         poor.check(container, network, result, ifname=name).ok()
+
+
+def test_the_tool(poor: Host) -> None:
+    tool = Tool(poor, [*PLUGIN, "tool"])
+    tool.network(ipMasq=False, antiSpoof=False, bandwidth=LIMITS)
+    network = poor.config(antiSpoof=False, bandwidth=LIMITS)
+    container = poor.add_container()
+    poor.add(container, network)
+    assert "no drift" in tool("check").ok().stdout
+    assert 'container="' + container.name in tool("metrics").ok().stdout
+    poor.run(["tc", "qdisc", "del", "dev", "faasm0", "root"])
+    assert "root qdisc" in tool("repair").ok().stdout
+    tool("set-rate", "faasm0", "--egress", "5M").ok()
+    container.delete()
+    wait_until(lambda: poor.link("faasm0") is None, "the pair to go")
+    assert "removed" in tool("gc").ok().stdout
 
 
 @pytest.mark.parametrize("keys", [{"ipMasq": True}, {"antiSpoof": True}, {"isolated": True}])
