@@ -65,6 +65,21 @@ def test_latency_bounds_the_queue() -> None:
     assert make(10**6, latency_ms=1).leaf_bytes > 6 * 1514  # some packets it must hold
 
 
+def test_latency_bounds_fq_codel_at_any_rate() -> None:
+    numbers = {}
+    for latency_ms in (None, 60, 200):
+        one = make(10**6, latency_ms=latency_ms, queue="tbf fq_codel")
+        found = shaping.fq_codel(one)
+        numbers[latency_ms] = (found["memory_limit"], found["target_us"], found["interval_us"])
+    # Seven packets it must hold, and one and a half are on their way for 18 ms.
+    shortest = (3 * 9784, 18_168, 363_360)
+    assert numbers == {
+        None: shortest,
+        60: (shortest[0], 20_000, 400_000),
+        200: (3 * 25_000, 66_666, 1_333_320),
+    }
+
+
 def test_a_burst_that_is_asked_for_holds_a_packet() -> None:
     tiny = shaping.shape(Limit(10**6, 8), None, 9000, "bfifo")
     assert tiny is not None

@@ -174,7 +174,7 @@ def test_the_cutter_is_compared() -> None:
             one,
             root=tc_parse.parse_qdisc(ROOT),
             cutter=tc_parse.parse_qdisc(cutter),
-            queue=tc_parse.parse_qdisc(changed(LEAF, memory_limit=2 * one.leaf_bytes)),
+            queue=tc_parse.parse_qdisc(changed(LEAF, memory_limit=3 * one.leaf_bytes)),
             one_class=tc_parse.parse_class(CLASS),
         )
         return [f"{what}: expected {expected}, found {actual}" for what, expected, actual in told]
