@@ -4,26 +4,34 @@ The only place that catches everything. Whatever happens, the runtime gets one C
 or one CNI error document, and after a failed ADD nothing is left.
 """
 
+import os
 import posix
 import sys
+import time
+from collections.abc import Callable
+from typing import NoReturn
 
+from cni_faasm import arguments
 from cni_faasm.attachment.undo import Undo
+from cni_faasm.netavark import edge
+from cni_faasm.netlink import debuglog
+from cni_faasm.netlink.transport import Netlink
 from cni_faasm.spec import jsonio, protocol, results
 from cni_faasm.spec.errors import DECODING_FAILURE, INTERNAL, IO_FAILURE, CniError
+from cni_faasm.verbs.add import add
+from cni_faasm.verbs.check import check
+from cni_faasm.verbs.delete import delete
+from cni_faasm.verbs.gc import gc
+from cni_faasm.verbs.status import status
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import NoReturn
-
-    Tell = Callable[[int, bytes], None]
+Tell = Callable[[int, bytes], None]
 
 MAX_STDIN_BYTES = 8 << 20
 _READ_BYTES = 1 << 16
 _SIGNALS = (15, 2)  # SIGTERM, SIGINT
 
 
-def main() -> "NoReturn":
+def main() -> NoReturn:
     """Serve one call of a container runtime and end the process.
 
     Exit status: 0 with a result (or nothing, for DEL, CHECK, GC, STATUS) on stdout, 1
@@ -33,26 +41,24 @@ def main() -> "NoReturn":
     environ = cni_variables(posix.environ)
     _fill_descriptors()
     if not environ.get("CNI_COMMAND"):
-        from cni_faasm import arguments
-
         words = arguments.given()
         if words and words[0] in arguments.NETAVARK:
             _catch_signals()
-            posix._exit(_serve_netavark(words))
+            os._exit(_serve_netavark(words))
         status, stdout, stderr = arguments.answer(words)
         try:
             _write(1, stdout.encode())
             _write(2, stderr.encode())
         except OSError:
             status = 1  # nobody listens
-        posix._exit(status)
+        os._exit(status)
     _catch_signals()
     status = serve(environ)
     # Flushed and done: the interpreter's own tear-down would cost a millisecond.
-    posix._exit(status)
+    os._exit(status)
 
 
-def cni_variables(environ: "dict[bytes, bytes]") -> "dict[str, str]":
+def cni_variables(environ: dict[bytes, bytes]) -> dict[str, str]:
     """Return the specification's variables of an environment, and the trace a call is part of."""
     return {
         key.decode("utf-8", "surrogateescape"): value.decode("utf-8", "surrogateescape")
@@ -61,23 +67,20 @@ def cni_variables(environ: "dict[bytes, bytes]") -> "dict[str, str]":
     }
 
 
-def _serve_netavark(words: "list[str]") -> int:
+def _serve_netavark(words: list[str]) -> int:
     """Serve a call of podman's or netavark's. Returns: the exit status."""
-    from cni_faasm.netavark import edge
 
     def tell(_: int, text: bytes) -> None:
         _write(1, text)
 
-    def serve_call(
-        variables: "dict[str, str]", document: "dict[str, object]", translate: "Tell"
-    ) -> int:
+    def serve_call(variables: dict[str, str], document: dict[str, object], translate: Tell) -> int:
         return serve(variables, tell=translate, given=document)
 
     try:
         return edge.answer(
             words,
             posix.environ,
-            is_root=posix.geteuid() == 0,
+            is_root=os.geteuid() == 0,
             read=lambda: _read_all(0),
             tell=tell,
             serve=serve_call,
@@ -93,13 +96,13 @@ def _serve_netavark(words: "list[str]") -> int:
 
 
 def serve(
-    environ: "dict[str, str]",
+    environ: dict[str, str],
     stdin: int = 0,
     stdout: int = 1,
     stderr: int = 2,
     *,
-    tell: "Tell | None" = None,
-    given: "dict[str, object] | None" = None,
+    tell: Tell | None = None,
+    given: dict[str, object] | None = None,
 ) -> int:
     """Serve one call over the given descriptors.
 
@@ -128,13 +131,13 @@ def serve(
 
 
 def _answer(
-    environ: "dict[str, str]",
+    environ: dict[str, str],
     undo: Undo,
     stdin: int,
     stderr: int,
-    tell: "Tell",
+    tell: Tell,
     *,
-    given: "protocol.Given | None",
+    given: protocol.Given | None,
 ) -> int:
     version = ""
     warnings: list[str] = []
@@ -166,17 +169,12 @@ def _answer(
     return status
 
 
-def _begin_log(environ: "dict[str, str]", request: "protocol.Request") -> None:
+def _begin_log(environ: dict[str, str], request: protocol.Request) -> None:
     """Have each step told, where that is wanted; otherwise not even the module is loaded."""
     if "CNI_FAASM_LOG" not in environ and not any(
         key.lower() == "logfile" for key in request.document
     ):
         return
-    import time
-
-    from cni_faasm.netlink import debuglog
-    from cni_faasm.netlink.transport import Netlink
-
     path = debuglog.wanted(environ, request.document)
     if path:
         environ["CNI_FAASM_LOG"] = path
@@ -187,43 +185,27 @@ def _begin_log(environ: "dict[str, str]", request: "protocol.Request") -> None:
                 Netlink.log.step(f"{name}={environ[name]}")
 
 
-def _end_log(environ: "dict[str, str]", fault: "dict[str, object] | None") -> None:
-    import time
-
-    from cni_faasm.netlink.transport import Netlink
-
+def _end_log(environ: dict[str, str], fault: dict[str, object] | None) -> None:
     log, Netlink.log = Netlink.log, None
     if log is not None:
         log.step("done" if fault is None else f"error {fault.get('code')}: {fault.get('msg')}")
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        log.write(environ["CNI_FAASM_LOG"], f"{now} {posix.getpid()} {environ['CNI_COMMAND']}")
+        log.write(environ["CNI_FAASM_LOG"], f"{now} {os.getpid()} {environ['CNI_COMMAND']}")
 
 
-def _run(
-    request: "protocol.Request", undo: Undo, warnings: "list[str]"
-) -> "dict[str, object] | None":
+def _run(request: protocol.Request, undo: Undo, warnings: list[str]) -> dict[str, object] | None:
     """Run the verb. Returns: what goes to stdout, if anything."""
     verb = request.verb
     if verb == "ADD":
-        from cni_faasm.verbs.add import add
-
         result = add(request, undo, warnings)
         return results.result_document(result, request.cni_version)
     if verb == "DEL":
-        from cni_faasm.verbs.delete import delete
-
         delete(request, warnings)
     elif verb == "CHECK":
-        from cni_faasm.verbs.check import check
-
         check(request)
     elif verb == "GC":
-        from cni_faasm.verbs.gc import gc
-
         gc(request)
     elif verb == "STATUS":
-        from cni_faasm.verbs.status import status
-
         status(request)
     else:
         return protocol.version_document()
@@ -243,14 +225,11 @@ def _catch_signals() -> None:
     """Have what a verb has done undone when somebody wants it to end."""
     if not _has_signals():
         return
-    if TYPE_CHECKING:
-        import signal as _signal
-    else:
-        import _signal
+    import signal  # which the snapshot has not
 
     for number in _SIGNALS:
-        if _signal.getsignal(number) != _signal.SIG_IGN:
-            _signal.signal(number, _terminated)
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _terminated)
 
 
 def _terminated(*_: object) -> None:
@@ -263,14 +242,11 @@ def _ignore_signals() -> None:
     """Let no signal come between the result and the end, nor into the undoing."""
     if not _has_signals():
         return
-    if TYPE_CHECKING:
-        import signal as _signal
-    else:
-        import _signal
+    import signal  # which the snapshot has not
 
     for number in _SIGNALS:
-        if _signal.getsignal(number) is _terminated:
-            _signal.signal(number, _signal.SIG_IGN)
+        if signal.getsignal(number) is _terminated:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _fill_descriptors() -> None:
@@ -278,11 +254,11 @@ def _fill_descriptors() -> None:
 
     The wrong way round, so that reading and writing fail as they must.
     """
-    for fd, flags in enumerate((posix.O_WRONLY, posix.O_RDONLY, posix.O_RDONLY)):
+    for fd, flags in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_RDONLY)):
         try:
-            posix.fstat(fd)
+            os.fstat(fd)
         except OSError:
-            posix.open("/dev/null", flags)  # takes the lowest free number, which is fd
+            os.open("/dev/null", flags)  # takes the lowest free number, which is fd
 
 
 def _internal(error: BaseException) -> CniError:
@@ -319,7 +295,7 @@ def _read_all(fd: int) -> bytes:
     parts: list[bytes] = []
     size = 0
     try:
-        while part := posix.read(fd, _READ_BYTES):
+        while part := os.read(fd, _READ_BYTES):
             parts.append(part)
             size += len(part)
             if size > MAX_STDIN_BYTES:
@@ -339,7 +315,7 @@ def _read_all(fd: int) -> bytes:
 
 def _write(fd: int, data: bytes) -> None:
     while data:
-        data = data[posix.write(fd, data) :]
+        data = data[os.write(fd, data) :]
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ Options:
 """
 
 
-def answer(given: "list[str]") -> "tuple[int, str, str]":
+def answer(given: list[str]) -> tuple[int, str, str]:
     """Return the exit status and what goes to stdout and stderr, but for netavark's calls."""
     if not given:
         who = f"cni-faasm {__version__}: the CNI plugin 'faasm'. A container runtime calls it; "
@@ -38,7 +38,7 @@ def answer(given: "list[str]") -> "tuple[int, str, str]":
     return 0, USAGE if given[0] in HELP else f"faasm {__version__}\n{_versions()}", ""
 
 
-def given() -> "list[str]":
+def given() -> list[str]:
     """Return the arguments of this process."""
     return sys.argv[1:]
 

@@ -1,7 +1,6 @@
 """Help the tests of the lease store: ranges from text, planted files, injected faults."""
 
 import os
-import posix
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -59,7 +58,7 @@ def lease(
 
 
 class Calls:
-    """Stand between our modules and `posix`: count calls, and do something at the Nth."""
+    """Stand between our modules and `os`: count calls, and do something at the Nth."""
 
     # Constants and types are passed through; these are the system calls.
     WATCHED = frozenset(
@@ -73,7 +72,7 @@ class Calls:
         self._act = act
 
     def __getattr__(self, name: str) -> Any:
-        real = getattr(posix, name)
+        real = getattr(os, name)
         if name not in self.WATCHED:
             return real
 
@@ -93,16 +92,16 @@ class Calls:
 
 @contextmanager
 def intercepted(at: int | None, act: Callable[[str], None]) -> Iterator[Calls]:
-    """Let the store and the records call `posix` through `Calls`."""
+    """Let the store and the records call `os` through `Calls`."""
     calls = Calls(at, act)
     modules = (files, leases_module, store_module, record)
     try:
         for module in modules:
-            setattr(module, "posix", calls)  # noqa: B010 - not a name they export
+            setattr(module, "os", calls)  # noqa: B010 - not a name they export
         yield calls
     finally:
         for module in modules:
-            setattr(module, "posix", posix)  # noqa: B010
+            setattr(module, "os", os)  # noqa: B010
 
 
 def kill_myself(_name: str) -> None:

@@ -5,19 +5,14 @@ one and prevResult; when it does, loading the modules that validate it and doing
 half a millisecond of nine, to learn what is known.
 """
 
-from cni_faasm.attachment import record
+from cni_faasm.attachment import plan_fields, record
+from cni_faasm.attachment.plan import Plan
 from cni_faasm.config.defaults import DEFAULT_STATE_DIR
+from cni_faasm.config.loading import NetworkConfig
 from cni_faasm.spec import jsonio
 from cni_faasm.spec.errors import CniError
-from cni_faasm.spec.protocol import is_name
-from cni_faasm.spec.results import parse_result
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.attachment.plan import Plan
-    from cni_faasm.config.loading import NetworkConfig
-    from cni_faasm.spec.protocol import Request
-    from cni_faasm.spec.results import Result
+from cni_faasm.spec.protocol import Request, is_name
+from cni_faasm.spec.results import Result, parse_result
 
 KEY = "config"  # of the record
 REMARKS = "remarks"  # of the record, too
@@ -29,7 +24,7 @@ _PATH_LIMIT = 1024  # characters; whether a longer one is a path is for config.p
 _LIMIT = 1 << 16  # characters; a longer one is validated each time
 
 
-def fields(config: "NetworkConfig") -> "dict[str, object]":
+def fields(config: NetworkConfig) -> dict[str, object]:
     """Return what the record keeps of a configuration beside the plan.
 
     Its remarks, too, such as a limit that was lowered: runtimes show nobody the stderr of an
@@ -43,14 +38,14 @@ def fields(config: "NetworkConfig") -> "dict[str, object]":
     return kept
 
 
-def text_of(document: "dict[str, object]") -> str:
+def text_of(document: dict[str, object]) -> str:
     """Return what the record keeps of a configuration; "" when it is too long for that."""
     own = {key: value for key, value in document.items() if key != "prevResult"}
     text = jsonio.dumps(own).decode()
     return text if len(text) <= _LIMIT else ""
 
 
-def name_in(args: "dict[str, str]") -> str:
+def name_in(args: dict[str, str]) -> str:
     """Return the runtime's name of a container by its CNI_ARGS: "c1", "namespace/pod", "" for none.
 
     podman gives its container's as K8S_POD_NAME, Kubernetes' runtimes the pod's with
@@ -63,7 +58,7 @@ def name_in(args: "dict[str, str]") -> str:
     return "/".join(text for text in parts if text)
 
 
-def recall(request: "Request") -> "tuple[Plan, Result | None] | None":
+def recall(request: Request) -> tuple[Plan, Result | None] | None:
     """Return what ADD promised and the chain's result, when ADD was given this configuration.
 
     None when it was not, or when that cannot be told: it must be validated then.
@@ -77,8 +72,6 @@ def recall(request: "Request") -> "tuple[Plan, Result | None] | None":
     fields = record.read(str(state_dir), name, request.container_id, request.ifname)
     if fields is None or not fields.get(KEY) or fields[KEY] != text_of(document):
         return None
-    from cni_faasm.attachment import plan_fields  # STATUS needs none of it
-
     promised = plan_fields.from_fields(fields)
     if promised is None:
         return None

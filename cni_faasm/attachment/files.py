@@ -6,7 +6,7 @@ followed, a planted FIFO never waited for.
 """
 
 import errno
-import posix
+import os
 
 from cni_faasm.spec.errors import INVALID_CONFIG, IO_FAILURE, CniError
 
@@ -19,9 +19,9 @@ NOT_A_FILE = frozenset(
 # What says nothing about the file asked for: any other would have failed as well.
 EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBADF))
 
-_OPEN_FOLDER = posix.O_RDONLY | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC
-_OPEN_READ = posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_NONBLOCK | posix.O_NOCTTY | posix.O_CLOEXEC
-_OPEN_NEW = posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_NOFOLLOW | posix.O_CLOEXEC
+_OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_OPEN_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _REMEDIES = {
     errno.ENOSPC: "free space or inodes on that file system",
@@ -59,7 +59,7 @@ class UntrustedFolderError(CniError):
 
 
 def open_folder(
-    base: str, name: str, *, create: bool, mode: int, doubts: "list[str] | None" = None
+    base: str, name: str, *, create: bool, mode: int, doubts: list[str] | None = None
 ) -> int:
     """Open base/name and return its descriptor, or -1 when it is absent and not to be made.
 
@@ -74,18 +74,18 @@ def open_folder(
         raise CniError(INVALID_CONFIG, f"{name!r} in {base!r} cannot be a folder of a network")
     try:
         try:
-            folder = posix.open(path, _OPEN_FOLDER)
+            folder = os.open(path, _OPEN_FOLDER)
         except FileNotFoundError:
             if not create:
                 return -1
             _make_folders(base, mode)
             _make_folders(path, mode)
-            folder = posix.open(path, _OPEN_FOLDER)
+            folder = os.open(path, _OPEN_FOLDER)
     except OSError as error:
         raise io_error(error, "cannot open the folder", path) from None
     try:
-        _demand_ours(posix.fstat(folder), path)
-        above = posix.stat(base)
+        _demand_ours(os.fstat(folder), path)
+        above = os.stat(base)
         # In a sticky folder (/tmp) others may write, but not replace what is ours.
         if not above.st_mode & 0o1000:
             _demand_ours(above, base)
@@ -105,13 +105,13 @@ def open_folder(
 def close(descriptor: int) -> None:
     """Release a descriptor that was only read or locked: whatever the answer, it is gone."""
     try:
-        posix.close(descriptor)
+        os.close(descriptor)
     except OSError:
         return
 
 
-def _demand_ours(status: "posix.stat_result", path: str) -> None:
-    if status.st_uid not in (0, posix.geteuid()):
+def _demand_ours(status: os.stat_result, path: str) -> None:
+    if status.st_uid not in (0, os.geteuid()):
         why = f"it belongs to user {status.st_uid}"
     elif status.st_mode & (0o022 if status.st_gid else 0o002):
         why = f"others may write in it (mode {status.st_mode & 0o7777:04o})"
@@ -127,7 +127,7 @@ def _demand_ours(status: "posix.stat_result", path: str) -> None:
 def _make_folders(path: str, mode: int) -> None:
     """Make a folder and its ancestors; those that exist are left as they are."""
     try:
-        posix.mkdir(path, mode)
+        os.mkdir(path, mode)
     except FileExistsError:
         return
     except FileNotFoundError:
@@ -136,16 +136,16 @@ def _make_folders(path: str, mode: int) -> None:
             raise
         _make_folders(parent, 0o755)
         try:
-            posix.mkdir(path, mode)
+            os.mkdir(path, mode)
         except FileExistsError:
             return
 
 
 def read_at(folder: int, name: str, limit: int) -> bytes:
     """Return the first `limit` bytes of a file. Raises: OSError."""
-    descriptor = posix.open(name, _OPEN_READ, dir_fd=folder)
+    descriptor = os.open(name, _OPEN_READ, dir_fd=folder)
     try:
-        return posix.read(descriptor, limit)
+        return os.read(descriptor, limit)
     finally:
         close(descriptor)
 
@@ -155,14 +155,14 @@ def create_at(folder: int, name: str, data: bytes, mode: int) -> None:
 
     Raises: OSError; FileExistsError when something of that name stands there.
     """
-    descriptor = posix.open(name, _OPEN_NEW, mode, dir_fd=folder)
+    descriptor = os.open(name, _OPEN_NEW, mode, dir_fd=folder)
     try:
         try:
-            done = posix.write(descriptor, data)
+            done = os.write(descriptor, data)
             while done < len(data):  # a full disk takes a part, then answers ENOSPC
-                done += posix.write(descriptor, data[done:])
+                done += os.write(descriptor, data[done:])
         finally:
-            posix.close(descriptor)
+            os.close(descriptor)
     except OSError:
         unlink_at(folder, name)
         raise
@@ -176,10 +176,10 @@ def replace_at(folder: int, name: str, temporary: str, data: bytes, mode: int) -
     try:
         create_at(folder, temporary, data, mode)
     except FileExistsError:  # left by a process that was killed here, or planted
-        posix.unlink(temporary, dir_fd=folder)
+        os.unlink(temporary, dir_fd=folder)
         create_at(folder, temporary, data, mode)
     try:
-        posix.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
     except OSError:
         unlink_at(folder, temporary)
         raise
@@ -191,22 +191,22 @@ def demand_room(path: str) -> None:
     Raises: CniError 5 when it is absent, cannot be written, or its file system is full.
     """
     try:
-        space = posix.statvfs(path)
+        space = os.statvfs(path)
     except OSError as error:
         raise io_error(error, "cannot look at", path) from None
     number = 0
-    if not posix.access(path, posix.W_OK | posix.X_OK):
-        number = errno.EROFS if space.f_flag & posix.ST_RDONLY else errno.EACCES
+    if not os.access(path, os.W_OK | os.X_OK):
+        number = errno.EROFS if space.f_flag & os.ST_RDONLY else errno.EACCES
     elif not space.f_bavail or (space.f_files and not space.f_favail):
         number = errno.ENOSPC
     if number:
-        raise io_error(OSError(number, posix.strerror(number)), "cannot write in", path)
+        raise io_error(OSError(number, os.strerror(number)), "cannot write in", path)
 
 
 def unlink_at(folder: int, name: str) -> bool:
     """Remove a name if it can be; say whether it was there and is gone. Never raises OSError."""
     try:
-        posix.unlink(name, dir_fd=folder)
+        os.unlink(name, dir_fd=folder)
     except OSError:
         return False
     return True
@@ -215,6 +215,6 @@ def unlink_at(folder: int, name: str) -> bool:
 def is_regular(folder: int, name: str) -> bool:
     """Say whether the name is a regular file (and not a link to one)."""
     try:
-        return posix.stat(name, dir_fd=folder, follow_symlinks=False).st_mode & 0o170000 == 0o100000
+        return os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode & 0o170000 == 0o100000
     except OSError:
         return False

@@ -4,18 +4,15 @@ ADD makes a plan real, the attachment record keeps it, CHECK and the operator's 
 it back and compare. So whatever is promised to a container stands in one place.
 """
 
-from cni_faasm.config.policy import digest
+from cni_faasm.config.loading import NetworkConfig
+from cni_faasm.config.policy import Guard, digest
+from cni_faasm.config.ports import Port
+from cni_faasm.config.rates import Limit
 from cni_faasm.limits.shaping import Shape, became, gso_max_bytes, on_host_bps, shape
+from cni_faasm.limits.shaping_scope import Scope
 from cni_faasm.spec import inet
+from cni_faasm.spec.protocol import Request
 from cni_faasm.spec.results import ROUTE_NUMBERS, Route
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.config.loading import NetworkConfig
-    from cni_faasm.config.policy import Guard
-    from cni_faasm.config.ports import Port
-    from cni_faasm.limits.shaping_scope import Scope
-    from cni_faasm.spec.protocol import Request
 
 DEFAULT_MTU = 1500
 MIN_MTU_IPV6 = 1280  # RFC 8200; below it the kernel gives an interface no IPv6 at all
@@ -96,21 +93,21 @@ class Plan:
         host_mac: bytes,
         mac: bytes,
         mtu: int,
-        addresses: "list[PlannedAddress]",
-        routes: "list[Route]",
-        ranges: "list[tuple[bytes, int]]",
-        ingress: "Shape | None",
-        egress: "Shape | None",
+        addresses: list[PlannedAddress],
+        routes: list[Route],
+        ranges: list[tuple[bytes, int]],
+        ingress: Shape | None,
+        egress: Shape | None,
         ip_masq: bool,
-        dns: "dict[str, object]",
+        dns: dict[str, object],
         host_ifindex: int = 0,
         ifindex: int = 0,
         shapes_only: bool = False,
         ipam_plugin: str = "",
-        guard: "Guard | None" = None,
-        host_egress: "Shape | None" = None,
+        guard: Guard | None = None,
+        host_egress: Shape | None = None,
         sandbox: str = "",
-        ports: "list[Port] | None" = None,
+        ports: list[Port] | None = None,
     ) -> None:
         self.network = network
         self.container_id = container_id
@@ -150,17 +147,17 @@ class Plan:
         return alias(self.network, "", "").rstrip()
 
     @property
-    def inner_gso_bytes(self) -> "int | None":
+    def inner_gso_bytes(self) -> int | None:
         """Return the inner end's gso_max_size."""
         return gso_max_bytes(self.egress)
 
     @property
-    def outer_gso_bytes(self) -> "int | None":
+    def outer_gso_bytes(self) -> int | None:
         """Return the outer end's gso_max_size."""
         return gso_max_bytes(self.ingress)
 
     @property
-    def gateways(self) -> "list[bytes]":
+    def gateways(self) -> list[bytes]:
         """Return each gateway once: several range sets may share one."""
         found: list[bytes] = []
         for item in self.addresses:
@@ -169,7 +166,7 @@ class Plan:
         return found
 
     @property
-    def host_addresses(self) -> "list[bytes]":
+    def host_addresses(self) -> list[bytes]:
         """Return what the outer end has: its gateways, with IPv6 a link-local address too.
 
         For packets that it forwards, the kernel asks for a neighbour by a link-local address
@@ -180,7 +177,7 @@ class Plan:
             return [*self.gateways, HOST_LINK_LOCAL]
         return self.gateways
 
-    def inner_routes(self) -> "list[Route]":
+    def inner_routes(self) -> list[Route]:
         """Return the container's routes beyond those to its gateways, gateways filled in.
 
         Without a default route in the configuration the network's own subnets are still
@@ -227,7 +224,7 @@ class Plan:
                 )
         return routes
 
-    def result_routes(self) -> "list[Route]":
+    def result_routes(self) -> list[Route]:
         """Return the configured routes of the families in which there is an address."""
         lengths = {len(item.address) for item in self.addresses}
         return [route for route in self.routes if len(route.dst) in lengths]
@@ -241,7 +238,7 @@ class Plan:
         )
 
 
-def _destination(route: Route) -> "tuple[bytes, int, int]":
+def _destination(route: Route) -> tuple[bytes, int, int]:
     return route.dst, route.prefix_len, route.table or RT_TABLE_MAIN
 
 
@@ -275,7 +272,7 @@ def host_interface_pattern(prefix: str, ifname: str) -> str:
     return prefix + "%d"
 
 
-def link_mtu(config: "NetworkConfig", uplink_mtu: int) -> int:
+def link_mtu(config: NetworkConfig, uplink_mtu: int) -> int:
     """Return the MTU of both ends: the configured one, else the uplink's as far as it can be.
 
     uplink_mtu: 0 when there is none.
@@ -287,16 +284,16 @@ def link_mtu(config: "NetworkConfig", uplink_mtu: int) -> int:
 
 
 def make(
-    config: "NetworkConfig",
-    request: "Request",
-    addresses: "list[PlannedAddress]",
+    config: NetworkConfig,
+    request: Request,
+    addresses: list[PlannedAddress],
     *,
     mtu: int,
     queue: str,
     boot_id: str,
     created: int,
     random: bytes,
-    scope: "Scope | None" = None,
+    scope: Scope | None = None,
 ) -> Plan:
     """Make the plan of one attachment from its configuration and its lease.
 
@@ -338,8 +335,8 @@ def make(
 
 
 def both_shapes(
-    config: "NetworkConfig", mtu: int, queue: str, scope: "Scope | None"
-) -> "tuple[Shape | None, Shape | None]":
+    config: NetworkConfig, mtu: int, queue: str, scope: Scope | None
+) -> tuple[Shape | None, Shape | None]:
     """Return the shapes of the host's end (ingress) and the container's (egress)."""
     return (
         shape(config.ingress, config.latency_ms, mtu, queue, scope and scope.seen_from(host=True)),
@@ -347,9 +344,7 @@ def both_shapes(
     )
 
 
-def burst_warnings(
-    config: "NetworkConfig", ingress: "Shape | None", egress: "Shape | None"
-) -> "list[str]":
+def burst_warnings(config: NetworkConfig, ingress: Shape | None, egress: Shape | None) -> list[str]:
     """Say which burst of a configuration became another; only with the MTU that is known."""
     found = []
     for key, limit, made in (
@@ -362,12 +357,10 @@ def burst_warnings(
     return found
 
 
-def on_host(config: "NetworkConfig", mtu: int, queue: str, scope: "Scope | None") -> "Shape | None":
+def on_host(config: NetworkConfig, mtu: int, queue: str, scope: Scope | None) -> Shape | None:
     """Return what the host enforces of a container's egress, None for nothing."""
     if not config.enforce_egress or not config.egress.rate_bps:
         return None
-    from cni_faasm.config.rates import Limit
-
     limit = Limit(on_host_bps(config.egress.rate_bps), config.egress.burst_bits)
     return shape(limit, config.latency_ms, mtu, queue, scope and scope.seen_from(host=False))
 
@@ -377,7 +370,7 @@ def _local_mac(random: bytes) -> bytes:
     return bytes((random[0] & 0xFC | 0x02,)) + random[1:6]
 
 
-def route_fields(route: Route) -> "dict[str, object]":
+def route_fields(route: Route) -> dict[str, object]:
     """Return a route as the attachment record keeps it, and as two can be compared."""
     fields: dict[str, object] = {"dst": inet.cidr(route.dst, route.prefix_len)}
     if route.gateway is not None:

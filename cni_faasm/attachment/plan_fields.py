@@ -6,21 +6,19 @@ plan is no error here, but None.
 
 from cni_faasm.attachment import record
 from cni_faasm.attachment.plan import Plan, PlannedAddress, route_fields
+from cni_faasm.config import ports
 from cni_faasm.config.policy import PROTOCOLS, Guard
+from cni_faasm.config.ports import Port
 from cni_faasm.limits.shaping import Shape
 from cni_faasm.spec import inet
 from cni_faasm.spec.results import ROUTE_NUMBERS, Route
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.config.ports import Port
 
 RECORD_VERSION = 1
 _U32 = 0xFFFFFFFF  # what the kernel's fields take
 _S32 = 0x7FFFFFFF
 
 
-def to_fields(plan: Plan) -> "dict[str, object]":
+def to_fields(plan: Plan) -> dict[str, object]:
     """Return the plan as the attachment record keeps it (JSON types only)."""
     return {
         "version": RECORD_VERSION,
@@ -56,13 +54,13 @@ def to_fields(plan: Plan) -> "dict[str, object]":
     }
 
 
-def load(state_dir: str, network: str, container_id: str, ifname: str) -> "Plan | None":
+def load(state_dir: str, network: str, container_id: str, ifname: str) -> Plan | None:
     """Return what ADD promised, or None when no readable record is there. Raises: CniError 5."""
     fields = record.read(state_dir, network, container_id, ifname)
     return None if fields is None else from_fields(fields)
 
 
-def from_fields(fields: "dict[str, object]") -> "Plan | None":
+def from_fields(fields: dict[str, object]) -> Plan | None:
     """Return the plan that a record keeps; None when its fields are not a plan."""
     try:
         return _from_fields(fields)
@@ -70,7 +68,7 @@ def from_fields(fields: "dict[str, object]") -> "Plan | None":
         return None
 
 
-def _from_fields(fields: "dict[str, object]") -> Plan:
+def _from_fields(fields: dict[str, object]) -> Plan:
     addresses = [
         PlannedAddress(inet.pack(_text(item, "address")), inet.pack(_text(item, "gateway")))
         for item in _dicts(fields["addresses"])
@@ -118,7 +116,7 @@ def _from_fields(fields: "dict[str, object]") -> Plan:
     )
 
 
-def _guard_fields(guard: Guard) -> "dict[str, object]":
+def _guard_fields(guard: Guard) -> dict[str, object]:
     return {
         "antiSpoof": guard.anti_spoof,
         "isolated": guard.isolated,
@@ -126,7 +124,7 @@ def _guard_fields(guard: Guard) -> "dict[str, object]":
     }
 
 
-def _guard(fields: "dict[str, object]") -> Guard:
+def _guard(fields: dict[str, object]) -> Guard:
     allowed = fields["allowHost"]
     if not isinstance(allowed, list):
         raise TypeError("allowHost")
@@ -137,7 +135,7 @@ def _guard(fields: "dict[str, object]") -> Guard:
     )
 
 
-def _service(value: object) -> "tuple[str, int]":
+def _service(value: object) -> tuple[str, int]:
     if not isinstance(value, list):
         raise TypeError("allowHost")
     protocol, port = value
@@ -146,27 +144,25 @@ def _service(value: object) -> "tuple[str, int]":
     return protocol, port
 
 
-def _ports(value: object) -> "list[Port]":
-    from cni_faasm.config import ports
-
+def _ports(value: object) -> list[Port]:
     if not isinstance(value, list):
         raise TypeError("ports")
     return [ports.from_fields(one) for one in value]
 
 
-def _dict(value: object) -> "dict[str, object]":
+def _dict(value: object) -> dict[str, object]:
     if not isinstance(value, dict):
         raise TypeError(value)
     return value
 
 
-def _dicts(value: object) -> "list[dict[str, object]]":
+def _dicts(value: object) -> list[dict[str, object]]:
     if not isinstance(value, list):
         raise TypeError(value)
     return [_dict(item) for item in value]
 
 
-def _text(fields: "dict[str, object]", key: str) -> str:
+def _text(fields: dict[str, object], key: str) -> str:
     value = fields[key]
     if not isinstance(value, str):
         raise TypeError(key)
@@ -175,7 +171,7 @@ def _text(fields: "dict[str, object]", key: str) -> str:
     return value
 
 
-def _number(fields: "dict[str, object]", key: str, most: int = _U32) -> int:
+def _number(fields: dict[str, object], key: str, most: int = _U32) -> int:
     value = fields[key]
     if not isinstance(value, int):
         raise TypeError(key)
@@ -184,5 +180,5 @@ def _number(fields: "dict[str, object]", key: str, most: int = _U32) -> int:
     return value
 
 
-def _shape(value: object) -> "Shape | None":
+def _shape(value: object) -> Shape | None:
     return None if value is None else Shape.from_fields(_dict(value))

@@ -16,16 +16,13 @@ readers see a whole record or none. Nothing is synced: a record describes links 
 that a reboot takes away, and reclaim.py sweeps what an earlier boot left, torn files included.
 """
 
-import posix
+import os
+from collections.abc import Iterator, Mapping
 
 from cni_faasm.attachment import files
 from cni_faasm.attachment.files import io_error
 from cni_faasm.spec import jsonio
 from cni_faasm.spec.errors import INVALID_ENVIRONMENT, CniError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 VERSION = 1
 
@@ -61,7 +58,7 @@ def _name(container_id: str, ifname: str) -> str:
 
 
 def write(
-    state_dir: str, network: str, container_id: str, ifname: str, fields: "Mapping[str, object]"
+    state_dir: str, network: str, container_id: str, ifname: str, fields: Mapping[str, object]
 ) -> None:
     """Write a record, replacing an older one.
 
@@ -86,9 +83,7 @@ def write(
         files.close(folder)
 
 
-def read(
-    state_dir: str, network: str, container_id: str, ifname: str
-) -> "dict[str, object] | None":
+def read(state_dir: str, network: str, container_id: str, ifname: str) -> dict[str, object] | None:
     """Return a record; None when it is absent, torn, garbage or another attachment's.
 
     A later version's record is returned as it is: readers take the keys they know.
@@ -110,7 +105,7 @@ def read(
     return document
 
 
-def read_document(state_dir: str, network: str, name: str) -> "dict[str, object] | None":
+def read_document(state_dir: str, network: str, name: str) -> dict[str, object] | None:
     """Return the JSON object in a file of the network's folder; None when there is none."""
     folder = files.open_folder(state_dir, network, create=False, mode=0o700)
     if folder < 0:
@@ -130,9 +125,7 @@ def read_document(state_dir: str, network: str, name: str) -> "dict[str, object]
     return document if isinstance(document, dict) else None
 
 
-def write_document(
-    state_dir: str, network: str, name: str, document: "Mapping[str, object]"
-) -> None:
+def write_document(state_dir: str, network: str, name: str, document: Mapping[str, object]) -> None:
     """Write a JSON object into the network's folder. Raises: CniError 5."""
     folder = files.open_folder(state_dir, network, create=True, mode=0o700)
     try:
@@ -147,7 +140,7 @@ def exists(state_dir: str, network: str, container_id: str, ifname: str) -> bool
     """Say whether there is a record, readable or not. Raises: CniError 5."""
     path = f"{state_dir}/{network}/{_name(container_id, ifname)}"
     try:
-        posix.stat(path, follow_symlinks=False)
+        os.stat(path, follow_symlinks=False)
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
@@ -160,7 +153,7 @@ def remove(
     network: str,
     container_id: str,
     ifname: str,
-    doubts: "list[str] | None" = None,
+    doubts: list[str] | None = None,
 ) -> bool:
     """Remove a record (the last act of DEL); say whether there was one.
 
@@ -174,7 +167,7 @@ def remove(
     try:
         files.unlink_at(folder, "." + name)  # left by an ADD that was killed while writing it
         try:
-            posix.unlink(name, dir_fd=folder)
+            os.unlink(name, dir_fd=folder)
         except FileNotFoundError:
             return False
         _note_gone(folder, name)
@@ -187,19 +180,19 @@ def remove(
 
 def _note_gone(folder: int, name: str) -> None:
     """Append to the list of attachments removed lately; a hint, so failures are dropped."""
-    flags = posix.O_RDWR | posix.O_CREAT | posix.O_APPEND
-    flags |= posix.O_NOFOLLOW | posix.O_NONBLOCK | posix.O_CLOEXEC
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+    flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        descriptor = posix.open(_GONE, flags, 0o600, dir_fd=folder)
+        descriptor = os.open(_GONE, flags, 0o600, dir_fd=folder)
         try:
-            status = posix.fstat(descriptor)
+            status = os.fstat(descriptor)
             if status.st_nlink != 1:
                 return  # another name of a file that is none of ours
             line = name.encode() + b"\n"
-            posix.write(descriptor, line)
+            os.write(descriptor, line)
             size = status.st_size + len(line)
             if size > _GONE_LIMIT:
-                kept = posix.pread(descriptor, _GONE_LIMIT // 2, size - _GONE_LIMIT // 2)
+                kept = os.pread(descriptor, _GONE_LIMIT // 2, size - _GONE_LIMIT // 2)
                 kept = kept.partition(b"\n")[2]
                 files.replace_at(folder, _GONE, "." + _GONE, kept, 0o600)
         finally:
@@ -210,15 +203,15 @@ def _note_gone(folder: int, name: str) -> None:
 
 def note_collected(state_dir: str, network: str) -> None:
     """Note that garbage was collected just now; for metrics alone, so failures are dropped."""
-    flags = posix.O_WRONLY | posix.O_CREAT | posix.O_NOFOLLOW | posix.O_NONBLOCK | posix.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         folder = files.open_folder(state_dir, network, create=False, mode=0o700)
         if folder < 0:
             return  # nothing was attached ever
         try:
-            descriptor = posix.open(_COLLECTED, flags, 0o600, dir_fd=folder)
+            descriptor = os.open(_COLLECTED, flags, 0o600, dir_fd=folder)
             try:
-                posix.utime(descriptor)
+                os.utime(descriptor)
             finally:
                 files.close(descriptor)
         finally:
@@ -227,10 +220,10 @@ def note_collected(state_dir: str, network: str) -> None:
         return
 
 
-def last_collected(state_dir: str, network: str) -> "float | None":
+def last_collected(state_dir: str, network: str) -> float | None:
     """Return when a GC of the network was over last, in seconds since 1970."""
     try:
-        return posix.stat(f"{state_dir}/{network}/{_COLLECTED}", follow_symlinks=False).st_mtime
+        return os.stat(f"{state_dir}/{network}/{_COLLECTED}", follow_symlinks=False).st_mtime
     except OSError:
         return None
 
@@ -254,7 +247,7 @@ def was_removed(state_dir: str, network: str, container_id: str, ifname: str) ->
     return b"\n" + name.encode() + b"\n" in lines
 
 
-def list_network(state_dir: str, network: str) -> "Iterator[tuple[str, str]]":
+def list_network(state_dir: str, network: str) -> Iterator[tuple[str, str]]:
     """Yield (container id, ifname) of every record of a network, readable or not.
 
     Raises: CniError 5.
@@ -284,22 +277,22 @@ def sweep_temporary(state_dir: str, network: str) -> int:
         files.close(folder)
 
 
-def _names(state_dir: str, network: str) -> "list[str]":
+def _names(state_dir: str, network: str) -> list[str]:
     folder = files.open_folder(state_dir, network, create=False, mode=0o700)
     if folder < 0:
         return []
     try:
-        return posix.listdir(folder)
+        return os.listdir(folder)
     except OSError as error:
         raise io_error(error, "cannot list", f"{state_dir}/{network}") from None
     finally:
         files.close(folder)
 
 
-def networks(state_dir: str) -> "list[str]":
+def networks(state_dir: str) -> list[str]:
     """Return the names of the networks that have a folder, sorted. Raises: CniError 5."""
     try:
-        with posix.scandir(state_dir) as entries:
+        with os.scandir(state_dir) as entries:
             return sorted(e.name for e in entries if e.is_dir(follow_symlinks=False))
     except (FileNotFoundError, NotADirectoryError):
         return []
@@ -307,7 +300,7 @@ def networks(state_dir: str) -> "list[str]":
         raise io_error(error, "cannot list", state_dir) from None
 
 
-def find_anywhere(state_dir: str, container_id: str, ifname: str) -> "list[str]":
+def find_anywhere(state_dir: str, container_id: str, ifname: str) -> list[str]:
     """Return the networks that have a record of this attachment.
 
     For a DEL whose configuration no longer says which network it is about.
@@ -316,7 +309,7 @@ def find_anywhere(state_dir: str, container_id: str, ifname: str) -> "list[str]"
     found = []
     for network in networks(state_dir):
         try:
-            posix.stat(f"{state_dir}/{network}/{name}", follow_symlinks=False)
+            os.stat(f"{state_dir}/{network}/{name}", follow_symlinks=False)
         except OSError:
             continue
         found.append(network)
@@ -329,9 +322,9 @@ def boot_id() -> str:
     if not _boot_id:
         source = "/proc/sys/kernel/random/boot_id"
         try:
-            descriptor = posix.open(source, posix.O_RDONLY | posix.O_CLOEXEC)
+            descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                _boot_id = posix.read(descriptor, 64).decode("ascii", "replace").strip()
+                _boot_id = os.read(descriptor, 64).decode("ascii", "replace").strip()
             finally:
                 files.close(descriptor)
         except OSError as error:

@@ -9,16 +9,13 @@ done anew. Only success is kept. An ADD that the kernel refuses has it forgotten
 On disk: `<stateDir>/<network>/rehearsed`, JSON, beside the records (record.py).
 """
 
-import posix
+import os
 
 from cni_faasm import __version__
 from cni_faasm.attachment import accepted, files, record
+from cni_faasm.config.loading import NetworkConfig
 from cni_faasm.spec import jsonio
 from cni_faasm.spec.errors import CniError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.config.loading import NetworkConfig
 
 _NAME = "rehearsed"
 _MODULES = "/proc/modules"  # absent where the kernel has everything built in
@@ -26,7 +23,7 @@ _SELF = "/proc/self/status"
 _EXECUTABLE = "/proc/self/exe"
 
 
-def holds(config: "NetworkConfig", document: "dict[str, object]") -> bool:
+def holds(config: NetworkConfig, document: dict[str, object]) -> bool:
     """Say whether a trial of this configuration went well, and would do so now."""
     kept = record.read_document(config.state_dir, config.name, _NAME)
     if kept is None:
@@ -41,7 +38,7 @@ def holds(config: "NetworkConfig", document: "dict[str, object]") -> bool:
     )
 
 
-def note(config: "NetworkConfig", document: "dict[str, object]") -> None:
+def note(config: NetworkConfig, document: dict[str, object]) -> None:
     """Keep that a trial of this configuration went well just now.
 
     A hint: where it cannot be written, the next STATUS tries again.
@@ -54,14 +51,14 @@ def note(config: "NetworkConfig", document: "dict[str, object]") -> None:
     folder = files.open_folder(config.state_dir, config.name, create=True, mode=0o700)
     try:
         # Others may be writing it, too: no lock is held here.
-        files.replace_at(folder, _NAME, f".{_NAME}.{posix.getpid()}", data, 0o600)
+        files.replace_at(folder, _NAME, f".{_NAME}.{os.getpid()}", data, 0o600)
     except OSError:
         return
     finally:
         files.close(folder)
 
 
-def forget(config: "NetworkConfig") -> None:
+def forget(config: NetworkConfig) -> None:
     """Have the next STATUS try again. Never fails: it is called where something else has."""
     try:
         folder = files.open_folder(config.state_dir, config.name, create=False, mode=0o700)
@@ -72,14 +69,14 @@ def forget(config: "NetworkConfig") -> None:
         files.close(folder)
 
 
-def _surroundings(document: "dict[str, object]") -> "dict[str, object] | None":
+def _surroundings(document: dict[str, object]) -> dict[str, object] | None:
     """Return what a trial holds for; None when that cannot be told."""
     text = accepted.text_of(document)
     capabilities = _capabilities()
     if not text or not capabilities:
         return None
     try:
-        executable = posix.stat(_EXECUTABLE)
+        executable = os.stat(_EXECUTABLE)
     except OSError:
         return None
     return {
@@ -100,7 +97,7 @@ def _capabilities() -> str:
     return ""
 
 
-def _loaded() -> "set[str] | None":
+def _loaded() -> set[str] | None:
     """Return the names of the modules that can be used; None when that cannot be told.
 
     A line: name, size, users, who uses it, state, address. See proc(5).
@@ -112,17 +109,17 @@ def _loaded() -> "set[str] | None":
     return {line[0] for line in lines if len(line) > 4 and line[4] == "Live"}
 
 
-def _contents(path: str) -> "str | None":
+def _contents(path: str) -> str | None:
     """Return what a file of /proc holds, "" when it is absent, None when it cannot be read."""
     try:
-        descriptor = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return ""
     except OSError:
         return None
     found = b""
     try:
-        while chunk := posix.read(descriptor, 1 << 16):
+        while chunk := os.read(descriptor, 1 << 16):
             found += chunk
     except OSError:
         return None

@@ -1,10 +1,8 @@
 """Undo, in reverse, what has been done so far when a later step fails."""
 
-from cni_faasm.spec.errors import CniError
+from collections.abc import Callable
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from cni_faasm.spec.errors import CniError
 
 
 class Undo:
@@ -22,7 +20,7 @@ class Undo:
     def __init__(self) -> None:
         self._steps: list[tuple[str, Callable[..., object], tuple[object, ...]]] = []
 
-    def push(self, what: str, function: "Callable[..., object]", *arguments: object) -> None:
+    def push(self, what: str, function: Callable[..., object], *arguments: object) -> None:
         """Add the step that reverses what is being done."""
         self._steps.append((what, function, arguments))
 

@@ -12,8 +12,8 @@ OPTION = "ratesByArgs"
 
 
 def merge(
-    document: "dict[str, object]", args: "dict[str, str]", warnings: "list[str]"
-) -> "dict[str, object]":
+    document: dict[str, object], args: dict[str, str], warnings: list[str]
+) -> dict[str, object]:
     """Return a configuration in which the runtime asks for the limits that CNI_ARGS have.
 
     Those of runtimeConfig come first, direction by direction. As the record keeps the
@@ -66,16 +66,16 @@ def _arg(name: str) -> str:
     return next(key for key, each in RATE_ARGS.items() if each == name)
 
 
-def _value(document: "dict[str, object]", key: str) -> object:
+def _value(document: dict[str, object], key: str) -> object:
     return next((value for name, value in document.items() if name.lower() == key.lower()), None)
 
 
-def _object(document: "dict[str, object]", key: str) -> "dict[str, object]":
+def _object(document: dict[str, object], key: str) -> dict[str, object]:
     found = _value(document, key)
     return found if isinstance(found, dict) else {}
 
 
-def _replaced(document: "dict[str, object]", key: str, value: object) -> "dict[str, object]":
+def _replaced(document: dict[str, object], key: str, value: object) -> dict[str, object]:
     """Return an object with another value at a key, which may be spelt otherwise there."""
     kept = {name: one for name, one in document.items() if name.lower() != key.lower()}
     return {**kept, key: value}

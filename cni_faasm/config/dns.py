@@ -1,20 +1,17 @@
 """Read the DNS part of a configuration, or of resolv.conf. Loaded only when there is one."""
 
-import posix
+import os
 
+from cni_faasm.config.schema import Section
 from cni_faasm.spec import inet
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.config.schema import Section
 
 _MAX_RESOLV_CONF = 1 << 16
 _KEYS = ("nameservers", "search", "options")
 
 
 def read(
-    section: "Section | None", asked: "Section | None", warnings: "list[str]"
-) -> "tuple[dict[str, object], bool]":
+    section: Section | None, asked: Section | None, warnings: list[str]
+) -> tuple[dict[str, object], bool]:
     """Return CNI's DNS object; each of the runtime's lists that is not empty wins.
 
     section: "dns" of the file. asked: runtimeConfig.dns, which has its own names. warnings:
@@ -44,7 +41,7 @@ def read(
 
 
 def _put(
-    dns: "dict[str, object]", name: str, section: "Section", key: str, warnings: "list[str]"
+    dns: dict[str, object], name: str, section: Section, key: str, warnings: list[str]
 ) -> None:
     texts = section.texts(key)
     if name != "nameservers":
@@ -60,7 +57,7 @@ def _put(
             dns[name] = usable
 
 
-def _without_zones(servers: "list[str]", where: str, warnings: "list[str]") -> "list[str]":
+def _without_zones(servers: list[str], where: str, warnings: list[str]) -> list[str]:
     """Return nameservers but for those with a zone, such as fe80::1%eth0.
 
     A zone is an interface of who wrote it; CNI knows addresses alone, and runtimes fail on it.
@@ -73,9 +70,7 @@ def _without_zones(servers: "list[str]", where: str, warnings: "list[str]") -> "
     return [text for text in servers if "%" not in text]
 
 
-def without_zones(
-    dns: "dict[str, object]", where: str, warnings: "list[str]"
-) -> "dict[str, object]":
+def without_zones(dns: dict[str, object], where: str, warnings: list[str]) -> dict[str, object]:
     """Return a DNS object without nameservers that have a zone. warnings: receives which."""
     kept = dict(dns)
     servers = kept.pop("nameservers", None)
@@ -97,20 +92,20 @@ def _is_server(text: str) -> bool:
     return text.isprintable() and " " not in text
 
 
-def read_resolv_conf(path: str, warnings: "list[str]") -> "dict[str, object]":
+def read_resolv_conf(path: str, warnings: list[str]) -> dict[str, object]:
     """Return the DNS object that a resolv.conf tells. Raises: OSError.
 
     warnings: receives what is left out.
     """
-    fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        data = posix.read(fd, _MAX_RESOLV_CONF)
+        data = os.read(fd, _MAX_RESOLV_CONF)
     finally:
-        posix.close(fd)
+        os.close(fd)
     return without_zones(parse_resolv_conf(data), path, warnings)
 
 
-def parse_resolv_conf(data: bytes) -> "dict[str, object]":
+def parse_resolv_conf(data: bytes) -> dict[str, object]:
     """Return the DNS object that the text of a resolv.conf tells, as resolv.conf(5) has it.
 
     A keyword stands at the start of its line. `domain` is an old name for a `search` of one

@@ -6,7 +6,7 @@ from cni_faasm.config.schema import Fault, Section
 PORTLESS = ("icmp", "icmpv6")  # of allowHost
 
 
-def read_guard(top: Section) -> "Guard | None":
+def read_guard(top: Section) -> Guard | None:
     """Return what is forbidden; None for nothing."""
     anti_spoof = top.flag("antiSpoof")
     isolated = top.flag("isolated") or False

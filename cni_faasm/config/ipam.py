@@ -1,13 +1,10 @@
 """Read the "ipam" object as host-local does: ranges and routes."""
 
 from cni_faasm.config import ranges, schema
+from cni_faasm.config.ranges import Range
 from cni_faasm.config.schema import Fault, Faults, Section
 from cni_faasm.spec import inet
 from cni_faasm.spec.results import Route
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.config.ranges import Range
 
 HOST_LOCAL = "host-local"
 MAX_RANGES = 1024  # each is compared with all others
@@ -46,12 +43,12 @@ def read_plugin(top: Section, own_type: str) -> str:
 
 def read_range_sets(
     top: Section,
-    ipam: "Section | None",
-    runtime: "Section | None",
+    ipam: Section | None,
+    runtime: Section | None,
     cni_version: str,
     *,
     needed: bool = True,
-) -> "list[list[Range]]":
+) -> list[list[Range]]:
     """Return the range sets: the runtime's first, then the file's.
 
     ipam, runtime: None when absent or no objects. needed: without any is a fault.
@@ -84,13 +81,13 @@ def read_range_sets(
     return [range_set for _, range_set in range_sets]
 
 
-def read_routes(ipam: Section) -> "list[Route]":
+def read_routes(ipam: Section) -> list[Route]:
     """Return the routes of "ipam"."""
     routes = [_route(item) for item in ipam.sections("routes", schema.ROUTE)]
     return [route for route in routes if route is not None]
 
 
-def _range_sets(section: Section, key: str) -> "list[tuple[str, list[Range]]]":
+def _range_sets(section: Section, key: str) -> list[tuple[str, list[Range]]]:
     """Return (path, range set) of a list of lists of ranges."""
     found = []
     total = 0
@@ -115,7 +112,7 @@ def _range_sets(section: Section, key: str) -> "list[tuple[str, list[Range]]]":
     return found
 
 
-def _range(section: Section) -> "Range | None":
+def _range(section: Section) -> Range | None:
     before = len(section.faults)
     if "subnet" not in section.values:
         section.fault("subnet", "a network like 10.200.0.0/16")
@@ -145,7 +142,7 @@ def _range(section: Section) -> "Range | None":
 
 
 def _check_range_sets(
-    range_sets: "list[tuple[str, list[Range]]]", cni_version: str, faults: Faults
+    range_sets: list[tuple[str, list[Range]]], cni_version: str, faults: Faults
 ) -> None:
     """Refuse mixed families in a set, overlaps, and more than the version can say."""
     seen: list[tuple[str, Range]] = []
@@ -175,7 +172,7 @@ def _check_range_sets(
         )
 
 
-def _route(section: Section) -> "Route | None":
+def _route(section: Section) -> Route | None:
     before = len(section.faults)
     if "dst" not in section.values:
         section.fault("dst", "a network like 0.0.0.0/0")

@@ -24,7 +24,7 @@ class Key:
         meaning: str = "",
         *,
         at: str = "",
-        also: "tuple[str, ...]" = (),
+        also: tuple[str, ...] = (),
     ) -> None:
         self.name = name
         self.kind = kind
@@ -407,7 +407,7 @@ TABLES = {
 }
 
 
-def names(place: str) -> "dict[str, str]":
+def names(place: str) -> dict[str, str]:
     """Return the keys that an object may have: in lower case -> as it is written."""
     return {
         key.name.lower(): key.name

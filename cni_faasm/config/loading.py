@@ -5,7 +5,7 @@ what the runtime says (runtimeConfig) wins over args.cni, that over CNI_ARGS, an
 them over the file; the addresses they ask for join. All faults are found in one go.
 """
 
-from cni_faasm.config import schema, units
+from cni_faasm.config import dns, ports, schema, units
 from cni_faasm.config.defaults import DEFAULT_DATA_DIR, DEFAULT_STATE_DIR, GVISOR
 from cni_faasm.config.guard import read_guard
 from cni_faasm.config.ipam import read_plugin, read_range_sets, read_routes
@@ -41,7 +41,7 @@ _PREFIX_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUV
 
 
 def load(
-    document: "dict[str, object]", args: "dict[str, str] | None" = None, verb: str = "ADD"
+    document: dict[str, object], args: dict[str, str] | None = None, verb: str = "ADD"
 ) -> NetworkConfig:
     """Validate a configuration for a verb.
 
@@ -63,7 +63,7 @@ def load(
     return config
 
 
-def load_tolerant(document: "dict[str, object]", verb: str = "DEL") -> NetworkConfig:
+def load_tolerant(document: dict[str, object], verb: str = "DEL") -> NetworkConfig:
     """Take what is usable of a configuration and defaults for the rest, for DEL and GC.
 
     A name that no network can have gives "". Never raises for what the document holds.
@@ -72,11 +72,11 @@ def load_tolerant(document: "dict[str, object]", verb: str = "DEL") -> NetworkCo
 
 
 def check_faults(
-    document: "dict[str, object]",
-    args: "dict[str, str] | None" = None,
+    document: dict[str, object],
+    args: dict[str, str] | None = None,
     prefix: str = "plugins[0].",
     verb: str = "ADD",
-) -> "tuple[NetworkConfig | None, list[Fault]]":
+) -> tuple[NetworkConfig | None, list[Fault]]:
     """Return (configuration, []) or (None, every fault).
 
     prefix: of the paths of what stands in the plugin's own object of the file.
@@ -86,8 +86,8 @@ def check_faults(
 
 
 def _read(
-    document: "dict[str, object]", args: "dict[str, str] | None", prefix: str, verb: str
-) -> "tuple[NetworkConfig, schema.Faults]":
+    document: dict[str, object], args: dict[str, str] | None, prefix: str, verb: str
+) -> tuple[NetworkConfig, schema.Faults]:
     faults = schema.Faults(prefix)
     config = NetworkConfig()
     top = Section(document, schema.TOP, prefix, faults)
@@ -119,8 +119,6 @@ def _read(
         top.fault("mtu", f"at least {MIN_MTU_IPV6}, since a range is IPv6")
     read_wishes(config, top, runtime, args or {}, verb)
     if runtime and "portMappings" in runtime.values:
-        from cni_faasm.config import ports
-
         config.ports = ports.read(runtime)
     _read_dns(config, top, runtime, ipam, verb)
     top.section("capabilities", {})
@@ -179,7 +177,7 @@ def _read_flat(config: NetworkConfig, top: Section) -> None:
         config.ipam_timeout_ms = timeout
 
 
-def _read_folders(config: NetworkConfig, top: Section, ipam: "Section | None") -> None:
+def _read_folders(config: NetworkConfig, top: Section, ipam: Section | None) -> None:
     config.state_dir = _path(top, "stateDir") or DEFAULT_STATE_DIR
     data_dir = _path(top, "dataDir")
     leases_dir = _path(ipam, "dataDir") if ipam else None
@@ -190,7 +188,7 @@ def _read_folders(config: NetworkConfig, top: Section, ipam: "Section | None") -
         top.fault("stateDir", must="differ from dataDir")
 
 
-def _path(section: Section, key: str) -> "str | None":
+def _path(section: Section, key: str) -> str | None:
     """Return an absolute path without a slash at its end."""
     text = section.text(key)
     if not text:  # the reference plugins take "" for the default
@@ -206,7 +204,7 @@ def _path(section: Section, key: str) -> "str | None":
     return path
 
 
-def _read_shaping(config: NetworkConfig, top: Section, runtime: "Section | None") -> None:
+def _read_shaping(config: NetworkConfig, top: Section, runtime: Section | None) -> None:
     nested = top.section("bandwidth", schema.BANDWIDTH)
     asked = runtime.section("bandwidth", schema.RUNTIME_BANDWIDTH) if runtime else None
     config.ingress = limit("ingress", top, nested, asked, config.warnings)
@@ -225,20 +223,16 @@ def _read_shaping(config: NetworkConfig, top: Section, runtime: "Section | None"
 def _read_dns(
     config: NetworkConfig,
     top: Section,
-    runtime: "Section | None",
-    ipam: "Section | None",
+    runtime: Section | None,
+    ipam: Section | None,
     verb: str,
 ) -> None:
     section = top.section("dns", schema.DNS)
     asked = runtime.section("dns", schema.RUNTIME_DNS) if runtime else None
     if section or asked:
-        from cni_faasm.config import dns
-
         config.dns, config.dns_is_told = dns.read(section, asked, config.warnings)
     path = _path(ipam, "resolvConf") if ipam else None
     if ipam and path and verb == "ADD" and not config.dns_is_told:
-        from cni_faasm.config import dns
-
         try:
             config.dns = dns.read_resolv_conf(path, config.warnings)
         except OSError as error:
@@ -256,7 +250,7 @@ def _read_prev_result(config: NetworkConfig, outer: Section) -> None:
         outer.fault("prevResult", f"a result as a plugin printed it; {error.msg}")
 
 
-def _read_attachments(config: NetworkConfig, outer: Section, document: "dict[str, object]") -> None:
+def _read_attachments(config: NetworkConfig, outer: Section, document: dict[str, object]) -> None:
     """Take GC's list; a list with a fault counts as none, lest GC remove what is valid.
 
     null is an empty list: libcni writes a slice so that is nil, as CRI-O's on an empty node.

@@ -5,7 +5,7 @@ neighbours, each as one (optimal string alignment).
 """
 
 
-def nearest(key: str, known: "dict[str, str]") -> "str | None":
+def nearest(key: str, known: dict[str, str]) -> str | None:
     """Return the spelling of the known key nearest to key, both lower-case; None if far.
 
     known: lower-case key -> its spelling. A short key has only one letter to slip.

@@ -31,7 +31,7 @@ class Guard:
     __slots__ = ("allow_host", "anti_spoof", "isolated")
 
     def __init__(
-        self, *, anti_spoof: bool, isolated: bool, allow_host: "list[tuple[str, int]]"
+        self, *, anti_spoof: bool, isolated: bool, allow_host: list[tuple[str, int]]
     ) -> None:
         self.anti_spoof = anti_spoof
         self.isolated = isolated
@@ -47,7 +47,7 @@ class Guard:
         return " ".join(words)
 
 
-def service_text(service: "tuple[str, int]") -> str:
+def service_text(service: tuple[str, int]) -> str:
     """Return "udp/53", or "icmp" for what has no port."""
     protocol, port = service
     return f"{protocol}/{port}" if port else protocol

@@ -4,11 +4,8 @@ Loaded only when there are such.
 """
 
 from cni_faasm.config import schema
+from cni_faasm.config.schema import Section
 from cni_faasm.spec import inet
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.config.schema import Section
 
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 # Each is an element of a map, and all go to the kernel at once.
@@ -28,7 +25,7 @@ class Port:
     def __init__(
         self,
         protocol: int,
-        host_address: "bytes | None",
+        host_address: bytes | None,
         host_port: int,
         port: int,
         count: int = 1,
@@ -39,7 +36,7 @@ class Port:
         self.port = port
         self.count = count
 
-    def to_fields(self) -> "list[object]":
+    def to_fields(self) -> list[object]:
         """Return it as the attachment record keeps it."""
         address = None if self.host_address is None else inet.unpack(self.host_address)
         return [self.protocol, address, self.host_port, self.port, self.count]
@@ -58,7 +55,7 @@ def from_fields(fields: object) -> Port:
     return Port(protocol, None if address is None else inet.pack(address), *numbers)
 
 
-def read(runtime: "Section") -> "list[Port]":
+def read(runtime: Section) -> list[Port]:
     """Return the ports that the runtime asks for; faults go to the section's."""
     found: list[Port] = []
     total = 0

@@ -4,6 +4,8 @@ A range is a part of one subnet; a range set is a list of ranges of one family, 
 container gets one address of every set. So IPv4 and IPv6 together are two sets.
 """
 
+from __future__ import annotations
+
 from cni_faasm.spec import inet
 
 
@@ -29,7 +31,7 @@ class Range:
         """Say whether first <= packed <= last."""
         return len(packed) == len(self.first) and self.first <= packed <= self.last
 
-    def overlaps(self, other: "Range") -> bool:
+    def overlaps(self, other: Range) -> bool:
         """Say whether an address lies in both."""
         return (
             len(self.first) == len(other.first)
@@ -48,9 +50,9 @@ class Range:
 def make(
     network: bytes,
     prefix_len: int,
-    first: "bytes | None" = None,
-    last: "bytes | None" = None,
-    gateway: "bytes | None" = None,
+    first: bytes | None = None,
+    last: bytes | None = None,
+    gateway: bytes | None = None,
 ) -> Range:
     """Make a range, filling in what is absent.
 
@@ -92,7 +94,7 @@ def make(
     return one
 
 
-def find(range_sets: "list[list[Range]]", packed: bytes) -> "tuple[int, Range] | None":
+def find(range_sets: list[list[Range]], packed: bytes) -> tuple[int, Range] | None:
     """Return (index of its set, range) of the range that contains an address."""
     for index, range_set in enumerate(range_sets):
         for one in range_set:

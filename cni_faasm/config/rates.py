@@ -14,7 +14,7 @@ class Limit:
 
     __slots__ = ("burst_bits", "rate_bps")
 
-    def __init__(self, rate_bps: "int | None" = None, burst_bits: "int | None" = None) -> None:
+    def __init__(self, rate_bps: int | None = None, burst_bits: int | None = None) -> None:
         self.rate_bps = rate_bps
         self.burst_bits = burst_bits
 
@@ -25,9 +25,9 @@ class Limit:
 def limit(
     direction: str,
     top: Section,
-    nested: "Section | None",
-    asked: "Section | None",
-    warnings: "list[str]",
+    nested: Section | None,
+    asked: Section | None,
+    warnings: list[str],
 ) -> Limit:
     """Work out one direction's limit.
 
@@ -89,15 +89,15 @@ def _check_same(top: Section, nested: Section, key: str) -> None:
         nested.fault(key, must=f"be that of {top.path}{key}: use only one of them")
 
 
-def _rate(section: Section, key: str) -> "int | None":
+def _rate(section: Section, key: str) -> int | None:
     return section.parsed(key, units.parse_rate, f"{units.ALLOWED_RATE}; 0 is no limit")
 
 
-def _burst(section: Section, key: str) -> "int | None":
+def _burst(section: Section, key: str) -> int | None:
     return section.parsed(key, units.parse_burst, units.ALLOWED_BURST)
 
 
-def read_subnets(places: "list[Section]") -> "tuple[list[tuple[bytes, int]], bool]":
+def read_subnets(places: list[Section]) -> tuple[list[tuple[bytes, int]], bool]:
     """Return the subnets that limits do not hold for, or alone hold for, and which it is.
 
     places: sections in which the keys may stand; the first that has one counts.
@@ -112,7 +112,7 @@ def read_subnets(places: "list[Section]") -> "tuple[list[tuple[bytes, int]], boo
     return [], False
 
 
-def _subnets(place: Section, key: str) -> "list[tuple[bytes, int]]":
+def _subnets(place: Section, key: str) -> list[tuple[bytes, int]]:
     found: list[tuple[bytes, int]] = []
     texts = place.texts(key)
     if len(texts) > MAX_SUBNETS:

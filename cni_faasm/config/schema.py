@@ -5,15 +5,16 @@ the same as absent. Every fault is collected, none raised. Unknown keys pass, si
 plugins and later specifications have their own, unless they look like a slip of the pen.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
 from cni_faasm.config.keys import names
+from cni_faasm.config.nearmiss import nearest
 from cni_faasm.spec import inet, jsonio
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from typing import TypeVar
-
-    T = TypeVar("T")
+T = TypeVar("T")
 
 
 TOP = names("")
@@ -87,13 +88,11 @@ def shown(value: object) -> str:
     elif isinstance(value, list):
         text = "[...]" if value else "[]"
     else:
-        from cni_faasm.spec import jsonio  # only a fault needs it
-
         text = jsonio.dumps(value).decode("utf-8", "replace")
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-class Faults(list["Fault"]):
+class Faults(list[Fault]):
     """What is wrong with a configuration; patience: for how many more keys a slip is looked for.
 
     Comparing takes as long as reading a page, and a configuration may have a million keys.
@@ -121,8 +120,8 @@ class Section:
 
     def __init__(
         self,
-        document: "dict[str, object]",
-        known: "dict[str, str]",
+        document: dict[str, object],
+        known: dict[str, str],
         path: str,
         faults: Faults,
     ) -> None:
@@ -137,7 +136,7 @@ class Section:
                 values[name] = value
         self.values = values
 
-    def _unknown(self, key: str, known: "dict[str, str]") -> None:
+    def _unknown(self, key: str, known: dict[str, str]) -> None:
         if not self.faults.patience or key.lower() in FOREIGN or "/" in key or "." in key:
             return
         self.faults.patience -= 1
@@ -152,8 +151,6 @@ class Section:
                 text = "it has no meaning here"
                 self.faults.append(Fault(self.path + key, key, " or ".join(homes), text))
                 return
-        from cni_faasm.config.nearmiss import nearest
-
         name = nearest(key.lower(), known)
         if name is not None:
             self.faults.append(Fault(self.path + key, key, name, "no such key"))
@@ -167,21 +164,21 @@ class Section:
         else:
             self.faults.append(Fault(self.path + key, None, allowed, "missing"))
 
-    def text(self, key: str) -> "str | None":
+    def text(self, key: str) -> str | None:
         value = self.values.get(key)
         if value is None or isinstance(value, str):
             return value
         self.fault(key, "text")
         return None
 
-    def flag(self, key: str) -> "bool | None":
+    def flag(self, key: str) -> bool | None:
         value = self.values.get(key)
         if value is None or isinstance(value, bool):
             return value
         self.fault(key, "true or false")
         return None
 
-    def number(self, key: str, low: int, high: int) -> "int | None":
+    def number(self, key: str, low: int, high: int) -> int | None:
         value = self.values.get(key)
         if value is None:
             return None
@@ -191,7 +188,7 @@ class Section:
         self.fault(key, f"a number from {low} to {high}")
         return None
 
-    def parsed(self, key: str, parse: "Callable[[object], T]", allowed: str) -> "T | None":
+    def parsed(self, key: str, parse: Callable[[object], T], allowed: str) -> T | None:
         """Return parse(value); its ValueError becomes a fault."""
         value = self.values.get(key)
         if value is None:
@@ -202,7 +199,7 @@ class Section:
             self.fault(key, allowed)
             return None
 
-    def items(self, key: str) -> "list[object]":
+    def items(self, key: str) -> list[object]:
         """Return a list; an empty one when it is absent, a fault or longer than MAX_ITEMS."""
         value = self.values.get(key)
         if isinstance(value, list):
@@ -214,7 +211,7 @@ class Section:
             self.fault(key, "a list")
         return []
 
-    def texts(self, key: str) -> "list[str]":
+    def texts(self, key: str) -> list[str]:
         """Return a list of text."""
         found: list[str] = []
         for index, item in enumerate(self.items(key)):
@@ -224,7 +221,7 @@ class Section:
                 self.faults.append(Fault(f"{self.path}{key}[{index}]", item, "text"))
         return found
 
-    def section(self, key: str, known: "dict[str, str]") -> "Section | None":
+    def section(self, key: str, known: dict[str, str]) -> Section | None:
         """Return the object at a key."""
         value = self.values.get(key)
         if isinstance(value, dict):
@@ -233,14 +230,14 @@ class Section:
             self.fault(key, "a JSON object")
         return None
 
-    def sections(self, key: str, known: "dict[str, str]") -> "Iterator[Section]":
+    def sections(self, key: str, known: dict[str, str]) -> Iterator[Section]:
         """Return a list of objects; what is no object is a fault and left out."""
         return objects(self.items(key), known, self.path + key, self.faults)
 
 
 def objects(
-    items: "list[object]", known: "dict[str, str]", path: str, faults: Faults
-) -> "Iterator[Section]":
+    items: list[object], known: dict[str, str], path: str, faults: Faults
+) -> Iterator[Section]:
     """Yield the objects of a list; what is no object is a fault and left out.
 
     After more than MAX_ITEMS faults the rest is left out.
@@ -262,20 +259,20 @@ def address(value: object) -> bytes:
     return inet.pack(value)
 
 
-def network(value: object) -> "tuple[bytes, int]":
+def network(value: object) -> tuple[bytes, int]:
     """Return (packed address, prefix_len). Raises: ValueError."""
     if not isinstance(value, str):
         raise ValueError(value)  # noqa: TRY004 -- as above
     return inet.parse_cidr(value)
 
 
-def mac(value: object) -> "bytes | None":
+def mac(value: object) -> bytes | None:
     """Return the six bytes of a MAC address, None for "". Raises: ValueError."""
     if not isinstance(value, str):
         raise ValueError(value)  # noqa: TRY004 -- as above
     return inet.parse_mac(value) if value else None
 
 
-def optional_address(value: object) -> "bytes | None":
+def optional_address(value: object) -> bytes | None:
     """Return a packed address, None for "". Raises: ValueError."""
     return None if value == "" else address(value)

@@ -44,7 +44,7 @@ def parse_rate(value: object) -> int:
     return rate_bps
 
 
-def parse_burst(value: object) -> "int | None":
+def parse_burst(value: object) -> int | None:
     """Return bits, None for what means "not set". Raises: ValueError."""
     bits = _parse_bits(value)
     if bits > MAX_BURST_BITS:

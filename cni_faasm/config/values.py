@@ -7,15 +7,11 @@ from cni_faasm.config.defaults import (
     DEFAULT_PREFIX,
     DEFAULT_STATE_DIR,
 )
+from cni_faasm.config.policy import Guard
+from cni_faasm.config.ports import Port
+from cni_faasm.config.ranges import Range
 from cni_faasm.config.rates import Limit
-from cni_faasm.spec.results import SUPPORTED_VERSIONS
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.config.policy import Guard
-    from cni_faasm.config.ports import Port
-    from cni_faasm.config.ranges import Range
-    from cni_faasm.spec.results import Result, Route
+from cni_faasm.spec.results import SUPPORTED_VERSIONS, Result, Route
 
 
 class NetworkConfig:

@@ -6,24 +6,21 @@ args.cni, CNI_ARGS, and it is said.
 """
 
 from cni_faasm.config import ranges, schema
+from cni_faasm.config.ranges import Range
 from cni_faasm.config.schema import Fault, Faults, Section
+from cni_faasm.config.values import NetworkConfig
 from cni_faasm.spec import inet
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.config.ranges import Range
-    from cni_faasm.config.values import NetworkConfig
-
-    Wanted = tuple[str, object]
+Wanted = tuple[str, object]
 
 _MAC_ALLOWED = "a MAC address like 02:00:00:00:00:01"
 
 
 def read_wishes(
-    config: "NetworkConfig",
+    config: NetworkConfig,
     top: Section,
-    runtime: "Section | None",
-    args: "dict[str, str]",
+    runtime: Section | None,
+    args: dict[str, str],
     verb: str,
 ) -> None:
     """Fill in the addresses and the MAC address asked for, and what was not heeded of them."""
@@ -62,11 +59,11 @@ def read_wishes(
 
 
 def read_requested(
-    range_sets: "list[list[Range]]",
-    wanted: "list[list[Wanted]]",
+    range_sets: list[list[Range]],
+    wanted: list[list[Wanted]],
     faults: Faults,
-    warnings: "list[str]",
-) -> "list[bytes]":
+    warnings: list[str],
+) -> list[bytes]:
     """Return the addresses asked for, which may have a prefix length that says nothing.
 
     wanted: (path, value) of each, by the place that asks, the one that wins first. Two

@@ -5,10 +5,15 @@ our configuration. Our lock is never held meanwhile: the plugin may be host-loca
 the same one.
 """
 
+import os
 import posix
+import select
+from collections.abc import Iterable
 
 from cni_faasm.attachment import accepted, plan_fields, record
-from cni_faasm.attachment.plan import HOST_LINK_LOCAL, PlannedAddress
+from cni_faasm.attachment.plan import HOST_LINK_LOCAL, Plan, PlannedAddress
+from cni_faasm.config import dns
+from cni_faasm.config.loading import NetworkConfig
 from cni_faasm.spec import inet, jsonio
 from cni_faasm.spec.errors import (
     DECODING_FAILURE,
@@ -19,16 +24,8 @@ from cni_faasm.spec.errors import (
     UNSUPPORTED_FIELD,
     CniError,
 )
-from cni_faasm.spec.results import parse_result
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from cni_faasm.attachment.plan import Plan
-    from cni_faasm.config.loading import NetworkConfig
-    from cni_faasm.spec.protocol import Request
-    from cni_faasm.spec.results import Result
+from cni_faasm.spec.protocol import Request
+from cni_faasm.spec.results import Result, parse_result
 
 MAX_ANSWER_BYTES = 1 << 20
 # The gateway of an address that came without one; any will do on a link of two.
@@ -39,7 +36,7 @@ _SIGPIPE = 13
 _SIGKILL = 9
 
 
-def demand_path(request: "Request") -> None:
+def demand_path(request: Request) -> None:
     """Refuse a call that must execute a plugin and does not say where plugins are.
 
     Raises: CniError 4.
@@ -52,9 +49,7 @@ def demand_path(request: "Request") -> None:
         )
 
 
-def lease(
-    request: "Request", config: "NetworkConfig", promised: "Plan", warnings: "list[str]"
-) -> None:
+def lease(request: Request, config: NetworkConfig, promised: Plan, warnings: list[str]) -> None:
     """Have the plugin ADD, and put what it gave into the plan.
 
     warnings: receives what is left out of it.
@@ -70,8 +65,6 @@ def lease(
         raise _failed(name, "its answer to ADD has no address")
     _fill(promised, result)
     if result.dns and not config.dns_is_told:
-        from cni_faasm.config import dns
-
         promised.dns = dns.without_zones(result.dns, f"IPAM plugin {name!r}", warnings)
     if promised.ip_masq:
         for one in result.ips:
@@ -84,7 +77,7 @@ def lease(
                 )
 
 
-def _fill(promised: "Plan", result: "Result") -> None:
+def _fill(promised: Plan, result: Result) -> None:
     promised.addresses = [
         PlannedAddress(one.address, one.gateway or LINK_LOCAL[len(one.address)])
         for one in result.ips
@@ -104,17 +97,17 @@ def _fill(promised: "Plan", result: "Result") -> None:
             promised.ranges.append(subnet)
 
 
-def give_up(request: "Request", config: "NetworkConfig") -> None:
+def give_up(request: Request, config: NetworkConfig) -> None:
     """Have the plugin DEL after its ADD or ours has failed. Raises: CniError."""
     call("DEL", config.ipam_plugin, request.document, request, config.ipam_timeout_ms)
 
 
 def release(
-    request: "Request",
-    config: "NetworkConfig",
+    request: Request,
+    config: NetworkConfig,
     network: str,
-    identity: "tuple[str, str]",
-    promised: "Plan | None",
+    identity: tuple[str, str],
+    promised: Plan | None,
 ) -> None:
     """Have the plugin that leased an attachment's addresses DEL them.
 
@@ -137,8 +130,8 @@ def release(
 
 
 def _document_then(
-    config: "NetworkConfig", network: str, identity: "tuple[str, str]", name: str
-) -> "dict[str, object]":
+    config: NetworkConfig, network: str, identity: tuple[str, str], name: str
+) -> dict[str, object]:
     """Return the configuration that ADD was given, else as much of it as is known."""
     fields = record.read(config.state_dir, network, *identity) or {}
     text = fields.get(accepted.KEY)
@@ -152,8 +145,8 @@ def _document_then(
 
 
 def release_dead(
-    request: "Request", config: "NetworkConfig", dead: "Iterable[tuple[str, str]]"
-) -> "list[str]":
+    request: Request, config: NetworkConfig, dead: Iterable[tuple[str, str]]
+) -> list[str]:
     """Release what attachments of an earlier boot held. Returns: what could not be, and why."""
     warnings = []
     for identity in dead:
@@ -167,7 +160,7 @@ def release_dead(
     return warnings
 
 
-def drifts(request: "Request", promised: "Plan", timeout_ms: int) -> "list[tuple[str, str, str]]":
+def drifts(request: Request, promised: Plan, timeout_ms: int) -> list[tuple[str, str, str]]:
     """Have the plugin CHECK. Returns: (what, expected, found) when it is not content."""
     try:
         call("CHECK", promised.ipam_plugin, request.document, request, timeout_ms)
@@ -177,7 +170,7 @@ def drifts(request: "Request", promised: "Plan", timeout_ms: int) -> "list[tuple
     return []
 
 
-def pass_on(request: "Request", config: "NetworkConfig") -> None:
+def pass_on(request: Request, config: NetworkConfig) -> None:
     """Have the plugin do the verb that we do, GC or STATUS. Raises: CniError."""
     call(request.verb, config.ipam_plugin, request.document, request, config.ipam_timeout_ms)
 
@@ -185,12 +178,12 @@ def pass_on(request: "Request", config: "NetworkConfig") -> None:
 def call(
     verb: str,
     name: str,
-    document: "dict[str, object]",
-    request: "Request",
+    document: dict[str, object],
+    request: Request,
     timeout_ms: int,
     *,
-    identity: "tuple[str, str] | None" = None,
-    netns: "str | None" = None,
+    identity: tuple[str, str] | None = None,
+    netns: str | None = None,
 ) -> bytes:
     """Execute the plugin for one verb; its stderr is ours.
 
@@ -231,7 +224,7 @@ def _failed(name: str, what: str) -> CniError:
     )
 
 
-def _object(text: bytes) -> "dict[str, object]":
+def _object(text: bytes) -> dict[str, object]:
     document = jsonio.loads(text)
     if not isinstance(document, dict):
         raise CniError(DECODING_FAILURE, "a JSON object is expected")
@@ -242,7 +235,7 @@ def _find(name: str, search_path: str) -> str:
     """Return the executable of a plugin. Raises: CniError 108."""
     for folder in search_path.split(":"):
         path = f"{folder}/{name}"
-        if folder.startswith("/") and posix.access(path, posix.X_OK):
+        if folder.startswith("/") and os.access(path, os.X_OK):
             return path
     raise CniError(
         IPAM_FAILED,
@@ -252,8 +245,8 @@ def _find(name: str, search_path: str) -> str:
 
 
 def _environment(
-    verb: str, request: "Request", identity: "tuple[str, str] | None", netns: "str | None"
-) -> "dict[bytes, bytes]":
+    verb: str, request: Request, identity: tuple[str, str] | None, netns: str | None
+) -> dict[bytes, bytes]:
     found = {
         key: value for key, value in posix.environ.items() if not key.startswith(_LOADER_VARIABLES)
     }
@@ -272,27 +265,27 @@ def _environment(
 
 
 def _execute(
-    path: str, environment: "dict[bytes, bytes]", stdin: bytes, timeout_ms: int
-) -> "tuple[int | None, bytes]":
+    path: str, environment: dict[bytes, bytes], stdin: bytes, timeout_ms: int
+) -> tuple[int | None, bytes]:
     """Run a program with a file in memory for stdin and one for stdout.
 
     Not with pipes: who hangs, or leaves a child behind that holds them, must not hold us.
     Returns: (status, stdout); a negative status is a signal, None says that it was ended.
     """
-    given = posix.memfd_create("stdin", posix.MFD_CLOEXEC)
-    printed = posix.memfd_create("stdout", posix.MFD_CLOEXEC)
+    given = os.memfd_create("stdin", os.MFD_CLOEXEC)
+    printed = os.memfd_create("stdout", os.MFD_CLOEXEC)
     try:
         while stdin:
-            stdin = stdin[posix.write(given, stdin) :]
-        posix.lseek(given, 0, 0)
+            stdin = stdin[os.write(given, stdin) :]
+        os.lseek(given, 0, 0)
         try:
-            pid = posix.posix_spawn(
+            pid = os.posix_spawn(
                 path,
                 [path],
                 environment,
                 file_actions=(
-                    (posix.POSIX_SPAWN_DUP2, given, 0),
-                    (posix.POSIX_SPAWN_DUP2, printed, 1),
+                    (os.POSIX_SPAWN_DUP2, given, 0),
+                    (os.POSIX_SPAWN_DUP2, printed, 1),
                 ),
                 setpgroup=0,
                 setsigmask=(),  # ours is full of what must not disturb a verb
@@ -307,23 +300,21 @@ def _execute(
             has_ended = _wait(pid, timeout_ms)
         finally:
             if not has_ended:
-                posix.kill(-pid, _SIGKILL)
-            waited = posix.waitpid(pid, 0)[1]
-        status = posix.waitstatus_to_exitcode(waited) if has_ended else None
-        return status, posix.pread(printed, MAX_ANSWER_BYTES, 0)
+                os.kill(-pid, _SIGKILL)
+            waited = os.waitpid(pid, 0)[1]
+        status = os.waitstatus_to_exitcode(waited) if has_ended else None
+        return status, os.pread(printed, MAX_ANSWER_BYTES, 0)
     finally:
-        posix.close(given)
-        posix.close(printed)
+        os.close(given)
+        os.close(printed)
 
 
 def _wait(pid: int, timeout_ms: int) -> bool:
     """Say whether a child has ended within the time."""
-    import select
-
-    child = posix.pidfd_open(pid)
+    child = os.pidfd_open(pid)
     try:
         poll = select.poll()
         poll.register(child, select.POLLIN)
         return bool(poll.poll(timeout_ms))
     finally:
-        posix.close(child)
+        os.close(child)

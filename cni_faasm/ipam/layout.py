@@ -3,19 +3,16 @@
 The pure half of the store.
 """
 
+from collections.abc import Iterable, Iterator, Sequence
+
+from cni_faasm.config.ranges import Range
 from cni_faasm.spec import inet
 from cni_faasm.spec.errors import ADDRESS_UNAVAILABLE, CniError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from cni_faasm.config.ranges import Range
 
 _ID_BYTES = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-"
 
 
-def lease_holder(data: bytes) -> "tuple[str, str] | None":
+def lease_holder(data: bytes) -> tuple[str, str] | None:
     """Read a lease's contents; None when no plausible container id stands there.
 
     Plausible is what the specification allows: alphanumeric first, then also _ . and -.
@@ -30,7 +27,7 @@ def lease_holder(data: bytes) -> "tuple[str, str] | None":
     return container_id.decode("ascii"), ifname.decode("ascii")
 
 
-def lease_address(name: str) -> "bytes | None":
+def lease_address(name: str) -> bytes | None:
     """Return the address that a file name stands for; None when it is not a lease's name."""
     try:
         address = inet.pack(name)
@@ -40,8 +37,8 @@ def lease_address(name: str) -> "bytes | None":
 
 
 def assign(
-    range_sets: "Sequence[Sequence[Range]]", requested: "Iterable[bytes]"
-) -> "dict[int, tuple[Range, bytes]]":
+    range_sets: Sequence[Sequence[Range]], requested: Iterable[bytes]
+) -> dict[int, tuple[Range, bytes]]:
     """Give each requested address to the set that contains it. Raises: CniError 104."""
     wanted: dict[int, tuple[Range, bytes]] = {}
     for address in dict.fromkeys(requested):
@@ -71,9 +68,7 @@ def assign(
     return wanted
 
 
-def candidates(
-    ranges: "Sequence[Range]", cursor: "bytes | None"
-) -> "Iterator[tuple[Range, bytes]]":
+def candidates(ranges: Sequence[Range], cursor: bytes | None) -> Iterator[tuple[Range, bytes]]:
     """Yield every address but the gateways, once: from after the cursor, around, to it.
 
     A cursor outside of all ranges (they were configured anew) counts as none.
@@ -89,7 +84,7 @@ def candidates(
         yield from _span(source, inet.to_int(source.first), inet.to_int(source.last))
 
 
-def _span(source: "Range", first: int, last: int) -> "Iterator[tuple[Range, bytes]]":
+def _span(source: Range, first: int, last: int) -> Iterator[tuple[Range, bytes]]:
     width = len(source.first)
     for number in range(first, last + 1):
         address = number.to_bytes(width, "big")
@@ -97,14 +92,14 @@ def _span(source: "Range", first: int, last: int) -> "Iterator[tuple[Range, byte
             yield source, address
 
 
-def size(ranges: "Sequence[Range]") -> int:
+def size(ranges: Sequence[Range]) -> int:
     """Return how many addresses a range set can lease: its gateways are not."""
     return sum(
         inet.to_int(r.last) - inet.to_int(r.first) + 1 - r.contains(r.gateway) for r in ranges
     )
 
 
-def describe(ranges: "Sequence[Range]") -> str:
+def describe(ranges: Sequence[Range]) -> str:
     """Return the text of a range set for messages."""
     return ", ".join(
         f"{inet.cidr(r.network, r.prefix_len)} ({inet.unpack(r.first)}-{inet.unpack(r.last)})"

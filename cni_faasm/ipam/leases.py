@@ -4,22 +4,19 @@ The layout is that of the reference plugin `host-local`; store.py writes it.
 """
 
 import fcntl
-import posix
+import os
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
 
 from cni_faasm.attachment import files
 from cni_faasm.attachment.files import io_error
+from cni_faasm.config.ranges import Range
 from cni_faasm.ipam.layout import lease_address, lease_holder
+from cni_faasm.ipam.lockwait import wait_for_lock
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.spec import inet
 from cni_faasm.spec.errors import TRY_AGAIN, CniError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import TracebackType
-    from typing import Self
-
-    from cni_faasm.config.ranges import Range
 
 # What stands at an address's name. Absent and torn are free.
 ABSENT, TORN, HELD, ODD = range(4)
@@ -86,7 +83,7 @@ class Leases:
         *,
         create: bool = True,
         lock: bool = True,
-        doubts: "list[str] | None" = None,
+        doubts: list[str] | None = None,
     ) -> None:
         """Name a store; `open` or `with` opens it.
 
@@ -105,15 +102,15 @@ class Leases:
         self._folder = -1
         self._lock = -1
 
-    def __enter__(self) -> "Self":
+    def __enter__(self) -> Self:
         self.open()
         return self
 
     def __exit__(
         self,
-        kind: "type[BaseException] | None",
-        error: "BaseException | None",
-        traceback: "TracebackType | None",
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -160,15 +157,13 @@ class Leases:
     def _acquire(self) -> bool:
         """Lock; say whether the file locked is still the store's."""
         path = self.path + "/lock"
-        flags = posix.O_RDWR | posix.O_CREAT | posix.O_CLOEXEC | posix.O_NOFOLLOW
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            self._lock = lock = posix.open("lock", flags, 0o600, dir_fd=self._folder)
+            self._lock = lock = os.open("lock", flags, 0o600, dir_fd=self._folder)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 # Imported here: contention is rare.
-                from cni_faasm.ipam.lockwait import wait_for_lock
-
                 if not wait_for_lock(lock, self._timeout_ms):
                     raise CniError(
                         TRY_AGAIN,
@@ -176,13 +171,13 @@ class Leases:
                         f"for {self._timeout_ms} ms",
                         "`lslocks` or `fuser` names the holder; lockTimeout sets how long to wait",
                     ) from None
-            return posix.fstat(lock).st_nlink > 0
+            return os.fstat(lock).st_nlink > 0
         except FileNotFoundError:
             return False  # the folder was removed between opening it and now
         except OSError as error:
             raise io_error(error, "cannot lock", path) from None
 
-    def owner(self, address: bytes) -> "tuple[str, str] | None":
+    def owner(self, address: bytes) -> tuple[str, str] | None:
         """Return (container id, ifname) of a lease; ifname "" in the old format.
 
         Raises: CniError 5 when it cannot be read.
@@ -190,7 +185,7 @@ class Leases:
         state, container_id, ifname = self._inspect(inet.unpack(address), strict=True)
         return (container_id, ifname) if state == HELD else None
 
-    def find(self, container_id: str, ifname: str) -> "list[bytes]":
+    def find(self, container_id: str, ifname: str) -> list[bytes]:
         """Return the addresses an attachment holds, by reading every lease.
 
         The rare path, for attachments without a record: those that host-local made. Leases
@@ -206,13 +201,13 @@ class Leases:
                     old.append(address)
         return exact or old
 
-    def leases(self) -> "Iterator[tuple[bytes, str, str, float]]":
+    def leases(self) -> Iterator[tuple[bytes, str, str, float]]:
         """Yield (address, container id, ifname, mtime) of every lease, in no order."""
         for _, address, state, container_id, ifname, mtime in self._scan():
             if state == HELD:
                 yield address, container_id, ifname, mtime
 
-    def count(self, source: "Range") -> int:
+    def count(self, source: Range) -> int:
         """Return how many addresses of a range have a lease file, torn ones included."""
         total = 0
         for name in self._names():
@@ -223,7 +218,7 @@ class Leases:
 
     # --- what stands on the disk -----------------------------------------------------------
 
-    def _inspect(self, name: str, *, strict: bool = False) -> "tuple[int, str, str]":
+    def _inspect(self, name: str, *, strict: bool = False) -> tuple[int, str, str]:
         """Say what stands at a lease's name, and whose it is.
 
         What cannot be read (bad sectors, a security module) is odd like what is no file, lest
@@ -247,7 +242,7 @@ class Leases:
         # A FIFO that nobody writes to reads as empty.
         return (TORN if files.is_regular(self._folder, name) else ODD), "", ""
 
-    def _scan(self) -> "Iterator[tuple[str, bytes, int, str, str, float]]":
+    def _scan(self) -> Iterator[tuple[str, bytes, int, str, str, float]]:
         """Yield (name, address, state, container id, ifname, mtime) of all that is there."""
         for name in self._names():
             address = lease_address(name)
@@ -257,16 +252,16 @@ class Leases:
             if state not in (HELD, TORN):
                 continue
             try:
-                status = posix.stat(name, dir_fd=self._folder, follow_symlinks=False)
+                status = os.stat(name, dir_fd=self._folder, follow_symlinks=False)
             except OSError:
                 continue
             yield name, address, state, container_id, ifname, status.st_mtime
 
-    def _names(self) -> "list[str]":
+    def _names(self) -> list[str]:
         if self._folder < 0:
             return []
         try:
-            return posix.listdir(self._folder)
+            return os.listdir(self._folder)
         except OSError as error:
             raise io_error(error, "cannot list", self.path) from None
 

@@ -6,20 +6,17 @@ an address, so that a range which was full is usable again.
 """
 
 import time
+from collections.abc import Mapping
 
 from cni_faasm.attachment import files, record
+from cni_faasm.ipam.lockwait import wait_for_lock
+from cni_faasm.ipam.store import Store
 from cni_faasm.spec.errors import TRY_AGAIN, CniError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from cni_faasm.ipam.store import Store
 
 _MARKER = "boot"
 
 
-def read_marker(state_dir: str, network: str) -> "dict[str, object] | None":
+def read_marker(state_dir: str, network: str) -> dict[str, object] | None:
     """Return the marker of a network; None when there is none that can be read.
 
     Keys: `bootID`; `kernel`, an object in which the verbs remember what this kernel can do;
@@ -28,7 +25,7 @@ def read_marker(state_dir: str, network: str) -> "dict[str, object] | None":
     return record.read_document(state_dir, network, _MARKER)
 
 
-def write_marker(state_dir: str, network: str, marker: "Mapping[str, object]") -> None:
+def write_marker(state_dir: str, network: str, marker: Mapping[str, object]) -> None:
     """Write the marker, as when `kernel` has a new entry. Raises: CniError 5."""
     record.write_document(state_dir, network, _MARKER, marker)
 
@@ -49,12 +46,12 @@ class Reclaimed:
 
 
 def reclaim_earlier_boot(
-    store: "Store",
+    store: Store,
     state_dir: str,
     network: str,
     boot_id: str,
-    marker: "Mapping[str, object] | None" = None,
-) -> "Reclaimed":
+    marker: Mapping[str, object] | None = None,
+) -> Reclaimed:
     """Sweep leases and records of earlier boots.
 
     Call it with the store locked. marker: from `read_marker` when the caller has it already.
@@ -119,8 +116,6 @@ def forget_shaped(state_dir: str, network: str, boot_id: str, timeout_ms: int) -
     written; who comes meanwhile waits, so that no record is removed that is written just now.
     Raises: CniError 5; 11 when another process takes longer.
     """
-    from cni_faasm.ipam.lockwait import wait_for_lock
-
     folder = files.open_folder(state_dir, network, create=True, mode=0o700)
     try:
         if not wait_for_lock(folder, timeout_ms):

@@ -6,10 +6,12 @@ there are: only the candidates are looked at, which round robin keeps to one as 
 """
 
 import errno
-import posix
+import os
+from collections.abc import Collection, Iterable, Sequence
 
 from cni_faasm.attachment import files
 from cni_faasm.attachment.files import io_error
+from cni_faasm.config.ranges import Range
 from cni_faasm.ipam.layout import assign, candidates, describe, size
 from cni_faasm.ipam.leases import HELD, ODD, TORN, Leases
 from cni_faasm.spec import inet
@@ -19,12 +21,6 @@ from cni_faasm.spec.errors import (
     TRY_AGAIN,
     CniError,
 )
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
-
-    from cni_faasm.config.ranges import Range
 
 # So many candidates are opened one by one; then one listing of the folder is cheaper.
 _PROBES = 64
@@ -60,8 +56,8 @@ class Store(Leases):
     __slots__ = ()
 
     def choose(
-        self, range_sets: "Sequence[Sequence[Range]]", requested: "Iterable[bytes]" = ()
-    ) -> "list[Allocation]":
+        self, range_sets: Sequence[Sequence[Range]], requested: Iterable[bytes] = ()
+    ) -> list[Allocation]:
         """Find one free address per range set, without writing anything.
 
         requested: addresses wanted, each for the set that contains it, at most one per set.
@@ -100,8 +96,8 @@ class Store(Leases):
             )
 
     def _next_free(
-        self, ranges: "Sequence[Range]", index: int, used: "set[bytes]"
-    ) -> "tuple[Range, bytes]":
+        self, ranges: Sequence[Range], index: int, used: set[bytes]
+    ) -> tuple[Range, bytes]:
         """Find the next free address after the cursor, round robin over the ranges."""
         cursor = self._cursor(index)
         names: set[str] | None = None
@@ -134,7 +130,7 @@ class Store(Leases):
 
     def commit(
         self,
-        allocations: "Sequence[Allocation]",
+        allocations: Sequence[Allocation],
         container_id: str,
         ifname: str,
         *,
@@ -174,7 +170,7 @@ class Store(Leases):
             for allocation in allocations:
                 self._set_cursor(allocation.range_index, allocation.address)
 
-    def _cursor(self, index: int) -> "bytes | None":
+    def _cursor(self, index: int) -> bytes | None:
         """Return the address leased last from a range set; None when unknown or nonsense."""
         if self._folder < 0:
             return None
@@ -192,9 +188,7 @@ class Store(Leases):
         except OSError:
             files.unlink_at(self._folder, _TEMPORARY)
 
-    def release(
-        self, addresses: "Iterable[bytes]", container_id: str, ifname: str
-    ) -> "list[bytes]":
+    def release(self, addresses: Iterable[bytes], container_id: str, ifname: str) -> list[bytes]:
         """Remove the leases that this attachment holds, and return their addresses.
 
         Torn ones go as well: they are what a killed ADD left. Absent ones and those of
@@ -209,7 +203,7 @@ class Store(Leases):
                 if state == TORN or (
                     state == HELD and holder == container_id and holder_ifname in (ifname, "")
                 ):
-                    posix.unlink(name, dir_fd=self._folder)
+                    os.unlink(name, dir_fd=self._folder)
                     released.append(address)
             except FileNotFoundError:
                 continue
@@ -224,7 +218,7 @@ class Store(Leases):
             raise failure
         return released
 
-    def hand_over(self, address: bytes, holder: "tuple[str, str]", heir: "tuple[str, str]") -> None:
+    def hand_over(self, address: bytes, holder: tuple[str, str], heir: tuple[str, str]) -> None:
         """Let another attachment hold a lease of `holder`; what is not its own stays as it is.
 
         Both are (container id, ifname). Raises: CniError 5.
@@ -237,7 +231,7 @@ class Store(Leases):
         except OSError as error:
             raise io_error(error, "cannot write the lease", f"{self.path}/{name}") from None
 
-    def sweep_torn(self) -> "list[bytes]":
+    def sweep_torn(self) -> list[bytes]:
         """Remove every torn lease, and a half-written cursor; return the addresses. Slow."""
         swept = [
             address
@@ -252,16 +246,16 @@ class Store(Leases):
         """Write and remove a file, as STATUS does. Raises: CniError 5."""
         try:
             files.replace_at(self._folder, _TEMPORARY, _TEMPORARY, b"probe", 0o644)
-            posix.unlink(_TEMPORARY, dir_fd=self._folder)
+            os.unlink(_TEMPORARY, dir_fd=self._folder)
         except OSError as error:
             raise io_error(error, "cannot write in", self.path) from None
 
     def sweep_before(
         self,
         moment: float,
-        keep: "set[tuple[str, str]]",
-        dead: "Collection[tuple[str, str]]" = (),
-    ) -> "list[bytes]":
+        keep: set[tuple[str, str]],
+        dead: Collection[tuple[str, str]] = (),
+    ) -> list[bytes]:
         """Remove leases last written before `moment` whose attachment is not in `keep`.
 
         dead: attachments whose leases go whatever their age, for clocks go backwards.

@@ -5,13 +5,13 @@ receives, so the same messages on each end limit both directions without ifb and
 without policing. Why these numbers and not others: docs/design.md, "Shaping".
 """
 
-from cni_faasm.netlink import tc
+from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.config.rates import Limit
-    from cni_faasm.limits.shaping_scope import Scope
-    from cni_faasm.netlink.transport import Message
+from cni_faasm.config.rates import Limit
+from cni_faasm.limits import shaping_scope
+from cni_faasm.limits.shaping_scope import Scope
+from cni_faasm.netlink import tc
+from cni_faasm.netlink.transport import Message
 
 ROOT_HANDLE = 0x10000  # 1:
 CLASS_ID = 0x10001  # 1:1
@@ -89,7 +89,7 @@ class Shape:
         leaf_bytes: int,
         target_us: int,
         quantum_bytes: int = QUANTUM_BYTES,
-        scope: "Scope | None" = None,
+        scope: Scope | None = None,
         cut_bytes: int = 0,
         gso_bytes: int = MAX_GSO_BYTES,
     ) -> None:
@@ -132,7 +132,7 @@ class Shape:
         """Return the rate in bytes/s, as the kernel counts it."""
         return self.rate_bps // 8
 
-    def to_fields(self) -> "dict[str, object]":
+    def to_fields(self) -> dict[str, object]:
         """Return the shape as the attachment record keeps it."""
         usual_bytes = _first_gso_bytes(self.rate_bps)
         return {
@@ -148,7 +148,7 @@ class Shape:
         }
 
     @classmethod
-    def from_fields(cls, fields: "dict[str, object]") -> "Shape":
+    def from_fields(cls, fields: dict[str, object]) -> Shape:
         """Return the shape an attachment record keeps.
 
         Raises: KeyError, TypeError or ValueError when the fields are not a shape.
@@ -169,8 +169,6 @@ class Shape:
         scope = None
         kept = fields.get("scope")
         if kept is not None:
-            from cni_faasm.limits.shaping_scope import Scope
-
             if not isinstance(kept, dict):
                 raise TypeError("scope")
             scope = Scope.from_fields(kept)
@@ -188,12 +186,12 @@ class Shape:
 
 
 def shape(
-    limit: "Limit",
-    latency_ms: "int | None",
+    limit: Limit,
+    latency_ms: int | None,
     mtu: int,
     queue: str,
-    scope: "Scope | None" = None,
-) -> "Shape | None":
+    scope: Scope | None = None,
+) -> Shape | None:
     """Turn a configured limit into a shape; None when the direction is unlimited.
 
     queue: "fq_codel" or "bfifo", CUTTER before it, as the kernel offers. scope: as seen from the end it is for.
@@ -231,7 +229,7 @@ def shape(
     )
 
 
-def became(burst_bits: "int | None", one: "Shape | None") -> str:
+def became(burst_bits: int | None, one: Shape | None) -> str:
     """Say what became of a burst that was asked for; "" when it is as asked, or none was."""
     if burst_bits is None or one is None:
         return ""
@@ -242,7 +240,7 @@ def became(burst_bits: "int | None", one: "Shape | None") -> str:
     return ""
 
 
-def _queue_bytes(rate_Bps: int, latency_ms: "int | None", *, cuts: bool) -> int:
+def _queue_bytes(rate_Bps: int, latency_ms: int | None, *, cuts: bool) -> int:
     if latency_ms:
         return rate_Bps * latency_ms // 1000
     usual = rate_Bps * LATENCY_MS // 1000
@@ -251,7 +249,7 @@ def _queue_bytes(rate_Bps: int, latency_ms: "int | None", *, cuts: bool) -> int:
     return min(usual, max(LARGE_QUEUE_BYTES, rate_Bps * LARGE_LATENCY_MS // 1000))
 
 
-def _target_us(latency_ms: "int | None", *, cuts: bool) -> int:
+def _target_us(latency_ms: int | None, *, cuts: bool) -> int:
     """Return how long CoDel lets packets wait: a third of the queue's length."""
     return (latency_ms or LATENCY_MS) * 1000 // 3 if cuts else TARGET_US
 
@@ -261,7 +259,7 @@ def on_host_bps(rate_bps: int) -> int:
     return rate_bps * 102 // 100
 
 
-def gso_max_bytes(one: "Shape | None") -> "int | None":
+def gso_max_bytes(one: Shape | None) -> int | None:
     """Return the largest super-packet an end may send; None leaves the kernel's default.
 
     A 64 KB super-packet takes 52 ms at 10 Mbit/s: it would burst past a small queue
@@ -283,7 +281,7 @@ def _first_gso_bytes(rate_bps: int) -> int:
     return min(max(rate_bps // 8 // 12_000, MIN_GSO_BYTES), 32768)
 
 
-def messages(ifindex: int, one: "Shape | None") -> "list[Message]":
+def messages(ifindex: int, one: Shape | None) -> list[Message]:
     """Return what makes the shape on one end; nothing for an unlimited direction."""
     if one is None:
         return []
@@ -293,13 +291,11 @@ def messages(ifindex: int, one: "Shape | None") -> "list[Message]":
         *queue_messages(ifindex, one),
     ]
     if one.scope is not None:
-        from cni_faasm.limits import shaping_scope
-
         made += shaping_scope.messages(ifindex, one.scope)
     return made
 
 
-def class_message(ifindex: int, one: Shape, *, replace: bool = False) -> "Message":
+def class_message(ifindex: int, one: Shape, *, replace: bool = False) -> Message:
     """Return what makes class 1:1, or with replace changes its numbers under traffic."""
     return tc.new_class_htb(
         ifindex,
@@ -314,7 +310,7 @@ def class_message(ifindex: int, one: Shape, *, replace: bool = False) -> "Messag
     )
 
 
-def queue_messages(ifindex: int, one: Shape, *, replace: bool = False) -> "list[Message]":
+def queue_messages(ifindex: int, one: Shape, *, replace: bool = False) -> list[Message]:
     """Return what makes all below class 1:1, or changes its numbers."""
     leaf = leaf_message(ifindex, one, replace=replace)
     if not one.cut_bytes:
@@ -332,7 +328,7 @@ def queue_messages(ifindex: int, one: Shape, *, replace: bool = False) -> "list[
     return [cutter, leaf]
 
 
-def leaf_message(ifindex: int, one: Shape, *, replace: bool = False) -> "Message":
+def leaf_message(ifindex: int, one: Shape, *, replace: bool = False) -> Message:
     """Return what makes the bounded leaf queue, or changes its bounds."""
     if one.leaf == "fq_codel":
         return tc.new_qdisc_fq_codel(
@@ -350,7 +346,7 @@ def leaf_message(ifindex: int, one: Shape, *, replace: bool = False) -> "Message
     )
 
 
-def fq_codel(one: Shape) -> "dict[str, int]":
+def fq_codel(one: Shape) -> dict[str, int]:
     """Return the numbers of an fq_codel leaf, as tc.new_qdisc_fq_codel calls them."""
     memory = one.leaf_bytes * MEMORY_PER_BYTE if one.cut_bytes else max(one.leaf_bytes, 64 * 1514)
     return {

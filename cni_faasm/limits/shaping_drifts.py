@@ -1,19 +1,15 @@
 """Compare the queues of one end of a pair with their shape; shaping makes them."""
 
 import errno
+from collections.abc import Sequence
 
-from cni_faasm.limits import shaping
+from cni_faasm.limits import shaping, shaping_scope
+from cni_faasm.limits.shaping import Shape
 from cni_faasm.netlink import dumps, tc, tc_parse
+from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from cni_faasm.limits.shaping import Shape
-    from cni_faasm.netlink.transport import Netlink
-
-    Drift = tuple[str, str, str]
+Drift = tuple[str, str, str]
 
 # What the kernel says of a queue that is not there, or whose parent is not. Of the noop that a
 # device has until it is up, it says nothing at all: Netlink.get_tolerant makes that ENODATA.
@@ -30,7 +26,7 @@ _UNITS = {
 }
 
 
-def of_device(where: str, netlink: "Netlink", ifindex: int, one: "Shape | None") -> "list[Drift]":
+def of_device(where: str, netlink: Netlink, ifindex: int, one: Shape | None) -> list[Drift]:
     """Compare the queues of one device with its shape. Raises: NetlinkError."""
     questions = [
         tc.get_qdisc(ifindex),
@@ -66,14 +62,14 @@ def of_device(where: str, netlink: "Netlink", ifindex: int, one: "Shape | None")
 
 def drifts(
     where: str,
-    one: "Shape | None",
+    one: Shape | None,
     *,
-    root: "tc_parse.Qdisc | None",
-    queue: "tc_parse.Qdisc | None",
-    one_class: "tc_parse.HtbClass | None",
-    cutter: "tc_parse.Qdisc | None" = None,
-    filters: "Sequence[bytes]" = (),
-) -> "list[Drift]":
+    root: tc_parse.Qdisc | None,
+    queue: tc_parse.Qdisc | None,
+    one_class: tc_parse.HtbClass | None,
+    cutter: tc_parse.Qdisc | None = None,
+    filters: Sequence[bytes] = (),
+) -> list[Drift]:
     """Compare one end with its shape. Returns: (what, expected, found) for each difference.
 
     root, queue, one_class: what there is at the root, as leaf, and of class 1:1. cutter: what is
@@ -97,8 +93,6 @@ def drifts(
         texts = (f"{one.direct_qlen} packets", f"{root.direct_qlen} packets")
         found.append((f"{where}: htb direct queue", *texts))
     if one.scope is not None or filters:
-        from cni_faasm.limits import shaping_scope
-
         found.extend(shaping_scope.drifts(where, one.scope, filters))
     if one_class is None:
         found.append((f"{where}: class", "htb 1:1", "none"))
@@ -124,11 +118,11 @@ def drifts(
     return found
 
 
-def _name(queue: "tc_parse.Qdisc | None") -> str:
+def _name(queue: tc_parse.Qdisc | None) -> str:
     return "none" if queue is None else f"{queue.kind} {tc.handle_text(queue.handle)}"
 
 
-def _class_drifts(where: str, one: "Shape", actual: "tc_parse.HtbClass") -> "list[Drift]":
+def _class_drifts(where: str, one: Shape, actual: tc_parse.HtbClass) -> list[Drift]:
     found: list[Drift] = []
     ticks = tc.burst_ticks(one.rate_Bps, one.burst_bytes)
     for what, rate in (("rate", actual.rate_Bps), ("ceil", actual.ceil_Bps)):
@@ -149,13 +143,13 @@ def _class_drifts(where: str, one: "Shape", actual: "tc_parse.HtbClass") -> "lis
     return found
 
 
-def _framing(framing: "tuple[int, int, int]") -> str:
+def _framing(framing: tuple[int, int, int]) -> str:
     layer, overhead, mpu = framing
     name = "ethernet" if layer == tc.TC_LINKLAYER_ETHERNET else f"number {layer}"
     return f"linklayer {name} overhead {overhead} mpu {mpu}"
 
 
-def _fq_codel_drifts(where: str, one: "Shape", queue: "tc_parse.Qdisc") -> "list[Drift]":
+def _fq_codel_drifts(where: str, one: Shape, queue: tc_parse.Qdisc) -> list[Drift]:
     found: list[Drift] = []
     expected: dict[str, int | None] = {
         **shaping.fq_codel(one),
@@ -173,5 +167,5 @@ def _fq_codel_drifts(where: str, one: "Shape", queue: "tc_parse.Qdisc") -> "list
     return found
 
 
-def _number(number: "int | None", unit: str) -> str:
+def _number(number: int | None, unit: str) -> str:
     return "none" if number is None else f"{number}{unit}"

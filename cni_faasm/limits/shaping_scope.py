@@ -4,14 +4,13 @@ On the container's end the subnet is where packets go to, on the host's where th
 What is not limited goes past HTB's classes, by its direct queue.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 from cni_faasm.netlink import tc_filter
+from cni_faasm.netlink.transport import Message
 from cni_faasm.spec import inet
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from cni_faasm.netlink.transport import Message
 
 ROOT_HANDLE = 0x10000  # 1:, HTB's word for "past all classes" too
 LIMITED = 0x10001  # 1:1
@@ -29,7 +28,7 @@ class Scope:
 
     def __init__(
         self,
-        subnets: "list[tuple[bytes, int]]",
+        subnets: list[tuple[bytes, int]],
         *,
         only: bool,
         classifier: str,
@@ -40,11 +39,11 @@ class Scope:
         self.classifier = classifier
         self.by_source = by_source
 
-    def seen_from(self, *, host: bool) -> "Scope":
+    def seen_from(self, *, host: bool) -> Scope:
         """Return the same for the host's end, or for the container's."""
         return Scope(self.subnets, only=self.only, classifier=self.classifier, by_source=host)
 
-    def filters(self) -> "list[tc_filter.Filter]":
+    def filters(self) -> list[tc_filter.Filter]:
         """Return one filter for each subnet."""
         classid = LIMITED if self.only else ROOT_HANDLE
         return [
@@ -52,7 +51,7 @@ class Scope:
             for network, prefix_len in self.subnets
         ]
 
-    def to_fields(self) -> "dict[str, object]":
+    def to_fields(self) -> dict[str, object]:
         """Return the scope as the attachment record keeps it."""
         return {
             "subnets": [inet.cidr(*subnet) for subnet in self.subnets],
@@ -62,7 +61,7 @@ class Scope:
         }
 
     @classmethod
-    def from_fields(cls, fields: "dict[str, object]") -> "Scope":
+    def from_fields(cls, fields: dict[str, object]) -> Scope:
         """Return the scope a record keeps. Raises: KeyError, TypeError, ValueError."""
         subnets = fields["subnets"]
         if not isinstance(subnets, list):
@@ -77,16 +76,14 @@ class Scope:
         )
 
 
-def messages(ifindex: int, scope: Scope) -> "list[Message]":
+def messages(ifindex: int, scope: Scope) -> list[Message]:
     """Return what makes the filters of one end."""
     return [
         tc_filter.new_filter(ifindex, ROOT_HANDLE, scope.classifier, one) for one in scope.filters()
     ]
 
 
-def drifts(
-    where: str, scope: "Scope | None", bodies: "Sequence[bytes]"
-) -> "list[tuple[str, str, str]]":
+def drifts(where: str, scope: Scope | None, bodies: Sequence[bytes]) -> list[tuple[str, str, str]]:
     """Compare the filters of one end, as they were dumped, with what was promised.
 
     Returns: (what, expected, found), at most one: all are made anew.
@@ -100,11 +97,11 @@ def drifts(
     return [(f"{where}: filters", _text(wanted), text)]
 
 
-def _key(one: tc_filter.Filter) -> "tuple[bytes, int, int, bool]":
+def _key(one: tc_filter.Filter) -> tuple[bytes, int, int, bool]:
     return one.network, one.prefix_len, one.classid, one.by_source
 
 
-def _text(filters: "list[tc_filter.Filter]") -> str:
+def _text(filters: list[tc_filter.Filter]) -> str:
     parts = [
         f"{'from' if one.by_source else 'to'} {inet.cidr(one.network, one.prefix_len)} "
         f"{'limited' if one.classid == LIMITED else 'not limited'}"

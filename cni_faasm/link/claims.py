@@ -5,18 +5,16 @@ that lies in the host's own LAN either may be a router's or another machine's, a
 answer for it from then on.
 """
 
+import time
+from collections.abc import Iterable
+
+from cni_faasm.attachment.plan import Plan
 from cni_faasm.link import veth
-from cni_faasm.netlink import neigh, route
+from cni_faasm.netlink import dumps, neigh, route
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.spec import inet
 from cni_faasm.spec.errors import ADDRESS_UNAVAILABLE, CniError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from cni_faasm.attachment.plan import Plan
 
 PROBE_TIMEOUT_S = 0.3
 _POLL_S = 0.005
@@ -24,7 +22,7 @@ _POLL_S = 0.005
 _ANSWERED = neigh.NUD_REACHABLE | neigh.NUD_PERMANENT
 
 
-def demand_free(host: Netlink, plan: "Plan") -> None:
+def demand_free(host: Netlink, plan: Plan) -> None:
     """Refuse a plan whose gateway or address is somebody else's.
 
     The usual case, a range of no link of the host's, costs one exchange, and so does a gateway
@@ -34,7 +32,7 @@ def demand_free(host: Netlink, plan: "Plan") -> None:
     demand(host, plan.gateways, [item.address for item in plan.addresses])
 
 
-def demand(host: Netlink, gateways: "list[bytes]", addresses: "list[bytes]") -> None:
+def demand(host: Netlink, gateways: list[bytes], addresses: list[bytes]) -> None:
     """Refuse gateways and addresses that are somebody else's. Raises: as demand_free."""
     wanted = [*gateways, *addresses]
     answers = host.get_tolerant([route.get_route(one) for one in wanted])
@@ -56,14 +54,12 @@ def demand(host: Netlink, gateways: "list[bytes]", addresses: "list[bytes]") -> 
         )
 
 
-def _next_hops(host: Netlink, gateways: "Iterable[bytes]") -> "set[bytes]":
-    from cni_faasm.netlink import dumps  # only a network's first attachment needs it
-
+def _next_hops(host: Netlink, gateways: Iterable[bytes]) -> set[bytes]:
     families = {inet.family(one) for one in gateways}
     return {hop for family in families for hop in dumps.next_hops(host, family)}
 
 
-def _answers(host: Netlink, address: bytes, taken: "route.RouteInfo") -> bool:
+def _answers(host: Netlink, address: bytes, taken: route.RouteInfo) -> bool:
     """Say whether a machine on a link of the host's, and no container of ours, has an address."""
     if taken.oif is None or taken.gateway is not None or not taken.prefix_len:
         return False
@@ -71,8 +67,6 @@ def _answers(host: Netlink, address: bytes, taken: "route.RouteInfo") -> bool:
         return False  # a route to it alone: of an attachment, or told to be somebody else's
     if _state(host, taken.oif, address) & _ANSWERED:
         return True
-    import time
-
     # As DHCP servers do: ask, and wait a moment. The kernel asks, and knows what comes.
     host.execute_tolerant([neigh.use_neigh(taken.oif, address)])
     deadline = time.monotonic() + PROBE_TIMEOUT_S
@@ -91,9 +85,7 @@ def _state(host: Netlink, ifindex: int, address: bytes) -> int:
     return 0 if isinstance(answer, NetlinkError) else neigh.parse_neigh(answer).state
 
 
-def _theirs(
-    host: Netlink, address: bytes, taken: "route.RouteInfo", *, is_gateway: bool
-) -> CniError:
+def _theirs(host: Netlink, address: bytes, taken: route.RouteInfo, *, is_gateway: bool) -> CniError:
     device = veth.find(host, ifindex=taken.oif or 0)
     what = "the gateway" if is_gateway else "the address"
     where = device.name if device is not None else f"interface {taken.oif}"

@@ -1,14 +1,11 @@
 """Have the host forget the connections of addresses that are to be another's."""
 
 import errno
+from collections.abc import Sequence
 
 from cni_faasm.netlink import conntrack
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
 from cni_faasm.netlink.wire import NetlinkError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 # This namespace's, without asking netlink; it is not there where nothing is tracked.
 COUNT = "/proc/sys/net/netfilter/nf_conntrack_count"
@@ -25,7 +22,7 @@ def are_tracked() -> bool:
         return False
 
 
-def forget(netfilter: Netlink, addresses: "Sequence[bytes]") -> int:
+def forget(netfilter: Netlink, addresses: Sequence[bytes]) -> int:
     """Forget all connections from and to addresses, and those that lead there by translation.
 
     The kernel walks through the whole of its table: 15 to 30 ms for 262,144 buckets, however
@@ -44,7 +41,7 @@ def forget(netfilter: Netlink, addresses: "Sequence[bytes]") -> int:
     return count
 
 
-def _found(netfilter: Netlink, addresses: "frozenset[bytes]") -> "list[conntrack.Connection]":
+def _found(netfilter: Netlink, addresses: frozenset[bytes]) -> list[conntrack.Connection]:
     messages = []
     for length, family in conntrack.FAMILIES.items():
         some = [address for address in addresses if len(address) == length]

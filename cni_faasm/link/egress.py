@@ -14,22 +14,18 @@ this attachment's: a pair may go before its ifb does, and its name is given anew
 import errno
 
 from cni_faasm.attachment import plan as planning
+from cni_faasm.attachment.plan import Plan
 from cni_faasm.config import policy
-from cni_faasm.limits import shaping
-from cni_faasm.link import veth
-from cni_faasm.netlink import dumps, link, tc, tc_mirred
+from cni_faasm.limits import shaping, shaping_drifts
+from cni_faasm.link import removal, veth
+from cni_faasm.netlink import dumps, link, tc, tc_mirred, tc_parse
+from cni_faasm.netlink.link import Link
 from cni_faasm.netlink.transport import Netlink
-from cni_faasm.netlink.wire import NetlinkError
+from cni_faasm.netlink.wire import Message, NetlinkError
 from cni_faasm.spec import inet
+from cni_faasm.spec.results import Interface
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.attachment.plan import Plan
-    from cni_faasm.netlink.link import Link
-    from cni_faasm.netlink.wire import Message
-    from cni_faasm.spec.results import Interface
-
-    Drift = tuple[str, str, str]
+Drift = tuple[str, str, str]
 
 KIND = "ifb"
 _ABSENT = (errno.ENOENT, errno.EINVAL, errno.ENODEV)
@@ -42,7 +38,7 @@ def device_name(host_interface: str) -> str:
     return name if len(name.encode()) <= 15 else f"i{policy.digest(name)[:14]}"
 
 
-def make(host: Netlink, plan: "Plan") -> None:
+def make(host: Netlink, plan: Plan) -> None:
     """Make the ifb with its queues, and lead all that the host's end receives through it.
 
     What is there already stays. Raises: NetlinkError.
@@ -63,7 +59,7 @@ def make(host: Netlink, plan: "Plan") -> None:
     host.execute([tc_mirred.new_redirect(plan.host_ifindex, ifindex)])
 
 
-def _create(host: Netlink, plan: "Plan") -> "Link":
+def _create(host: Netlink, plan: Plan) -> Link:
     """Make the ifb. One that is left of another pair of the name, which is gone, makes way."""
     name = device_name(plan.host_interface)
     made = link.new_link(
@@ -80,14 +76,12 @@ def _create(host: Netlink, plan: "Plan") -> "Link":
             continue  # its DEL was quicker
         if found.kind != KIND or found.group & policy.GROUP_MASK != policy.GROUP_BASE:
             break
-        from cni_faasm.link import removal
-
         removal.delete(host, found.ifindex)
     host.execute([made])
     return _made(host, plan, made)
 
 
-def _made(host: Netlink, plan: "Plan", made: "Message") -> "Link":
+def _made(host: Netlink, plan: Plan, made: Message) -> Link:
     """Return what was just made: before Linux 6.2 the kernel does not tell of it by itself."""
     found = _find(host, plan)
     if found is None:
@@ -96,40 +90,34 @@ def _made(host: Netlink, plan: "Plan", made: "Message") -> "Link":
 
 
 def _is_htb(body: bytes) -> bool:
-    from cni_faasm.netlink import tc_parse
-
     return tc_parse.parse_qdisc(body).kind == "htb"
 
 
-def _find(host: Netlink, plan: "Plan") -> "Link | None":
+def _find(host: Netlink, plan: Plan) -> Link | None:
     found = veth.find(host, name=device_name(plan.host_interface))
     if found is None or found.kind != KIND or found.group != policy.group(plan.network):
         return None
     return found if found.address == plan.host_mac or found.alias == plan.alias else None
 
 
-def remove(host: Netlink, plan: "Plan", *, detach: bool = False) -> None:
+def remove(host: Netlink, plan: Plan, *, detach: bool = False) -> None:
     """Delete the ifb; the filter goes with the pair. Raises: NetlinkError, CniError."""
     if plan.host_egress is None or "%" in plan.host_interface:
         return
     found = _find(host, plan)
     if found is not None:
-        from cni_faasm.link import removal
-
         (removal.delete_detached if detach else removal.delete)(host, found.ifindex)
 
 
-def told(plan: "Plan") -> "list[Interface]":
+def told(plan: Plan) -> list[Interface]:
     """Return what a result tells of the ifb, which is a device of the host's."""
     if plan.host_egress is None:
         return []
-    from cni_faasm.spec.results import Interface
-
     name, mac = device_name(plan.host_interface), inet.mac_text(plan.host_mac)
     return [Interface(name=name, mac=mac, mtu=plan.mtu)]
 
 
-def remove_unrecorded(host: Netlink, network: str, alias: str, names: "set[str]") -> None:
+def remove_unrecorded(host: Netlink, network: str, alias: str, names: set[str]) -> None:
     """Delete an attachment's ifb that no record tells of.
 
     names: what it may be called; it must be an ifb of the network's and bear the alias.
@@ -138,24 +126,22 @@ def remove_unrecorded(host: Netlink, network: str, alias: str, names: "set[str]"
     for name in sorted(names):
         found = veth.find(host, name=name)
         if found is not None and is_of(found, network) and found.alias == alias:
-            from cni_faasm.link import removal
-
             removal.delete(host, found.ifindex)
 
 
-def undo(plan: "Plan") -> None:
+def undo(plan: Plan) -> None:
     """Take away what a failed ADD has made of it. Raises: NetlinkError."""
     with Netlink() as host:
         host.execute_tolerant([tc_mirred.del_redirect(plan.host_ifindex)])
         remove(host, plan)
 
 
-def devices(host: Netlink, network: str) -> "list[Link]":
+def devices(host: Netlink, network: str) -> list[Link]:
     """Return the network's ifbs. Raises: NetlinkError."""
     return [one for one in dumps.links(host, KIND) if is_of(one, network)]
 
 
-def is_of(found: "Link", network: str) -> bool:
+def is_of(found: Link, network: str) -> bool:
     """Say whether a link is an ifb of a network's.
 
     It is made in the network's group and gets its alias a moment later.
@@ -165,13 +151,13 @@ def is_of(found: "Link", network: str) -> bool:
     return not found.alias or found.alias.startswith(planning.alias_head(network))
 
 
-def strays(found: "list[Link]", keep: "list[Link]") -> "list[Link]":
+def strays(found: list[Link], keep: list[Link]) -> list[Link]:
     """Return those ifbs that belong to none of some outer ends."""
     owners = {device_name(one.name): one for one in keep}
     return [one for one in found if not _belongs(one, owners.get(one.name))]
 
 
-def _belongs(one: "Link", outer: "Link | None") -> bool:
+def _belongs(one: Link, outer: Link | None) -> bool:
     if outer is None:
         return False
     # Another plugin's pair has no alias to tell by, nor has the ifb that is made this moment.
@@ -179,12 +165,10 @@ def _belongs(one: "Link", outer: "Link | None") -> bool:
     return one.address == outer.address or not is_told or one.alias == outer.alias
 
 
-def drifts(host: Netlink, plan: "Plan") -> "list[Drift]":
+def drifts(host: Netlink, plan: Plan) -> list[Drift]:
     """Compare the ifb and the way to it with the promise. Raises: NetlinkError."""
     if plan.host_egress is None:
         return []
-    from cni_faasm.limits import shaping_drifts
-
     name = device_name(plan.host_interface)
     where = f"host {name}"
     one = _find(host, plan)
@@ -210,7 +194,7 @@ def drifts(host: Netlink, plan: "Plan") -> "list[Drift]":
     return found[:1]
 
 
-def renew(host: Netlink, plan: "Plan") -> None:
+def renew(host: Netlink, plan: Plan) -> None:
     """Make everything anew, as repair does. Raises: NetlinkError."""
     found = _find(host, plan)
     if found is not None:
@@ -220,7 +204,7 @@ def renew(host: Netlink, plan: "Plan") -> None:
     make(host, plan)
 
 
-def change(host: Netlink, plan: "Plan") -> None:
+def change(host: Netlink, plan: Plan) -> None:
     """Change the numbers of the ifb's queues where they stand. Raises: NetlinkError."""
     found = _find(host, plan)
     if found is None or plan.host_egress is None:

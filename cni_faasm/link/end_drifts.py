@@ -8,29 +8,25 @@ the container, which the kernel learns anew while it is used.
 import errno
 
 from cni_faasm.attachment import plan
+from cni_faasm.attachment.plan import Plan
 from cni_faasm.config import policy
 from cni_faasm.config.defaults import GVISOR
 from cni_faasm.limits import shaping_drifts
-from cni_faasm.link import forwarding, veth
+from cni_faasm.link import egress, forwarding, veth
 from cni_faasm.netlink import addr, dumps, link, link_conf, neigh, route
+from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.spec import inet
-from cni_faasm.spec.results import ROUTE_NUMBERS, Route
+from cni_faasm.spec.results import ROUTE_NUMBERS, Result, Route
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.attachment.plan import Plan
-    from cni_faasm.netlink.transport import Netlink
-    from cni_faasm.spec.results import Result
-
-    Drift = tuple[str, str, str]
+Drift = tuple[str, str, str]
 
 RT_TABLE_LOCAL = 255  # <linux/rtnetlink.h>
 _LINK_LOCAL = b"\xfe\x80"  # how IPv6 addresses begin that the kernel makes up
 _PASSING = addr.IFA_F_DEPRECATED | addr.IFA_F_DADFAILED
 
 
-def inner(promised: "Plan", netlink: "Netlink", prev_result: "Result | None") -> "list[Drift]":
+def inner(promised: Plan, netlink: Netlink, prev_result: Result | None) -> list[Drift]:
     """Compare the container's end, and its loopback. netlink: a socket inside.
 
     Raises: NetlinkError.
@@ -72,7 +68,7 @@ def inner(promised: "Plan", netlink: "Netlink", prev_result: "Result | None") ->
     return found + shaping_drifts.of_device(where, netlink, one.ifindex, promised.egress)
 
 
-def outer(promised: "Plan", host: "Netlink", *, forwards: bool) -> "list[Drift]":
+def outer(promised: Plan, host: Netlink, *, forwards: bool) -> list[Drift]:
     """Compare the host's end, and the ifb behind it. Raises: NetlinkError.
 
     forwards: whether the host forwards IPv4 at all.
@@ -109,15 +105,13 @@ def outer(promised: "Plan", host: "Netlink", *, forwards: bool) -> "list[Drift]"
         _check_host_route(where, item, host, one.ifindex, found)
     found += shaping_drifts.of_device(where, host, one.ifindex, promised.ingress)
     if promised.host_egress is not None:
-        from cni_faasm.link import egress
-
         found += egress.drifts(host, promised)
     return found
 
 
 def _changed_by_chain(
-    promised: "Plan", prev_result: "Result | None", one: "link.Link"
-) -> "tuple[bytes, int]":
+    promised: Plan, prev_result: Result | None, one: link.Link
+) -> tuple[bytes, int]:
     """Return the MAC and the MTU that the inner end may have.
 
     A later plugin of the list (tuning) changes both and need not say so in the result. So a
@@ -135,7 +129,7 @@ def _changed_by_chain(
     return mac, min(mtu, one.mtu)
 
 
-def _check_link(where: str, one: "link.Link", mac: bytes, mtu: int, found: "list[Drift]") -> None:
+def _check_link(where: str, one: link.Link, mac: bytes, mtu: int, found: list[Drift]) -> None:
     if not one.is_up:
         found.append((f"{where}: state", "up", "down"))
     if one.address != mac:
@@ -146,10 +140,10 @@ def _check_link(where: str, one: "link.Link", mac: bytes, mtu: int, found: "list
 
 def _check_sizes(
     where: str,
-    one: "link.Link",
-    sent: "int | None",
-    received: "int | None",
-    found: "list[Drift]",
+    one: link.Link,
+    sent: int | None,
+    received: int | None,
+    found: list[Drift],
 ) -> None:
     """Compare the sizes of super-packets. sent, received: bytes, None for any."""
     for name, wanted in (
@@ -164,9 +158,7 @@ def _check_sizes(
             found.append((f"{where}: {name}", str(wanted), str(size)))
 
 
-def _check_settings(
-    where: str, one: "link.Link", wanted: "dict[str, int]", found: "list[Drift]"
-) -> None:
+def _check_settings(where: str, one: link.Link, wanted: dict[str, int], found: list[Drift]) -> None:
     """Compare settings; those that the kernel tells nothing of need not be set."""
     told = link_conf.settings(one)
     for path, value in wanted.items():
@@ -180,11 +172,11 @@ def _check_settings(
 
 def _check_surroundings(  # noqa: PLR0917 -- the one call stands above
     where: str,
-    promised: "Plan",
-    one: "link.Link",
-    netlink: "Netlink",
-    gateways: "list[bytes]",
-    found: "list[Drift]",
+    promised: Plan,
+    one: link.Link,
+    netlink: Netlink,
+    gateways: list[bytes],
+    found: list[Drift],
 ) -> None:
     """Look at what the container needs besides its end: lo, and the gateways' MAC."""
     questions = [neigh.get_neigh(one.ifindex, gateway) for gateway in gateways]
@@ -216,7 +208,7 @@ def _check_surroundings(  # noqa: PLR0917 -- the one call stands above
 
 
 def _check_host_route(
-    where: str, item: "plan.PlannedAddress", host: "Netlink", ifindex: int, found: "list[Drift]"
+    where: str, item: plan.PlannedAddress, host: Netlink, ifindex: int, found: list[Drift]
 ) -> None:
     """Ask which route the host takes to the container: a dump costs more with each container."""
     what, expected = f"{where}: route", inet.cidr(item.address, item.prefix_len)
@@ -232,7 +224,7 @@ def _check_host_route(
 
 
 def _check_address(
-    where: str, address: bytes, addresses: "dict[bytes, addr.Addr]", found: "list[Drift]"
+    where: str, address: bytes, addresses: dict[bytes, addr.Addr], found: list[Drift]
 ) -> None:
     wanted = inet.cidr(address, len(address) * 8)
     one = addresses.get(address)
@@ -246,7 +238,7 @@ def _check_address(
 
 
 def _check_route(
-    where: str, wanted: Route, routes: "list[route.RouteInfo]", found: "list[Drift]"
+    where: str, wanted: Route, routes: list[route.RouteInfo], found: list[Drift]
 ) -> None:
     dst, gateway = inet.network(wanted.dst, wanted.prefix_len), wanted.gateway
     alike = [one for one in routes if one.dst == dst and one.prefix_len == wanted.prefix_len]

@@ -7,8 +7,10 @@ that vanishes. Trying loads the modules that there are.
 """
 
 import errno
-import posix
+import os
+from collections.abc import Callable, Iterable, Iterator
 
+from cni_faasm.config.loading import NetworkConfig
 from cni_faasm.link import forwarding, netns
 from cni_faasm.netlink import (
     dumps,
@@ -23,15 +25,8 @@ from cni_faasm.netlink import (
     tc_mirred,
 )
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
-from cni_faasm.netlink.wire import NetlinkError
+from cni_faasm.netlink.wire import Message, NetlinkError
 from cni_faasm.spec.errors import KERNEL_LACKS_FEATURE, CniError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    from cni_faasm.config.loading import NetworkConfig
-    from cni_faasm.netlink.wire import Message
 
 OLDEST = (5, 10)
 _LOOPBACK = 1
@@ -63,8 +58,8 @@ class Feature:
         self,
         name: str,
         module: str,
-        keys: "tuple[str, ...]",
-        probe: "Callable[[Netlink], None]",
+        keys: tuple[str, ...],
+        probe: Callable[[Netlink], None],
         after: str = "",
         remedy: str = "",
     ) -> None:
@@ -81,7 +76,7 @@ class Lack:
 
     __slots__ = ("feature", "keys")
 
-    def __init__(self, feature: Feature, keys: "tuple[str, ...]") -> None:
+    def __init__(self, feature: Feature, keys: tuple[str, ...]) -> None:
         self.feature = feature
         self.keys = keys
 
@@ -94,12 +89,12 @@ class Lack:
         )
 
 
-def _devices(name: str, kind: str) -> "Callable[[Netlink], None]":
+def _devices(name: str, kind: str) -> Callable[[Netlink], None]:
     made = link.new_link(kind, name, group=0, mtu=1500, address=b"\2\0\0\0\0\1")
     return lambda netlink: _execute(netlink, made)
 
 
-def _execute(netlink: Netlink, *messages: "Message") -> None:
+def _execute(netlink: Netlink, *messages: Message) -> None:
     netlink.execute(messages)
 
 
@@ -108,7 +103,7 @@ def _ipv6(_: Netlink) -> None:
         raise NetlinkError(errno.EAFNOSUPPORT, "IPv6")
 
 
-def _classifier(parent: int, *kinds: str) -> "Callable[[Netlink], None]":
+def _classifier(parent: int, *kinds: str) -> Callable[[Netlink], None]:
     one = tc_filter.Filter(bytes(4), 0, _ROOT, by_source=False)
 
     def probe(netlink: Netlink) -> None:
@@ -121,7 +116,7 @@ def _classifier(parent: int, *kinds: str) -> "Callable[[Netlink], None]":
     return probe
 
 
-def _nftables(*messages: "Message") -> "Callable[[Netlink], None]":
+def _nftables(*messages: Message) -> Callable[[Netlink], None]:
     def probe(_: Netlink) -> None:
         with Netlink(NETLINK_NETFILTER) as netfilter:
             if messages:
@@ -132,7 +127,7 @@ def _nftables(*messages: "Message") -> "Callable[[Netlink], None]":
     return probe
 
 
-def _limits() -> "Iterator[Message]":
+def _limits() -> Iterator[Message]:
     """Yield what makes sets whose elements have limits, and takes them away again."""
     for family in (nft.NFPROTO_INET, nft.NFPROTO_ARP):
         some = nft_limit.Limit(1, 1).encode()
@@ -142,7 +137,7 @@ def _limits() -> "Iterator[Message]":
         yield nft.del_table(family, _TABLE)
 
 
-def _rule(family: int, *expressions: bytes, type: str = "filter") -> "Callable[[Netlink], None]":  # noqa: A002
+def _rule(family: int, *expressions: bytes, type: str = "filter") -> Callable[[Netlink], None]:  # noqa: A002
     hook = nft.NF_INET_POST_ROUTING if type == "nat" else nft.NF_INET_PRE_ROUTING
     return _nftables(
         nft.new_table(family, _TABLE),
@@ -302,7 +297,7 @@ FEATURES = (
 )
 
 
-def keys_of(config: "NetworkConfig") -> "set[str]":
+def keys_of(config: NetworkConfig) -> set[str]:
     """Return the keys of FEATURES that a configuration uses; () stands for the pair itself."""
     used = set()
     if config.ingress.rate_bps or config.egress.rate_bps:
@@ -324,7 +319,7 @@ def keys_of(config: "NetworkConfig") -> "set[str]":
     return used
 
 
-def missing(keys: "set[str] | None" = None, *, makes_pairs: bool = True) -> "list[Lack]":
+def missing(keys: set[str] | None = None, *, makes_pairs: bool = True) -> list[Lack]:
     """Return what this kernel lacks of what these keys need (None: of everything).
 
     A feature is not told whose base is missing, too. makes_pairs: whether a pair is needed.
@@ -354,7 +349,7 @@ def _has(feature: Feature, netlink: Netlink) -> bool:
     return True
 
 
-def lacking(lacks: "Iterable[Lack]") -> CniError:
+def lacking(lacks: Iterable[Lack]) -> CniError:
     """Return the one error that names all that is missing."""
     listed = list(lacks)
     modules = [one.feature.module.split(",")[0].split(";")[0] for one in listed]
@@ -371,13 +366,13 @@ def lacking(lacks: "Iterable[Lack]") -> CniError:
 
 def age() -> str:
     """Return what there is to say of a kernel that is older than any that is tested, else ""."""
-    release = posix.uname().release
+    release = os.uname().release
     if version(release) >= OLDEST:
         return ""
     return f"it is Linux {release}, and the oldest that faasm is made for is 5.10"
 
 
-def version(release: str) -> "tuple[int, int]":
+def version(release: str) -> tuple[int, int]:
     """Return (major, minor) of a kernel's release ("6.1.0-50-cloud-amd64"); (0, 0) when odd."""
     major, _, rest = release.partition(".")
     minor = ""

@@ -7,17 +7,12 @@ IFA_F_NODAD too (addrconf_dad_work in net/ipv6/addrconf.c).
 """
 
 import time
+from collections.abc import Sequence
 
+from cni_faasm.attachment.plan import Plan
 from cni_faasm.netlink import link, route
 from cni_faasm.netlink.transport import Netlink
-from cni_faasm.netlink.wire import NetlinkError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from cni_faasm.attachment.plan import Plan
-    from cni_faasm.netlink.wire import Message
+from cni_faasm.netlink.wire import Message, NetlinkError
 
 # Linkwatch does what it does not find urgent once a second.
 PATIENCE_S = 1.5
@@ -28,9 +23,9 @@ LONGEST_PAUSE_S = 0.005
 def wait(
     host: Netlink,
     inner: Netlink,
-    plan: "Plan",
+    plan: Plan,
     *,
-    last: "Sequence[Message]" = (),
+    last: Sequence[Message] = (),
     either: bool = False,
 ) -> None:
     """Return when what is sent to and from the container arrives.
@@ -54,8 +49,8 @@ def wait(
 
 
 def _still_open(
-    netlink: Netlink, questions: "list[Message]", told: "Sequence[Message]" = ()
-) -> "list[Message]":
+    netlink: Netlink, questions: list[Message], told: Sequence[Message] = ()
+) -> list[Message]:
     """Return those questions whose answer is not yet that packets pass.
 
     told: what is said before. Raises: NetlinkError for what is refused of that.

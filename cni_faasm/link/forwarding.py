@@ -1,6 +1,6 @@
 """Switch on, and check, the forwarding of packets between the host's interfaces."""
 
-import posix
+import os
 
 from cni_faasm.spec.errors import IO_FAILURE, CniError
 
@@ -21,11 +21,11 @@ def read(path: str) -> str:
     Raises: CniError 5 when that cannot be found out.
     """
     try:
-        fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return posix.read(fd, 64).decode("ascii", "replace").strip()
+            return os.read(fd, 64).decode("ascii", "replace").strip()
         finally:
-            posix.close(fd)
+            os.close(fd)
     except FileNotFoundError:
         return ""
     except OSError as error:
@@ -38,7 +38,7 @@ def has_ipv6() -> bool:
     Raises: CniError 5 when that cannot be found out.
     """
     try:
-        posix.stat(_IPV6_SETTINGS)
+        os.stat(_IPV6_SETTINGS)
     except FileNotFoundError:
         return False
     except OSError as error:
@@ -60,11 +60,11 @@ def write(path: str, value: str) -> None:
     Raises: CniError 5.
     """
     try:
-        fd = posix.open(path, posix.O_WRONLY | posix.O_CLOEXEC)
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
-            posix.write(fd, value.encode())
+            os.write(fd, value.encode())
         finally:
-            posix.close(fd)
+            os.close(fd)
     except OSError as error:
         raise CniError(
             IO_FAILURE,
@@ -84,7 +84,7 @@ def demand(length: int) -> None:
     Raises: CniError 5.
     """
     path = _path(length)
-    if not is_on(length) and not posix.access(path, posix.W_OK):
+    if not is_on(length) and not os.access(path, os.W_OK):
         raise CniError(
             IO_FAILURE,
             f"{path} is off and cannot be written",
@@ -92,7 +92,7 @@ def demand(length: int) -> None:
         )
 
 
-def switch_on(lengths: "set[int]") -> None:
+def switch_on(lengths: set[int]) -> None:
     """Switch forwarding on for the families used, where it is off.
 
     Raises: CniError 5.
@@ -112,7 +112,7 @@ def _keep_listening() -> None:
     so do those that come later. Outer ends of ours listen to nobody.
     """
     try:
-        names = posix.listdir(_IPV6_CONF)
+        names = os.listdir(_IPV6_CONF)
     except FileNotFoundError:
         return
     for name in names:

@@ -8,23 +8,20 @@ why a route through a gateway, with no metric asked for, gets the first one from
 that is free.
 """
 
+from collections.abc import Iterable
+
 from cni_faasm.netlink import dumps, route
 from cni_faasm.netlink.route import RT_TABLE_MAIN
 from cni_faasm.netlink.transport import Netlink
+from cni_faasm.netlink.wire import Message
 from cni_faasm.spec import inet
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from cni_faasm.netlink.wire import Message
-    from cni_faasm.spec.results import Route
+from cni_faasm.spec.results import Route
 
 # By an address's length: what the kernel takes where no metric is given, <linux/ipv6_route.h>.
 OWN_METRICS = {4: 0, 16: 1024}
 
 
-def messages(inner: Netlink, ifindex: int, routes: "Iterable[Route]") -> "list[Message]":
+def messages(inner: Netlink, ifindex: int, routes: Iterable[Route]) -> list[Message]:
     """Return what makes routes by an interface. Raises: NetlinkError."""
     wanted = list(routes)
     taken: set[tuple[object, ...]] = set()
@@ -37,7 +34,7 @@ def messages(inner: Netlink, ifindex: int, routes: "Iterable[Route]") -> "list[M
     return [message(ifindex, one, _metric(one, taken)) for one in wanted]
 
 
-def message(ifindex: int, one: "Route", priority: "int | None" = None) -> "Message":
+def message(ifindex: int, one: Route, priority: int | None = None) -> Message:
     """Return what makes one route. priority: None for the kernel's own."""
     return route.new_route(
         one.dst,
@@ -53,11 +50,11 @@ def message(ifindex: int, one: "Route", priority: "int | None" = None) -> "Messa
     )
 
 
-def _would_share(one: "Route") -> bool:
+def _would_share(one: Route) -> bool:
     return one.gateway is not None and one.priority is None
 
 
-def _metric(one: "Route", taken: "set[tuple[object, ...]]") -> "int | None":
+def _metric(one: Route, taken: set[tuple[object, ...]]) -> int | None:
     if not _would_share(one):
         return one.priority
     dst, table = inet.network(one.dst, one.prefix_len), one.table or RT_TABLE_MAIN

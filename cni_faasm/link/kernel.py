@@ -1,11 +1,15 @@
 """Learn what this kernel offers, and say what it means when it refuses."""
 
 import errno
+from collections.abc import Mapping
 
+from cni_faasm.attachment import rehearsed
+from cni_faasm.config.loading import NetworkConfig
 from cni_faasm.ipam import reclaim
 from cni_faasm.limits.shaping import CUTTER
-from cni_faasm.link import netns
-from cni_faasm.netlink import tc
+from cni_faasm.limits.shaping_scope import Scope
+from cni_faasm.link import features, netns
+from cni_faasm.netlink import tc, tc_filter
 from cni_faasm.netlink.lacking import is_lacking
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
@@ -16,13 +20,6 @@ from cni_faasm.spec.errors import (
     TRY_AGAIN,
     CniError,
 )
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from cni_faasm.config.loading import NetworkConfig
-    from cni_faasm.limits.shaping_scope import Scope
 
 LOOPBACK_IFINDEX = 1
 FQ_CODEL = "fq_codel"
@@ -41,7 +38,7 @@ _REMEDIES = {
 }
 
 
-def refusal(error: NetlinkError, config: "NetworkConfig | None" = None) -> CniError:
+def refusal(error: NetlinkError, config: NetworkConfig | None = None) -> CniError:
     """Turn the kernel's refusal into the error that the runtime gets.
 
     config: what was being done; without it the whole of what any network needs is looked at.
@@ -49,8 +46,6 @@ def refusal(error: NetlinkError, config: "NetworkConfig | None" = None) -> CniEr
     number = error.errno
     text = str(error)
     if config is not None:
-        from cni_faasm.attachment import rehearsed
-
         rehearsed.forget(config)
     lack = _lack(error, config)
     if lack is not None:
@@ -69,12 +64,10 @@ def refusal(error: NetlinkError, config: "NetworkConfig | None" = None) -> CniEr
     return CniError(KERNEL_REFUSED, f"the kernel refused: {text}", _REMEDIES.get(number, ""))
 
 
-def _lack(error: NetlinkError, config: "NetworkConfig | None") -> "CniError | None":
+def _lack(error: NetlinkError, config: NetworkConfig | None) -> CniError | None:
     """Return what the kernel lacks, if that is why it refused."""
     if not is_lacking(error):
         return None
-    from cni_faasm.link import features
-
     try:
         if config is None:
             found = features.missing()
@@ -90,7 +83,7 @@ def queue(
     state_dir: str,
     network: str,
     boot_id: str,
-    marker: "Mapping[str, object] | None",
+    marker: Mapping[str, object] | None,
 ) -> str:
     """Return the best queue this kernel has, asking it once per boot and network.
 
@@ -107,9 +100,7 @@ def queue(
     return found
 
 
-def scope(
-    config: "NetworkConfig", boot_id: str, marker: "Mapping[str, object] | None"
-) -> "Scope | None":
+def scope(config: NetworkConfig, boot_id: str, marker: Mapping[str, object] | None) -> Scope | None:
     """Return what the network's limits hold for; None for everything.
 
     The kernel is asked once per boot and network which classifier it has.
@@ -117,9 +108,6 @@ def scope(
     """
     if not config.subnets:
         return None
-    from cni_faasm.limits.shaping_scope import Scope
-    from cni_faasm.netlink import tc_filter
-
     found = _remembered(marker, boot_id, "classifier")
     if found not in (tc_filter.U32, tc_filter.FLOWER):
         found = _offered_classifier()
@@ -127,7 +115,7 @@ def scope(
     return Scope(config.subnets, only=config.subnets_only, classifier=str(found))
 
 
-def _remembered(marker: "Mapping[str, object] | None", boot_id: str, key: str) -> object:
+def _remembered(marker: Mapping[str, object] | None, boot_id: str, key: str) -> object:
     known = marker.get("kernel") if marker and marker.get("bootID") == boot_id else None
     return known.get(key) if isinstance(known, dict) else None
 
@@ -145,8 +133,6 @@ def _remember(state_dir: str, network: str, boot_id: str, key: str, value: str) 
 
 def _offered_classifier() -> str:
     """Try the classifiers on the loopback of a namespace of its own."""
-    from cni_faasm.netlink import tc_filter
-
     one = tc_filter.Filter(bytes(4), 0, 0x10000, by_source=False)
     u32, flower = (
         tc_filter.new_filter(LOOPBACK_IFINDEX, 0x10000, kind, one)

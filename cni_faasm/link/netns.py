@@ -6,7 +6,9 @@ half of ctypes.
 """
 
 import errno
+import os
 import posix
+from collections.abc import Callable
 from fcntl import ioctl
 
 from cni_faasm.netlink.transport import Netlink
@@ -16,10 +18,6 @@ from cni_faasm.spec.errors import (
     UNKNOWN_CONTAINER,
     CniError,
 )
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 CLONE_NEWNET = 0x40000000  # <linux/sched.h>
 NS_GET_NSTYPE = 0xB703  # <linux/nsfs.h>
@@ -42,7 +40,7 @@ class NoNamespaceError(CniError):
 def open_own() -> int:
     """Open the namespace this process is in. Returns: a descriptor, close-on-exec."""
     try:
-        return posix.open(OWN_PATH, posix.O_RDONLY | posix.O_CLOEXEC)
+        return os.open(OWN_PATH, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise CniError(
             IO_FAILURE,
@@ -61,7 +59,7 @@ def open_container(path: str, own_fd: int) -> int:
     """
     try:
         # O_NONBLOCK: a FIFO planted at the path must not hang the runtime.
-        fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESRCH):
             raise NoNamespaceError(
@@ -84,7 +82,7 @@ def open_container(path: str, own_fd: int) -> int:
     try:
         _verify(fd, path, own_fd)
     except BaseException:
-        posix.close(fd)
+        os.close(fd)
         raise
     return fd
 
@@ -125,7 +123,7 @@ def close(*descriptors: int) -> None:
     """Close descriptors; negative ones were never opened."""
     for fd in descriptors:
         if fd >= 0:
-            posix.close(fd)
+            os.close(fd)
 
 
 def is_network_namespace(fd: int) -> bool:
@@ -138,7 +136,7 @@ def is_network_namespace(fd: int) -> bool:
 
 def is_same(fd: int, other_fd: int) -> bool:
     """Say whether two descriptors refer to the same namespace (ioctl_ns(2), fstat)."""
-    one, other = posix.fstat(fd), posix.fstat(other_fd)
+    one, other = os.fstat(fd), os.fstat(other_fd)
     return one.st_ino == other.st_ino and one.st_dev == other.st_dev
 
 
@@ -169,7 +167,7 @@ def _call(name: str, *arguments: int) -> None:
         function = prototype(dlsym(dlopen(None, 0), name))  # type: ignore[arg-type]
         if function(*arguments) != 0:
             number = get_errno()
-            raise OSError(number, posix.strerror(number))
+            raise OSError(number, os.strerror(number))
 
 
 def setns(fd: int) -> None:
@@ -225,7 +223,7 @@ class Empty:
         try:
             unshare()
         except OSError as error:
-            posix.close(self._own_fd)
+            os.close(self._own_fd)
             raise CniError(
                 IO_FAILURE,
                 f"cannot make a network namespace: {error.strerror}",
@@ -237,7 +235,7 @@ class Empty:
         try:
             setns(self._own_fd)
         finally:
-            posix.close(self._own_fd)
+            os.close(self._own_fd)
 
 
 class Inside:

@@ -1,16 +1,14 @@
 """Take links away: ours alone, and without waiting for the kernel longer than needed."""
 
-import posix
+import os
+import time
+from collections.abc import Callable
 
 from cni_faasm.link import veth
-from cni_faasm.netlink import link
+from cni_faasm.netlink import dumps, link
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.spec.errors import KERNEL_REFUSED, CniError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 GC_GROUP = 0xFAA5  # an interface group that links are in only while they are deleted
 DELETE_TIMEOUT_S = 10.0
@@ -32,8 +30,8 @@ def delete(host: Netlink, ifindex: int) -> None:
 
 
 def delete_all(
-    host: Netlink, doomed: "list[link.Link]", is_ours: "Callable[[link.Link], bool]"
-) -> "list[link.Link]":
+    host: Netlink, doomed: list[link.Link], is_ours: Callable[[link.Link], bool]
+) -> list[link.Link]:
     """Delete many links, and wait for the kernel once instead of for each.
 
     is_ours: whether a link bears our mark and is to go. Each is asked for once more, for what
@@ -50,8 +48,6 @@ def delete_all(
     ):
         if isinstance(answer, NetlinkError) and not veth.is_absent(answer):
             raise answer
-    from cni_faasm.netlink import dumps
-
     indexes = {one.ifindex for one in sure}
     if all(one.ifindex in indexes for one in dumps.group_members(host, GC_GROUP)):
         messages = [link.del_link(group=GC_GROUP)]
@@ -64,8 +60,8 @@ def delete_all(
 
 
 def _confirmed(
-    host: Netlink, doomed: "list[link.Link]", is_ours: "Callable[[link.Link], bool]"
-) -> "list[link.Link]":
+    host: Netlink, doomed: list[link.Link], is_ours: Callable[[link.Link], bool]
+) -> list[link.Link]:
     found = []
     questions = [link.get_link(ifindex=one.ifindex) for one in doomed]
     for one, answer in zip(doomed, host.get_tolerant(questions), strict=True):
@@ -79,7 +75,7 @@ def _confirmed(
     return found
 
 
-def delete_detached(host: Netlink, ifindex: int, after: "Callable[[], None] | None" = None) -> None:
+def delete_detached(host: Netlink, ifindex: int, after: Callable[[], None] | None = None) -> None:
     """Delete a pair and return as soon as nothing of it can be seen any more.
 
     The kernel keeps the deleting process for 16 to 24 ms after that, in rcu_barrier; so a
@@ -88,7 +84,7 @@ def delete_detached(host: Netlink, ifindex: int, after: "Callable[[], None] | No
     Raises: NetlinkError; CniError when the link stays.
     """
     try:
-        child = posix.fork()
+        child = os.fork()
     except OSError:  # no process to be had: then it takes longer
         delete(host, ifindex)
         if after is not None:
@@ -96,8 +92,6 @@ def delete_detached(host: Netlink, ifindex: int, after: "Callable[[], None] | No
         return
     if child == 0:
         _delete_and_exit(ifindex, after)
-    import time  # it reads the time zone's file, which CHECK need not
-
     deadline = time.monotonic() + DELETE_TIMEOUT_S
     ended = False
     while veth.find(host, ifindex=ifindex) is not None:
@@ -111,24 +105,24 @@ def delete_detached(host: Netlink, ifindex: int, after: "Callable[[], None] | No
                 "look at the kernel log; DEL may be called again",
             )
         try:
-            ended = posix.waitpid(child, posix.WNOHANG)[0] == child
+            ended = os.waitpid(child, os.WNOHANG)[0] == child
         except ChildProcessError:  # who ignores SIGCHLD, as a runtime may, has none to wait for
             ended = True
         time.sleep(_POLL_S)
 
 
-def _delete_and_exit(ifindex: int, after: "Callable[[], None] | None") -> None:
+def _delete_and_exit(ifindex: int, after: Callable[[], None] | None) -> None:
     """Be the child: leave the session and every descriptor, delete, end."""
     status = 1
     try:
-        posix.setsid()
-        null = posix.open("/dev/null", posix.O_RDWR)
+        os.setsid()
+        null = os.open("/dev/null", os.O_RDWR)
         for fd in (0, 1, 2):
-            posix.dup2(null, fd)
-        posix.closerange(3, _MAX_DESCRIPTOR)
+            os.dup2(null, fd)
+        os.closerange(3, _MAX_DESCRIPTOR)
         delete(Netlink(), ifindex)
         if after is not None:
             after()
         status = 0
     finally:
-        posix._exit(status)
+        os._exit(status)

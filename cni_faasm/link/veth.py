@@ -6,23 +6,17 @@ domain, no ARP between containers.
 """
 
 import errno
+from collections.abc import Callable, Collection, Iterable
 
-from cni_faasm.attachment.plan import MIN_MTU_IPV6
+from cni_faasm.attachment.plan import MIN_MTU_IPV6, Plan, PlannedAddress
 from cni_faasm.config.policy import group
 from cni_faasm.limits import shaping
-from cni_faasm.link import forwarding
-from cni_faasm.netlink import addr, link, link_conf, route
+from cni_faasm.link import forwarding, inner_routes
+from cni_faasm.netlink import addr, dumps, link, link_conf, neigh, route
 from cni_faasm.netlink.transport import Netlink
-from cni_faasm.netlink.wire import NetlinkError
+from cni_faasm.netlink.wire import Message, NetlinkError
 from cni_faasm.spec import inet
 from cni_faasm.spec.errors import ADDRESS_UNAVAILABLE, CniError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
-
-    from cni_faasm.attachment.plan import Plan, PlannedAddress
-    from cni_faasm.netlink.wire import Message
 
 LOOPBACK_IFINDEX = 1
 NUD_STALE = 0x04  # <linux/neighbour.h>
@@ -33,7 +27,7 @@ NUD_PERMANENT = 0x80
 _PROBES = {4: "1.1.1.1", 16: "2606:4700:4700::1111"}
 
 
-def find(netlink: Netlink, *, name: str = "", ifindex: int = 0) -> "link.Link | None":
+def find(netlink: Netlink, *, name: str = "", ifindex: int = 0) -> link.Link | None:
     """Return the link of that name or index in the socket's namespace, or None.
 
     Raises: NetlinkError for anything but "no such device".
@@ -50,7 +44,7 @@ def find(netlink: Netlink, *, name: str = "", ifindex: int = 0) -> "link.Link | 
     return found
 
 
-def find_peer(netlink: Netlink, end: "link.Link") -> "link.Link | None":
+def find_peer(netlink: Netlink, end: link.Link) -> link.Link | None:
     """Return the other end of a pair when it is in the socket's namespace, or None."""
     if end.kind != "veth" or not end.link:
         return None
@@ -66,7 +60,7 @@ def is_absent(error: NetlinkError) -> bool:
     return error.errno in (errno.ENODEV, errno.ENXIO)
 
 
-def _way_out(host: Netlink, length: int) -> "tuple[list[link.Link], int | None]":
+def _way_out(host: Netlink, length: int) -> tuple[list[link.Link], int | None]:
     """Return the interfaces of a family's default route, one for each hop, and its own MTU.
 
     length: of an address, 4 or 16. None, and no interface, when there is no such route.
@@ -88,7 +82,7 @@ def uplink_name(host: Netlink, length: int) -> str:
     return ends[0].name if ends else ""
 
 
-def uplink_mtu(host: Netlink, lengths: "Collection[int]" = ()) -> int:
+def uplink_mtu(host: Netlink, lengths: Collection[int] = ()) -> int:
     """Return the MTU of the host's way out, 0 when there is none: the smallest on it.
 
     lengths: of the addresses that are to go out by it, 4 and 16; the other family has a say only
@@ -108,7 +102,7 @@ def uplink_mtu(host: Netlink, lengths: "Collection[int]" = ()) -> int:
     return 0
 
 
-def create(host: Netlink, inner: Netlink, plan: "Plan", netns_fd: int) -> None:
+def create(host: Netlink, inner: Netlink, plan: Plan, netns_fd: int) -> None:
     """Create the pair, its inner end inside the namespace; both down.
 
     inner: a socket in that namespace.
@@ -134,7 +128,7 @@ def create(host: Netlink, inner: Netlink, plan: "Plan", netns_fd: int) -> None:
     plan.ifindex = made.link
 
 
-def new_pair(host: Netlink, inner: Netlink, message: "Message", ifname: str) -> "link.Link":
+def new_pair(host: Netlink, inner: Netlink, message: Message, ifname: str) -> link.Link:
     """Have a pair made, and return its outer end.
 
     message: of link.new_veth. inner: a socket where the inner end is made. ifname: its name.
@@ -153,7 +147,7 @@ def new_pair(host: Netlink, inner: Netlink, message: "Message", ifname: str) -> 
     return outside
 
 
-def host_neighs(plan: "Plan") -> "list[Message]":
+def host_neighs(plan: Plan) -> list[Message]:
     """Return what tells the host a container's MAC; for when both of its ends are up.
 
     Before, the host's has no carrier, and when the kernel's linkwatch comes to see that, it throws
@@ -161,8 +155,6 @@ def host_neighs(plan: "Plan") -> "list[Message]":
     Known, but not permanent: a later plugin in the chain may change it. The entry stays when the
     table is full, whose size all namespaces share, so that any of them can fill it.
     """
-    from cni_faasm.netlink import neigh  # only ADD needs it
-
     ifindex, mac = plan.host_ifindex, plan.mac
     return [
         neigh.new_neigh(ifindex, item.address, mac, NUD_STALE, neigh.NTF_EXT_LEARNED)
@@ -170,7 +162,7 @@ def host_neighs(plan: "Plan") -> "list[Message]":
     ]
 
 
-def outer_messages(plan: "Plan") -> "list[Message]":
+def outer_messages(plan: Plan) -> list[Message]:
     """Return what the host's end needs: up, alias, gateways, routes, queues."""
     ifindex = plan.host_ifindex
     messages = [
@@ -190,13 +182,11 @@ def outer_messages(plan: "Plan") -> "list[Message]":
     return messages
 
 
-def inner_messages(plan: "Plan", routes: "Iterable[Message]") -> "list[Message]":
+def inner_messages(plan: Plan, routes: Iterable[Message]) -> list[Message]:
     """Return what the container's end needs: lo and it up, addresses, routes, queues.
 
     routes: what makes those beyond the ones to its gateways.
     """
-    from cni_faasm.netlink import neigh  # only ADD needs it
-
     ifindex = plan.ifindex
     has_ipv6 = any(len(item.address) == 16 for item in plan.addresses)
     messages = [link.set_link(LOOPBACK_IFINDEX, up=True)]
@@ -218,14 +208,14 @@ def inner_messages(plan: "Plan", routes: "Iterable[Message]") -> "list[Message]"
     return messages
 
 
-def _inner_gso_bytes(plan: "Plan") -> "int | None":
+def _inner_gso_bytes(plan: Plan) -> int | None:
     """Return what to say again: before Linux 5.19 a pair's inner end gets the outer one's size."""
     if plan.inner_gso_bytes is None and plan.outer_gso_bytes is not None:
         return shaping.MAX_GSO_BYTES
     return plan.inner_gso_bytes
 
 
-def _no_link_local(mtu: int) -> "int | None":
+def _no_link_local(mtu: int) -> int | None:
     """Return the mode without a link-local address; None on a link without IPv6.
 
     Raises: CniError 5 when that cannot be found out.
@@ -236,7 +226,7 @@ def _no_link_local(mtu: int) -> "int | None":
 
 
 def configure(
-    host: Netlink, inner: Netlink, plan: "Plan", between: "Callable[[], None] | None" = None
+    host: Netlink, inner: Netlink, plan: Plan, between: Callable[[], None] | None = None
 ) -> None:
     """Make both ends as planned, the outer one first.
 
@@ -250,13 +240,11 @@ def configure(
     _configure_outer(host, plan)
     if between is not None:
         between()
-    from cni_faasm.link import inner_routes  # only ADD needs it
-
     routes = inner_routes.messages(inner, plan.ifindex, plan.inner_routes())
     inner.execute(inner_messages(plan, routes))
 
 
-def _configure_outer(host: Netlink, plan: "Plan") -> None:
+def _configure_outer(host: Netlink, plan: Plan) -> None:
     questions = [route.get_route(item.address) for item in plan.addresses]
     # In one exchange: the questions are answered after all is made.
     answers = host.execute_tolerant([*outer_messages(plan), *questions])
@@ -279,7 +267,7 @@ def _configure_outer(host: Netlink, plan: "Plan") -> None:
 
 
 def _take_route(
-    host: Netlink, plan: "Plan", item: "PlannedAddress", taken: "route.RouteInfo | None"
+    host: Netlink, plan: Plan, item: PlannedAddress, taken: route.RouteInfo | None
 ) -> None:
     """Replace a dead attachment's route to an address that is now leased to this one.
 
@@ -304,7 +292,7 @@ def _take_route(
     )
 
 
-def outer_settings(plan: "Plan", ifname: str) -> "dict[str, int]":
+def outer_settings(plan: Plan, ifname: str) -> dict[str, int]:
     """Return what the host's end must be set to, by the settings' paths, where they exist.
 
     It believes nothing that a container says of routes: a router advertisement of a container's
@@ -328,7 +316,7 @@ def outer_settings(plan: "Plan", ifname: str) -> "dict[str, int]":
     return wanted
 
 
-def inner_settings(plan: "Plan") -> "dict[str, int]":
+def inner_settings(plan: Plan) -> dict[str, int]:
     """Return what the container's end must be set to, by the settings' paths, where they exist."""
     if any(len(item.address) == 16 for item in plan.addresses):
         # Runtimes often start namespaces with IPv6 switched off for interfaces to come.
@@ -338,7 +326,7 @@ def inner_settings(plan: "Plan") -> "dict[str, int]":
     return {}
 
 
-def apply_settings(wanted: "dict[str, int]") -> None:
+def apply_settings(wanted: dict[str, int]) -> None:
     """Set what differs; called inside the namespace. Raises: CniError 5.
 
     addr_gen_mode is left to `configure`: it must be set before an end goes up, at no cost.
@@ -348,7 +336,7 @@ def apply_settings(wanted: "dict[str, int]") -> None:
             forwarding.write(path, str(value))
 
 
-def owned(found: "link.Link | None", alias: str, mac: bytes) -> bool:
+def owned(found: link.Link | None, alias: str, mac: bytes) -> bool:
     """Say whether a link is an attachment's outer end: numbers and names are used again.
 
     A kill between the pair's creation and its alias leaves only the MAC to tell, and so
@@ -359,12 +347,12 @@ def owned(found: "link.Link | None", alias: str, mac: bytes) -> bool:
     return found.alias == alias or (bool(mac) and found.address == mac)
 
 
-def describe(found: "link.Link") -> str:
+def describe(found: link.Link) -> str:
     """Return a link's name with its MAC, for messages."""
     return f"{found.name} ({inet.mac_text(found.address)})"
 
 
-def find_outer(host: Netlink, plan: "Plan") -> "link.Link | None":
+def find_outer(host: Netlink, plan: Plan) -> link.Link | None:
     """Return a recorded attachment's outer end, verified to be its own, or None.
 
     Only a record whose ADD was killed between the pair's creation and the record's second
@@ -373,8 +361,6 @@ def find_outer(host: Netlink, plan: "Plan") -> "link.Link | None":
     if plan.host_ifindex:
         found = find(host, ifindex=plan.host_ifindex)
         return found if owned(found, plan.alias, plan.host_mac) else None
-    from cni_faasm.netlink import dumps
-
     for found in dumps.links(host, "veth"):
         if owned(found, plan.alias, plan.host_mac):
             return found

@@ -20,16 +20,16 @@ class Call:
 
     def __init__(
         self,
-        variables: "dict[str, str]",
-        document: "dict[str, object]",
-        addresses: "list[str]",
+        variables: dict[str, str],
+        document: dict[str, object],
+        addresses: list[str],
     ) -> None:
         self.variables = variables
         self.document = document
         self.addresses = addresses
 
 
-def call(verb: str, netns: str, given: "dict[str, object]") -> Call:
+def call(verb: str, netns: str, given: dict[str, object]) -> Call:
     """Return the CNI call that a setup or teardown is.
 
     teardown passes over all that is wrong, as DEL does.
@@ -72,7 +72,7 @@ def call(verb: str, netns: str, given: "dict[str, object]") -> Call:
     return Call(variables, document, addresses)
 
 
-def _share_burst(asked: "dict[str, object]", faults: "list[str]") -> None:
+def _share_burst(asked: dict[str, object], faults: list[str]) -> None:
     """Give a container's burst to each direction that has a rate beside it."""
     burst = asked.pop("burst", None)
     if burst is None:
@@ -84,7 +84,7 @@ def _share_burst(asked: "dict[str, object]", faults: "list[str]") -> None:
         asked.setdefault(f"{direction}Burst", burst)
 
 
-def _ports(executed: Given) -> "list[dict[str, object]]":
+def _ports(executed: Given) -> list[dict[str, object]]:
     """Return CNI's port mappings for podman's; a protocol may be several there."""
     made: list[dict[str, object]] = []
     for one in executed.children("port_mappings"):
@@ -100,7 +100,7 @@ def _ports(executed: Given) -> "list[dict[str, object]]":
     return made
 
 
-def status(result: "dict[str, object]", ifname: str) -> "dict[str, object]":
+def status(result: dict[str, object], ifname: str) -> dict[str, object]:
     """Return netavark's status block for a CNI result of version 1.1.0."""
     told = Given(result)
     inner = next(one for one in told.children("interfaces") if one.text("name") == ifname)
@@ -120,6 +120,6 @@ def status(result: "dict[str, object]", ifname: str) -> "dict[str, object]":
     }
 
 
-def error(msg: str, details: str) -> "dict[str, object]":
+def error(msg: str, details: str) -> dict[str, object]:
     """Return netavark's word of a failure, which podman shows."""
     return {"error": f"{msg}: {details}" if details else msg}

@@ -1,26 +1,24 @@
 """Validate and complete a network that is to be created."""
 
+from collections.abc import Iterable
+
 from cni_faasm.netavark import network as networks
 from cni_faasm.netavark.given import Given
 from cni_faasm.spec import inet
 from cni_faasm.spec.errors import ADDRESSES_EXHAUSTED, INVALID_CONFIG, CniError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    Subnets = list[tuple[bytes, int]]
+Subnets = list[tuple[bytes, int]]
 
 # Beside 10.200.0.0/16, which comes with the installation.
 FIRST, LAST = 201, 254
 
 
 def complete(
-    given: "dict[str, object]",
-    of_networks: "dict[str, Subnets]",
-    of_host: "Subnets",
-    names: "dict[str, str]",
-) -> "dict[str, object]":
+    given: dict[str, object],
+    of_networks: dict[str, Subnets],
+    of_host: Subnets,
+    names: dict[str, str],
+) -> dict[str, object]:
     """Return a network with what it lacks.
 
     of_networks: the subnets of podman's other networks. of_host: what else the host knows a way to.
@@ -54,8 +52,8 @@ def complete(
 
 
 def _completed(
-    network: Given, subnets: "list[dict[str, object]]", taken: "Subnets"
-) -> "list[dict[str, object]]":
+    network: Given, subnets: list[dict[str, object]], taken: Subnets
+) -> list[dict[str, object]]:
     lengths = {16 if ":" in str(one.get("subnet")) else 4 for one in subnets}
     if not subnets:
         subnets = [{"subnet": _free(taken)}]
@@ -69,7 +67,7 @@ def _completed(
     return subnets
 
 
-def _free(taken: "Subnets") -> str:
+def _free(taken: Subnets) -> str:
     for number in range(FIRST, LAST + 1):
         wanted = bytes((10, number, 0, 0))
         if not any(_overlap((wanted, 16), one) for one in taken):
@@ -95,7 +93,7 @@ def _unique_local(network_id: str) -> str:
     return inet.cidr(b"\xfd" + bits + bytes(8), 64)
 
 
-def _overlaps(network: Given, of_networks: "dict[str, Subnets]") -> "Iterable[str]":
+def _overlaps(network: Given, of_networks: dict[str, Subnets]) -> Iterable[str]:
     for one in network.children("subnets"):
         text = one.text("subnet")
         try:
@@ -107,6 +105,6 @@ def _overlaps(network: Given, of_networks: "dict[str, Subnets]") -> "Iterable[st
                 yield f"--subnet {text}: it overlaps with that of podman's network {name}"
 
 
-def _overlap(one: "tuple[bytes, int]", other: "tuple[bytes, int]") -> bool:
+def _overlap(one: tuple[bytes, int], other: tuple[bytes, int]) -> bool:
     shorter = min(one[1], other[1])
     return len(one[0]) == len(other[0]) and inet.contains(one[0], shorter, other[0])

@@ -1,28 +1,26 @@
 """Answer one call of podman's or netavark's; what is impure about it comes from `__main__`."""
 
+from collections.abc import Callable
+
 from cni_faasm import __version__
-from cni_faasm.netavark import API_VERSION, VERBS, container
+from cni_faasm.netavark import API_VERSION, VERBS, container, creation, stale, taken
 from cni_faasm.spec import jsonio
 from cni_faasm.spec.errors import INVALID_ENVIRONMENT, UNSUPPORTED_FIELD, CniError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Tell = Callable[[int, bytes], None]
+Tell = Callable[[int, bytes], None]
 
 _ROOTLESS = b"_CONTAINERS_ROOTLESS_UID"  # which podman sets for whom it started anew in a namespace
 
 
 def answer(
-    words: "list[str]",
-    environ: "dict[bytes, bytes]",
+    words: list[str],
+    environ: dict[bytes, bytes],
     *,
     is_root: bool,
-    read: "Callable[[], bytes]",
-    tell: "Tell",
-    serve: "Callable[[dict[str, str], dict[str, object], Tell], int]",
-    warn: "Callable[[str], None]",
+    read: Callable[[], bytes],
+    tell: Tell,
+    serve: Callable[[dict[str, str], dict[str, object], Tell], int],
+    warn: Callable[[str], None],
 ) -> int:
     """Answer a call by its arguments. Returns: the exit status.
 
@@ -49,15 +47,11 @@ def answer(
         )
     given = jsonio.load_object(read(), "the document on stdin")
     if verb == "create":
-        from cni_faasm.netavark import creation, taken
-
         made = creation.complete(given, taken.of_networks(), taken.of_host(), taken.names())
         tell(0, _line(made))
         return 0
     call = container.call(verb, words[1], given)
     if verb == "setup":
-        from cni_faasm.netavark import stale
-
         warnings: list[str] = []
         stale.detach(call, warnings)
         for one in warnings:
@@ -85,9 +79,9 @@ def refusal(error: CniError) -> bytes:
     return _line(container.error(error.msg, error.details))
 
 
-def _text(document: "dict[str, object]", key: str) -> str:
+def _text(document: dict[str, object], key: str) -> str:
     return str(document.get(key, ""))
 
 
-def _line(document: "dict[str, object]") -> bytes:
+def _line(document: dict[str, object]) -> bytes:
     return jsonio.dumps(document) + b"\n"

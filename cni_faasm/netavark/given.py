@@ -1,12 +1,13 @@
 """Read the JSON objects that podman and netavark send; null is the same as absent."""
 
+from __future__ import annotations
+
+from typing import TypeVar
+
+from cni_faasm.config.schema import shown
 from cni_faasm.spec.errors import DECODING_FAILURE, CniError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import TypeVar
-
-    T = TypeVar("T")
+T = TypeVar("T")
 
 
 class Given:
@@ -17,7 +18,7 @@ class Given:
 
     __slots__ = ("path", "values")
 
-    def __init__(self, values: "dict[str, object]", path: str = "") -> None:
+    def __init__(self, values: dict[str, object], path: str = "") -> None:
         self.values = values
         self.path = path
 
@@ -28,38 +29,36 @@ class Given:
     def flag(self, key: str) -> bool:
         return self._read(key, bool, "true or false") or False
 
-    def texts(self, key: str) -> "list[str]":
+    def texts(self, key: str) -> list[str]:
         return [self._demand(f"{key}[]", one, str, "text") for one in self._items(key)]
 
-    def pairs(self, key: str) -> "dict[str, str]":
+    def pairs(self, key: str) -> dict[str, str]:
         """Return an object of texts."""
         found = self.child(key).values
         return {
             name: self._demand(f"{key}.{name}", one, str, "text") for name, one in found.items()
         }
 
-    def child(self, key: str) -> "Given":
+    def child(self, key: str) -> Given:
         """Return the object at a key, an empty one where there is none."""
         return Given(self._read(key, dict, "an object") or {}, f"{self.path}{key}.")
 
-    def children(self, key: str) -> "list[Given]":
+    def children(self, key: str) -> list[Given]:
         return [
             Given(self._demand(f"{key}[{index}]", one, dict, "an object"), f"{key}[{index}].")
             for index, one in enumerate(self._items(key))
         ]
 
-    def _items(self, key: str) -> "list[object]":
+    def _items(self, key: str) -> list[object]:
         return self._read(key, list, "a list") or []
 
-    def _read(self, key: str, kind: "type[T]", what: str) -> "T | None":
+    def _read(self, key: str, kind: type[T], what: str) -> T | None:
         value = self.values.get(key)
         return None if value is None else self._demand(key, value, kind, what)
 
-    def _demand(self, key: str, value: object, kind: "type[T]", what: str) -> "T":
+    def _demand(self, key: str, value: object, kind: type[T], what: str) -> T:
         if isinstance(value, kind):
             return value
-        from cni_faasm.config.schema import shown
-
         raise CniError(
             DECODING_FAILURE,
             f"{self.path}{key}: {shown(value)}: expected {what}",

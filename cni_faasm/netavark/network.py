@@ -19,7 +19,7 @@ def podman_leases(network: Given) -> bool:
     return driver in ("", HOST_LOCAL) and bool(network.children("subnets"))
 
 
-def document(network: Given, faults: "list[str]") -> "dict[str, object]":
+def document(network: Given, faults: list[str]) -> dict[str, object]:
     """Return the configuration of a network as its options, subnets and routes say.
 
     faults: receives what is wrong with these alone; `check` finds the rest.
@@ -63,7 +63,7 @@ def document(network: Given, faults: "list[str]") -> "dict[str, object]":
     return made
 
 
-def check(made: "dict[str, object]", faults: "list[str]", verb: str) -> None:
+def check(made: dict[str, object], faults: list[str], verb: str) -> None:
     """Refuse a configuration with faults, by the names that podman has for what is wrong.
 
     Raises: CniError 7.
@@ -98,8 +98,8 @@ def _called(path: str) -> str:
 
 
 def _podman_ranges(
-    network: Given, found: "dict[str, object]", faults: "list[str]"
-) -> "list[list[dict[str, str]]]":
+    network: Given, found: dict[str, object], faults: list[str]
+) -> list[list[dict[str, str]]]:
     """Return a range set for each subnet: podman leases one address of each.
 
     Of the whole of it: an address that is asked for may lie outside of --ip-range, and none is
@@ -129,8 +129,8 @@ def _podman_ranges(
 
 
 def _own_ranges(
-    network: Given, found: "dict[str, object]", faults: "list[str]"
-) -> "list[list[dict[str, str]]]":
+    network: Given, found: dict[str, object], faults: list[str]
+) -> list[list[dict[str, str]]]:
     """Return the range sets that the options tell, where podman leases nothing."""
     subnets = found.get("subnet")
     sets = [[{"subnet": one}] for one in (subnets if isinstance(subnets, list) else ())]
@@ -149,9 +149,7 @@ def _own_ranges(
     return sets
 
 
-def _default_routes(
-    sets: "list[list[dict[str, str]]]", metric: object
-) -> "list[dict[str, object]]":
+def _default_routes(sets: list[list[dict[str, str]]], metric: object) -> list[dict[str, object]]:
     lengths = sorted({len(packed) for one in sets if (packed := _network(one[0]["subnet"])[0])})
     return [
         {"dst": DEFAULT_ROUTES[length], **({"priority": metric} if metric else {})}
@@ -160,8 +158,8 @@ def _default_routes(
 
 
 def _routes(
-    network: Given, sets: "list[list[dict[str, str]]]", faults: "list[str]"
-) -> "list[dict[str, object]]":
+    network: Given, sets: list[list[dict[str, str]]], faults: list[str]
+) -> list[dict[str, object]]:
     """Return podman's routes. A container's link has the gateway and nobody else."""
     made = []
     gateways = {gateway_of(one[0]) for one in sets}
@@ -185,7 +183,7 @@ def _routes(
     return made
 
 
-def gateway_of(subnet: "dict[str, str]") -> bytes:
+def gateway_of(subnet: dict[str, str]) -> bytes:
     """Return the gateway of a subnet, given or not; b"" where the subnet is none."""
     try:
         if subnet.get("gateway"):
@@ -195,7 +193,7 @@ def gateway_of(subnet: "dict[str, str]") -> bytes:
         return b""
 
 
-def _network(text: str) -> "tuple[bytes, int]":
+def _network(text: str) -> tuple[bytes, int]:
     try:
         return inet.parse_cidr(text)
     except ValueError:

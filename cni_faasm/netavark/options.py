@@ -16,7 +16,7 @@ _RATES = ["egressRate", "ingressRate", "egressBurst", "ingressBurst"]
 _SUBNETS = ["unshapedSubnets", "shapedSubnets"]
 
 # What option stands for which place of the configuration; "" for none alone.
-NETWORK: "dict[str, tuple[str, str]]" = {
+NETWORK: dict[str, tuple[str, str]] = {
     **{name: (TEXT, f"bandwidth.{name}") for name in (*_RATES, "latency", "enforceEgress")},
     **{name: (LIST, f"bandwidth.{name}") for name in _SUBNETS},
     "maxEgressRate": (TEXT, "maxEgressRate"),
@@ -45,7 +45,7 @@ NETWORK: "dict[str, tuple[str, str]]" = {
     "no_default_route": (FLAG, ""),
 }
 # What a runtime may ask for, so that the network's caps hold.
-CONTAINER: "dict[str, tuple[str, str]]" = {
+CONTAINER: dict[str, tuple[str, str]] = {
     **{name: (TEXT, f"runtimeConfig.bandwidth.{name}") for name in _RATES},
     **{name: (LIST, f"runtimeConfig.bandwidth.{name}") for name in _SUBNETS},
     # Of each direction that has a rate beside it.
@@ -57,8 +57,8 @@ _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def read(
-    given: "dict[str, str]", known: "dict[str, tuple[str, str]]", whose: str, faults: "list[str]"
-) -> "dict[str, object]":
+    given: dict[str, str], known: dict[str, tuple[str, str]], whose: str, faults: list[str]
+) -> dict[str, object]:
     """Return the options by their names, as the configuration has them; faults: what is wrong."""
     spellings = {name.lower(): name for name in known}
     found: dict[str, object] = {}
@@ -91,7 +91,7 @@ def _value(text: str, kind: str) -> object:
     return text
 
 
-def _unknown(key: str, spellings: "dict[str, str]", known: "dict[str, tuple[str, str]]") -> str:
+def _unknown(key: str, spellings: dict[str, str], known: dict[str, tuple[str, str]]) -> str:
     folded = key.lower()
     if known is CONTAINER and folded in {name.lower() for name in NETWORK}:
         return "it is the network's: podman network create -o"
@@ -100,12 +100,12 @@ def _unknown(key: str, spellings: "dict[str, str]", known: "dict[str, tuple[str,
     return "no such option" + (f": allowed is {name}" if name else f"; there are {_list(known)}")
 
 
-def _list(known: "dict[str, tuple[str, str]]") -> str:
+def _list(known: dict[str, tuple[str, str]]) -> str:
     return ", ".join(known)
 
 
 def place(
-    document: "dict[str, object]", found: "dict[str, object]", known: "dict[str, tuple[str, str]]"
+    document: dict[str, object], found: dict[str, object], known: dict[str, tuple[str, str]]
 ) -> None:
     """Put options where the configuration has them."""
     for name, value in found.items():

@@ -7,19 +7,17 @@ anywhere is detached first.
 
 from cni_faasm.attachment import plan_fields
 from cni_faasm.config import loading as configuration
+from cni_faasm.config.loading import NetworkConfig
 from cni_faasm.ipam.store import Store
 from cni_faasm.link import netns, veth
+from cni_faasm.netavark.container import Call
 from cni_faasm.spec import inet
 from cni_faasm.spec.errors import CniError
 from cni_faasm.spec.protocol import Request
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.config.loading import NetworkConfig
-    from cni_faasm.netavark.container import Call
+from cni_faasm.verbs.delete import delete
 
 
-def detach(call: "Call", warnings: "list[str]") -> None:
+def detach(call: Call, warnings: list[str]) -> None:
     """Detach the container's own dead attachment, and the dead ones that have its addresses.
 
     Raises: CniError.
@@ -31,8 +29,6 @@ def detach(call: "Call", warnings: "list[str]") -> None:
         holders |= {owner for one in call.addresses if (owner := store.owner(inet.pack(one)))}
     for container_id, ifname in sorted(holders):
         if _is_dead(config, container_id, ifname):
-            from cni_faasm.verbs.delete import delete
-
             document = {**call.document, "runtimeConfig": None}
             delete(
                 Request(verb="DEL", container_id=container_id, ifname=ifname, document=document),
@@ -40,7 +36,7 @@ def detach(call: "Call", warnings: "list[str]") -> None:
             )
 
 
-def _is_dead(config: "NetworkConfig", container_id: str, ifname: str) -> bool:
+def _is_dead(config: NetworkConfig, container_id: str, ifname: str) -> bool:
     """Say whether there is a record, and no such interface in its namespace any more."""
     try:
         promised = plan_fields.load(config.state_dir, config.name, container_id, ifname)

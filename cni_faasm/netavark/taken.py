@@ -1,6 +1,7 @@
 """Find out which networks this host knows, so that a new one is none of them."""
 
-import posix
+import os
+from collections.abc import Iterator
 
 from cni_faasm.netlink import dumps
 from cni_faasm.netlink.transport import Netlink
@@ -8,11 +9,7 @@ from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.spec import inet, jsonio
 from cni_faasm.spec.errors import CniError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    Subnets = list[tuple[bytes, int]]
+Subnets = list[tuple[bytes, int]]
 
 NETWORKS_DIR = "/etc/containers/networks"  # podman's
 CNI_DIR = "/etc/cni/net.d"
@@ -21,7 +18,7 @@ DEFAULT_NETWORK = {"podman": [(bytes((10, 88, 0, 0)), 16)]}
 _LIMIT = 1 << 20
 
 
-def of_networks() -> "dict[str, Subnets]":
+def of_networks() -> dict[str, Subnets]:
     """Return the subnets of podman's networks, by their names."""
     found: dict[str, Subnets] = dict(DEFAULT_NETWORK)
     for _, document in _documents(NETWORKS_DIR):
@@ -29,7 +26,7 @@ def of_networks() -> "dict[str, Subnets]":
     return found
 
 
-def names() -> "dict[str, str]":
+def names() -> dict[str, str]:
     """Return the names of the networks that CNI's files have for us, each with the file."""
     found: dict[str, str] = {}
     for path, document in _documents(CNI_DIR):
@@ -44,7 +41,7 @@ def names() -> "dict[str, str]":
     return found
 
 
-def of_host() -> "Subnets":
+def of_host() -> Subnets:
     """Return the networks that CNI's files name or that the host has routes to."""
     found = [one for _, document in _documents(CNI_DIR) for one in _subnets(document)]
     try:
@@ -56,27 +53,27 @@ def of_host() -> "Subnets":
     return [(address, length) for address, length in found if address and length]
 
 
-def _documents(folder: str) -> "Iterator[tuple[str, dict[str, object]]]":
+def _documents(folder: str) -> Iterator[tuple[str, dict[str, object]]]:
     """Yield (path, JSON object) of a folder's files; what cannot be read is passed over."""
     try:
-        names = sorted(posix.listdir(folder))
+        names = sorted(os.listdir(folder))
     except OSError:
         return
     for name in names:
         try:
             path = f"{folder}/{name}"
-            file = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK)
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
-                document = jsonio.loads(posix.read(file, _LIMIT))
+                document = jsonio.loads(os.read(file, _LIMIT))
             finally:
-                posix.close(file)
+                os.close(file)
         except (OSError, CniError):
             continue
         if isinstance(document, dict):
             yield path, document
 
 
-def _subnets(value: object) -> "Iterator[tuple[bytes, int]]":
+def _subnets(value: object) -> Iterator[tuple[bytes, int]]:
     """Yield what stands as "subnet" anywhere in a document."""
     if isinstance(value, list):
         for one in value:

@@ -3,11 +3,13 @@
 Layout: struct ifaddrmsg and attributes in <linux/if_addr.h>.
 """
 
+from struct import Struct
+
 from cni_faasm.netlink.wire import (
     NLM_F_CREATE,
     NLM_F_EXCL,
     NLM_F_REPLACE,
-    Struct,
+    Message,
     attr,
     attr_u32,
     fixed,
@@ -16,10 +18,6 @@ from cni_faasm.netlink.wire import (
     parse_attrs,
 )
 from cni_faasm.spec.inet import cidr, family
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.netlink.wire import Message
 
 # <linux/rtnetlink.h>
 RTM_NEWADDR = 20
@@ -75,7 +73,7 @@ def new_addr(
     noprefixroute: bool = False,
     scope: int = RT_SCOPE_UNIVERSE,
     replace: bool = False,
-) -> "Message":
+) -> Message:
     """Give an interface an address; EEXIST when it has it.
 
     nodad: usable at once, without waiting for duplicate address detection (IPv6).
@@ -90,7 +88,7 @@ def new_addr(
     return RTM_NEWADDR, how, body, f"ip address add {cidr(packed, prefix_len)} dev if{ifindex}"
 
 
-def del_addr(ifindex: int, packed: bytes, prefix_len: int) -> "Message":
+def del_addr(ifindex: int, packed: bytes, prefix_len: int) -> Message:
     """Take an address away; EADDRNOTAVAIL when it is not there.
 
     Equivalent to: ip address del A/N dev IF
@@ -99,7 +97,7 @@ def del_addr(ifindex: int, packed: bytes, prefix_len: int) -> "Message":
     return RTM_DELADDR, 0, _body(ifindex, packed, prefix_len, RT_SCOPE_UNIVERSE), label
 
 
-def dump_addrs(ifindex: int = 0, family: int = 0) -> "Message":
+def dump_addrs(ifindex: int = 0, family: int = 0) -> Message:
     """Ask for the addresses of one interface (0: of all), of one family (0: of all).
 
     Of one interface, the kernel does not notice when addresses change during a dump of

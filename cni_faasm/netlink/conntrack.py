@@ -4,19 +4,9 @@ A connection has two tuples: what its first packet said, and what its answers sa
 address translation changes is in one of them only.
 """
 
-from cni_faasm.netlink.wire import (
-    Struct,
-    attr,
-    attr_u32,
-    fixed,
-    malformed,
-    nest,
-    parse_attrs,
-)
+from struct import Struct
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.netlink.wire import Message
+from cni_faasm.netlink.wire import Message, attr, attr_u32, fixed, malformed, nest, parse_attrs
 
 # <linux/netfilter/nfnetlink.h>: NFNL_SUBSYS_CTNETLINK is 1.
 IPCTNL_MSG_CT_GET = 0x0101
@@ -53,8 +43,8 @@ class Connection:
         self,
         family: int,
         identity: bytes,
-        sources: "tuple[bytes, bytes]",
-        service: "tuple[int, int]" = (0, 0),
+        sources: tuple[bytes, bytes],
+        service: tuple[int, int] = (0, 0),
     ) -> None:
         self.family = family
         self.identity = identity
@@ -62,7 +52,7 @@ class Connection:
         self.service = service
 
 
-def dump_from(address: bytes, which: int) -> "Message":
+def dump_from(address: bytes, which: int) -> Message:
     """Ask for all connections of which one direction comes from an IPv4 address.
 
     which: CTA_TUPLE_ORIG or CTA_TUPLE_REPLY. Before Linux 5.8 all connections come. The same for
@@ -75,12 +65,12 @@ def dump_from(address: bytes, which: int) -> "Message":
     return IPCTNL_MSG_CT_GET, 0, body, "conntrack -L"
 
 
-def dump(family: int) -> "Message":
+def dump(family: int) -> Message:
     """Ask for all connections of a family. Equivalent to: conntrack -L -f FAMILY."""
     return IPCTNL_MSG_CT_GET, 0, _NFGENMSG.pack(family, 0, 0), "conntrack -L"
 
 
-def delete(one: Connection) -> "Message":
+def delete(one: Connection) -> Message:
     """Have the host forget a connection; ENOENT when it has, or when it is another by now.
 
     Equivalent to: conntrack -D
@@ -109,7 +99,7 @@ def _source(tuple_: bytes) -> bytes:
     return next((ip[kind] for kind in _SOURCES.values() if kind in ip), b"")
 
 
-def _service(tuple_: bytes) -> "tuple[int, int]":
+def _service(tuple_: bytes) -> tuple[int, int]:
     proto = parse_attrs(parse_attrs(tuple_).get(_CTA_TUPLE_PROTO, b""))
     numbers = (proto.get(_CTA_PROTO_NUM, b""), proto.get(_CTA_PROTO_DST_PORT, b""))
     return int.from_bytes(numbers[0], "big"), int.from_bytes(numbers[1], "big")

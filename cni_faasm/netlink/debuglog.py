@@ -6,17 +6,14 @@ lines of a call are written at its end, at once, so that those of several do not
 file is put aside as FILE.1 when it has 4 MiB.
 """
 
-import posix
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
+import os
+from collections.abc import Callable
 
 MAX_BYTES = 4 << 20
 MAX_STEPS = 2000
-_FLAGS = posix.O_WRONLY | posix.O_APPEND | posix.O_CREAT | posix.O_NOFOLLOW | posix.O_CLOEXEC
+_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 # A FIFO that nobody reads must not hang the runtime, nor a terminal become ours.
-_FLAGS |= posix.O_NONBLOCK | posix.O_NOCTTY
+_FLAGS |= os.O_NONBLOCK | os.O_NOCTTY
 
 
 class Log:
@@ -24,7 +21,7 @@ class Log:
 
     __slots__ = ("_clock", "_steps")
 
-    def __init__(self, clock: "Callable[[], float]") -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._steps: list[tuple[float, str]] = []
 
@@ -42,28 +39,28 @@ class Log:
         ]
         data = "".join(lines).encode("utf-8", "replace")
         try:
-            descriptor = posix.open(path, _FLAGS, 0o600)
+            descriptor = os.open(path, _FLAGS, 0o600)
             try:
-                status = posix.fstat(descriptor)
+                status = os.fstat(descriptor)
                 if not _is_ours(status):
                     return
-                posix.write(descriptor, data)
+                os.write(descriptor, data)
                 if status.st_size + len(data) > MAX_BYTES:
-                    posix.rename(path, path + ".1")
+                    os.rename(path, path + ".1")
             finally:
-                posix.close(descriptor)
+                os.close(descriptor)
         except OSError:
             return
 
 
-def _is_ours(status: "posix.stat_result") -> bool:
+def _is_ours(status: os.stat_result) -> bool:
     """Say whether a file is a log that this tool made.
 
     Not a device or FIFO, which cannot be kept bounded; not what somebody else planted, who
     would read it, nor another name of a file that is none.
     """
     is_regular = status.st_mode & 0o170000 == 0o100000
-    is_own = status.st_uid == posix.geteuid() and not status.st_mode & 0o022
+    is_own = status.st_uid == os.geteuid() and not status.st_mode & 0o022
     return is_regular and is_own and status.st_nlink == 1
 
 
@@ -71,7 +68,7 @@ def _on_one_line(text: str) -> str:
     return "".join(sign if sign.isprintable() else "?" for sign in text)[:300]
 
 
-def wanted(environ: "dict[str, str]", document: "dict[str, object]") -> str:
+def wanted(environ: dict[str, str], document: dict[str, object]) -> str:
     """Return the file that a log is wanted in, "" for none."""
     path = environ.get("CNI_FAASM_LOG", "")
     if not path:

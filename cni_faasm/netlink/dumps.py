@@ -6,32 +6,29 @@ at once more here, and nothing else of ours reads a dump.
 """
 
 from cni_faasm.netlink import addr, link, nft, nft_set, route, tc, tc_parse
+from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import fixed
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.netlink.transport import Netlink
 
 _FAMILIES = (2, 10)  # AF_INET, AF_INET6
 
 
-def links(netlink: "Netlink", kind: str, *, stats: bool = False) -> "list[link.Link]":
+def links(netlink: Netlink, kind: str, *, stats: bool = False) -> list[link.Link]:
     """Return all interfaces of a kind. Raises: NetlinkError."""
     bodies = netlink.dump(link.dump_links(kind, stats=stats))
     return [one for one in map(link.parse_link, bodies) if one.kind == kind]
 
 
-def all_links(netlink: "Netlink") -> "list[link.Link]":
+def all_links(netlink: Netlink) -> list[link.Link]:
     """Return all interfaces. Raises: NetlinkError."""
     return [link.parse_link(body) for body in netlink.dump(link.dump_links())]
 
 
-def group_members(netlink: "Netlink", group: int) -> "list[link.Link]":
+def group_members(netlink: Netlink, group: int) -> list[link.Link]:
     """Return all interfaces of a group, of whatever kind. Raises: NetlinkError."""
     return [one for one in all_links(netlink) if one.group == group]
 
 
-def addrs(netlink: "Netlink", ifindex: int = 0) -> "list[addr.Addr]":
+def addrs(netlink: Netlink, ifindex: int = 0) -> list[addr.Addr]:
     """Return the IPv4 and IPv6 addresses of an interface (0: of all). Raises: NetlinkError."""
     bodies = netlink.dump(addr.dump_addrs(ifindex))
     found = [addr.parse_addr(body) for body in bodies if body[:1] and body[0] in _FAMILIES]
@@ -39,13 +36,13 @@ def addrs(netlink: "Netlink", ifindex: int = 0) -> "list[addr.Addr]":
 
 
 def routes(
-    netlink: "Netlink",
+    netlink: Netlink,
     family: int,
     *,
-    oif: "int | None" = None,
-    table: "int | None" = None,
-    hop: "int | None" = None,
-) -> "list[route.RouteInfo]":
+    oif: int | None = None,
+    table: int | None = None,
+    hop: int | None = None,
+) -> list[route.RouteInfo]:
     """Return the routes of a family by an interface, in a table (None: all).
 
     hop: of a multipath route tell the hop by this interface; else the one by oif.
@@ -57,24 +54,24 @@ def routes(
     return [one for one in found if oif in (None, one.oif) and table in (None, one.table)]
 
 
-def next_hops(netlink: "Netlink", family: int) -> "set[bytes]":
+def next_hops(netlink: Netlink, family: int) -> set[bytes]:
     """Return the gateways of all routes of a family. Raises: NetlinkError."""
     bodies = netlink.dump(route.dump_routes(family=family))
     return {hop for body in bodies if body[:1] == bytes([family]) for hop in route.next_hops(body)}
 
 
-def qdiscs(netlink: "Netlink") -> "list[tc_parse.Qdisc]":
+def qdiscs(netlink: Netlink) -> list[tc_parse.Qdisc]:
     """Return the qdiscs of all interfaces. Raises: NetlinkError."""
     return [tc_parse.parse_qdisc(body) for body in netlink.dump(tc.dump_qdiscs())]
 
 
-def classes(netlink: "Netlink", ifindex: int) -> "list[tc_parse.HtbClass]":
+def classes(netlink: Netlink, ifindex: int) -> list[tc_parse.HtbClass]:
     """Return an interface's HTB classes. Raises: NetlinkError."""
     found = map(tc_parse.parse_class, netlink.dump(tc.dump_classes(ifindex)))
     return [one for one in found if one is not None and one.ifindex == ifindex]
 
 
-def filters(netlink: "Netlink", ifindex: int, parent: int) -> "list[bytes]":
+def filters(netlink: Netlink, ifindex: int, parent: int) -> list[bytes]:
     """Return the filters of one qdisc as they came. Raises: NetlinkError."""
     found = []
     for body in netlink.dump(tc.dump_filters(ifindex, parent)):
@@ -84,32 +81,32 @@ def filters(netlink: "Netlink", ifindex: int, parent: int) -> "list[bytes]":
     return found
 
 
-def tables(netfilter: "Netlink", family: int) -> "list[nft.Table]":
+def tables(netfilter: Netlink, family: int) -> list[nft.Table]:
     """Return the nftables tables of a family. Raises: NetlinkError."""
     found = map(nft.parse_table, netfilter.dump(nft.dump_tables(family)))
     return [one for one in found if one.family == family]
 
 
-def chain_names(netfilter: "Netlink", family: int, table: str) -> "list[str]":
+def chain_names(netfilter: Netlink, family: int, table: str) -> list[str]:
     """Return the names of a table's chains. Raises: NetlinkError."""
     found = map(nft.parse_chain, netfilter.dump(nft.dump_chains(family)))
     return [one.name for one in found if (one.family, one.table) == (family, table)]
 
 
-def set_names(netfilter: "Netlink", family: int, table: str) -> "list[str]":
+def set_names(netfilter: Netlink, family: int, table: str) -> list[str]:
     """Return the names of a table's sets. Raises: NetlinkError."""
     found = map(nft_set.parse_set_place, netfilter.dump(nft_set.dump_sets(family, table)))
     return [name for *place, name in found if place == [family, table]]
 
 
-def rules(netfilter: "Netlink", family: int, table: str, chain: str) -> "list[nft.Rule]":
+def rules(netfilter: Netlink, family: int, table: str, chain: str) -> list[nft.Rule]:
     """Return the rules of one chain, in order. Raises: NetlinkError."""
     return [one for one, _ in rules_with_bodies(netfilter, family, table, chain)]
 
 
 def rules_with_bodies(
-    netfilter: "Netlink", family: int, table: str, chain: str
-) -> "list[tuple[nft.Rule, bytes]]":
+    netfilter: Netlink, family: int, table: str, chain: str
+) -> list[tuple[nft.Rule, bytes]]:
     """Return the rules of one chain, each with its message's body. Raises: NetlinkError."""
     bodies = netfilter.dump(nft.dump_rules(family, table, chain))
     return [
@@ -119,7 +116,7 @@ def rules_with_bodies(
     ]
 
 
-def elements(netfilter: "Netlink", family: int, table: str, name: str) -> "list[bytes]":
+def elements(netfilter: Netlink, family: int, table: str, name: str) -> list[bytes]:
     """Return the keys of a set. Raises: NetlinkError; ENOENT when the set is not there."""
     found = []
     for body in netfilter.dump(nft_set.dump_elements(family, table, name)):
@@ -128,9 +125,7 @@ def elements(netfilter: "Netlink", family: int, table: str, name: str) -> "list[
     return found
 
 
-def whole_elements(
-    netfilter: "Netlink", family: int, table: str, name: str
-) -> "list[nft_set.Element]":
+def whole_elements(netfilter: Netlink, family: int, table: str, name: str) -> list[nft_set.Element]:
     """Return the elements of a set, with what they hold beside their keys. Raises: NetlinkError."""
     found = []
     for body in netfilter.dump(nft_set.dump_elements(family, table, name)):

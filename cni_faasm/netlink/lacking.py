@@ -40,5 +40,5 @@ class IfNftables:
     def __enter__(self) -> None:
         return
 
-    def __exit__(self, _: object, error: "BaseException | None", *__: object) -> bool:
+    def __exit__(self, _: object, error: BaseException | None, *__: object) -> bool:
         return not self._needed and isinstance(error, NetlinkError) and is_lacking(error)

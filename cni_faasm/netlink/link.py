@@ -3,11 +3,13 @@
 Layout: struct ifinfomsg in <linux/rtnetlink.h>, attributes in <linux/if_link.h>.
 """
 
+from struct import Struct
+
 from cni_faasm.netlink.wire import (
     NLM_F_CREATE,
     NLM_F_ECHO,
     NLM_F_EXCL,
-    Struct,
+    Message,
     attr,
     attr_text,
     attr_u8,
@@ -21,10 +23,6 @@ from cni_faasm.netlink.wire import (
     nest,
     parse_attrs,
 )
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.netlink.wire import Message
 
 # <linux/rtnetlink.h>
 RTM_NEWLINK = 16
@@ -116,7 +114,7 @@ class Link:
         "txqlen",
     )
 
-    def __init__(self, ifindex: int, flags: int, attrs: "dict[int, bytes]") -> None:
+    def __init__(self, ifindex: int, flags: int, attrs: dict[int, bytes]) -> None:
         self.ifindex = ifindex
         self.flags = flags
         self.name = get_text(attrs, IFLA_IFNAME)
@@ -158,15 +156,15 @@ class Link:
 
 
 def _end(  # noqa: PLR0917 -- both calls stand below
-    name: "str | None",
-    mtu: "int | None",
-    address: "bytes | None",
-    group: "int | None",
-    txqlen: "int | None",
-    num_queues: "int | None",
-    gso_max_size: "int | None",
-    gro_max_size: "int | None",
-) -> "list[bytes]":
+    name: str | None,
+    mtu: int | None,
+    address: bytes | None,
+    group: int | None,
+    txqlen: int | None,
+    num_queues: int | None,
+    gso_max_size: int | None,
+    gro_max_size: int | None,
+) -> list[bytes]:
     """Encode what each end of a pair may be given when it is made.
 
     gso_max_size, gro_max_size: up to 65536 the kernel applies them to IPv4 as well, so
@@ -205,7 +203,7 @@ def _name(name: str) -> bytes:
     return encoded
 
 
-def new_link(kind: str, name: str, *, group: int, mtu: int, address: bytes) -> "Message":
+def new_link(kind: str, name: str, *, group: int, mtu: int, address: bytes) -> Message:
     """Make a device of a kind that needs no more than its name; the reply is the new link.
 
     Equivalent to: ip link add NAME mtu N address MAC group G type KIND
@@ -219,22 +217,22 @@ def new_link(kind: str, name: str, *, group: int, mtu: int, address: bytes) -> "
 def new_veth(
     name: str,
     peer_name: str,
-    peer_netns_fd: "int | None",
+    peer_netns_fd: int | None,
     *,
-    mtu: "int | None" = None,
-    address: "bytes | None" = None,
-    peer_address: "bytes | None" = None,
-    group: "int | None" = None,
-    peer_group: "int | None" = None,
-    txqlen: "int | None" = None,
-    num_queues: "int | None" = 1,
-    gso_max_size: "int | None" = None,
-    gro_max_size: "int | None" = None,
-    peer_gso_max_size: "int | None" = None,
-    peer_gro_max_size: "int | None" = None,
+    mtu: int | None = None,
+    address: bytes | None = None,
+    peer_address: bytes | None = None,
+    group: int | None = None,
+    peer_group: int | None = None,
+    txqlen: int | None = None,
+    num_queues: int | None = 1,
+    gso_max_size: int | None = None,
+    gro_max_size: int | None = None,
+    peer_gso_max_size: int | None = None,
+    peer_gro_max_size: int | None = None,
     up: bool = False,
     echo: bool = True,
-) -> "Message":
+) -> Message:
     """Make a pair whose peer is born in another namespace.
 
     name: may hold %d, for which the kernel takes the lowest free number from 0.
@@ -276,18 +274,18 @@ def new_veth(
 def set_link(
     ifindex: int,
     *,
-    up: "bool | None" = None,
-    name: "str | None" = None,
-    address: "bytes | None" = None,
-    mtu: "int | None" = None,
-    alias: "str | None" = None,
-    group: "int | None" = None,
-    txqlen: "int | None" = None,
-    gso_max_size: "int | None" = None,
-    gro_max_size: "int | None" = None,
-    addr_gen_mode: "int | None" = None,
-    netns_fd: "int | None" = None,
-) -> "Message":
+    up: bool | None = None,
+    name: str | None = None,
+    address: bytes | None = None,
+    mtu: int | None = None,
+    alias: str | None = None,
+    group: int | None = None,
+    txqlen: int | None = None,
+    gso_max_size: int | None = None,
+    gro_max_size: int | None = None,
+    addr_gen_mode: int | None = None,
+    netns_fd: int | None = None,
+) -> Message:
     """Change an interface; None leaves what it has.
 
     alias: "" takes it away. addr_gen_mode: IN6_ADDR_GEN_MODE_NONE spares the link-local
@@ -334,7 +332,7 @@ def set_link(
     return RTM_NEWLINK, 0, b"".join(parts), label
 
 
-def get_link(*, name: "str | None" = None, ifindex: int = 0, stats: bool = False) -> "Message":
+def get_link(*, name: str | None = None, ifindex: int = 0, stats: bool = False) -> Message:
     """Ask for one interface by its name or its index; ENODEV when there is none.
 
     Equivalent to: ip [-s] link show dev IF
@@ -347,7 +345,7 @@ def get_link(*, name: "str | None" = None, ifindex: int = 0, stats: bool = False
     return RTM_GETLINK, 0, b"".join(parts), f"ip link show dev {name or f'if{ifindex}'}"
 
 
-def dump_links(kind: "str | None" = None, *, stats: bool = False) -> "Message":
+def dump_links(kind: str | None = None, *, stats: bool = False) -> Message:
     """Ask for all interfaces, or all of a kind; the kernel has no filter for groups.
 
     Equivalent to: ip [-s] link show [type KIND]
@@ -363,9 +361,7 @@ def dump_links(kind: "str | None" = None, *, stats: bool = False) -> "Message":
 _NO_STATS = attr_u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
 
 
-def del_link(
-    *, ifindex: int = 0, name: "str | None" = None, group: "int | None" = None
-) -> "Message":
+def del_link(*, ifindex: int = 0, name: str | None = None, group: int | None = None) -> Message:
     """Take away one interface, or in one stroke all of a group; a veth's peer goes too.
 
     Equivalent to: ip link del dev IF; ip link del group N

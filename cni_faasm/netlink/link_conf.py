@@ -6,12 +6,8 @@ Layout: IFLA_AF_SPEC in <linux/if_link.h>; the arrays' order in <linux/ip.h> (IP
 and <linux/ipv6.h> (DEVCONF_*).
 """
 
-from cni_faasm.netlink.link import AF_INET6, IFLA_INET6_ADDR_GEN_MODE
+from cni_faasm.netlink.link import AF_INET6, IFLA_INET6_ADDR_GEN_MODE, Link
 from cni_faasm.netlink.wire import parse_attrs
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.netlink.link import Link
 
 AF_INET = 2
 IFLA_INET_CONF = 1
@@ -32,7 +28,7 @@ def ipv6(ifname: str, name: str) -> str:
     return f"/proc/sys/net/ipv6/conf/{ifname}/{name}"
 
 
-def settings(one: "Link") -> "dict[str, int]":
+def settings(one: Link) -> dict[str, int]:
     """Return settings of a link by their paths; those that the kernel does not tell are not there.
 
     Raises: NetlinkError when they are malformed.

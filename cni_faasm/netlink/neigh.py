@@ -3,20 +3,18 @@
 Layout: struct ndmsg and attributes in <linux/neighbour.h>.
 """
 
+from struct import Struct
+
 from cni_faasm.netlink.wire import (
     NLM_F_CREATE,
     NLM_F_REPLACE,
-    Struct,
+    Message,
     attr,
     attr_u32,
     fixed,
     parse_attrs,
 )
 from cni_faasm.spec.inet import family, unpack
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.netlink.wire import Message
 
 # <linux/rtnetlink.h>
 RTM_NEWNEIGH = 28
@@ -56,7 +54,7 @@ class Neigh:
 
 def new_neigh(
     ifindex: int, dst: bytes, lladdr: bytes, state: int = NUD_PERMANENT, flags: int = 0
-) -> "Message":
+) -> Message:
     """Say once and for all who has an address, so that no ARP waits behind a full queue.
 
     Takes the place of an entry that is there. flags: NTF_EXT_LEARNED keeps the kernel from
@@ -72,7 +70,7 @@ def new_neigh(
     return RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, body, label
 
 
-def use_neigh(ifindex: int, dst: bytes) -> "Message":
+def use_neigh(ifindex: int, dst: bytes) -> Message:
     """Have the kernel ask who has an address, as if there were a packet for it.
 
     Equivalent to: ip neigh add DST dev IF nud none use
@@ -81,7 +79,7 @@ def use_neigh(ifindex: int, dst: bytes) -> "Message":
     return RTM_NEWNEIGH, NLM_F_CREATE, body, f"ip neigh add {unpack(dst)} dev if{ifindex} use"
 
 
-def get_neigh(ifindex: int, dst: bytes) -> "Message":
+def get_neigh(ifindex: int, dst: bytes) -> Message:
     """Ask for one neighbour; ENOENT when it is not known.
 
     Equivalent to: ip neigh get DST dev IF
@@ -90,7 +88,7 @@ def get_neigh(ifindex: int, dst: bytes) -> "Message":
     return RTM_GETNEIGH, 0, body, f"ip neigh get {unpack(dst)} dev if{ifindex}"
 
 
-def del_neigh(ifindex: int, dst: bytes) -> "Message":
+def del_neigh(ifindex: int, dst: bytes) -> Message:
     """Forget a neighbour; ENOENT when it is not known.
 
     Equivalent to: ip neigh del DST dev IF
@@ -99,7 +97,7 @@ def del_neigh(ifindex: int, dst: bytes) -> "Message":
     return RTM_DELNEIGH, 0, body, f"ip neigh del {unpack(dst)} dev if{ifindex}"
 
 
-def dump_neigh(ifindex: int, family: int = 2) -> "Message":
+def dump_neigh(ifindex: int, family: int = 2) -> Message:
     """Ask for the neighbours on one interface.
 
     Equivalent to: ip [-4|-6] neigh show dev IF nud all

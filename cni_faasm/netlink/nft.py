@@ -7,11 +7,14 @@ Layout: <linux/netfilter/nfnetlink.h>, <linux/netfilter/nf_tables.h>. Comments a
 libnftnl does (<libnftnl/udata.h>), so that nft shows them.
 """
 
+from struct import Struct
+
+from cni_faasm.netlink import nft_expr
 from cni_faasm.netlink.wire import (
     NLM_F_APPEND,
     NLM_F_CREATE,
     NLM_F_EXCL,
-    Struct,
+    Message,
     attr,
     attr_be32,
     attr_be64,
@@ -24,10 +27,6 @@ from cni_faasm.netlink.wire import (
     parse_attrs,
     text_of,
 )
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.netlink.wire import Message
 
 # <linux/netfilter.h>
 NFPROTO_INET = 1
@@ -132,7 +131,7 @@ class Table:
 
     __slots__ = ("comment", "family", "flags", "handle", "name", "use", "userdata")
 
-    def __init__(self, family: int, attrs: "dict[int, bytes]") -> None:
+    def __init__(self, family: int, attrs: dict[int, bytes]) -> None:
         self.family = family
         self.name = get_text(attrs, NFTA_TABLE_NAME)
         self.flags = get_be32(attrs, NFTA_TABLE_FLAGS)
@@ -147,7 +146,7 @@ class Table:
         return bool(self.flags & NFT_TABLE_F_DORMANT)
 
 
-def new_table(family: int, name: str, *, comment: str = "", exclusive: bool = True) -> "Message":
+def new_table(family: int, name: str, *, comment: str = "", exclusive: bool = True) -> Message:
     """Make a table.
 
     exclusive: EEXIST, and so the failure of the whole transaction, when it is there.
@@ -160,7 +159,7 @@ def new_table(family: int, name: str, *, comment: str = "", exclusive: bool = Tr
     return NFT_MSG_NEWTABLE, how, body, f"nft create table {family_name(family, name)}"
 
 
-def get_table(family: int, name: str) -> "Message":
+def get_table(family: int, name: str) -> Message:
     """Ask for one table; ENOENT when there is none. Costs 15 µs with any number of rules.
 
     Equivalent to: nft list table FAMILY NAME, the first line
@@ -169,7 +168,7 @@ def get_table(family: int, name: str) -> "Message":
     return NFT_MSG_GETTABLE, 0, body, f"nft list table {family_name(family, name)}"
 
 
-def dump_tables(family: int = 0) -> "Message":
+def dump_tables(family: int = 0) -> Message:
     """Ask for all tables of a family (0: of all).
 
     Equivalent to: nft list tables [FAMILY]
@@ -177,7 +176,7 @@ def dump_tables(family: int = 0) -> "Message":
     return NFT_MSG_GETTABLE, 0, head(family), "nft list tables"
 
 
-def del_table(family: int, name: str, *, handle: int = 0) -> "Message":
+def del_table(family: int, name: str, *, handle: int = 0) -> Message:
     """Take away a table with all in it, by its handle if one is given; ENOENT: there is none.
 
     Equivalent to: nft delete table FAMILY NAME, or FAMILY handle H
@@ -213,7 +212,7 @@ class Chain:
         "use",
     )
 
-    def __init__(self, family: int, attrs: "dict[int, bytes]") -> None:
+    def __init__(self, family: int, attrs: dict[int, bytes]) -> None:
         self.family = family
         self.table = get_text(attrs, NFTA_CHAIN_TABLE)
         self.name = get_text(attrs, NFTA_CHAIN_NAME)
@@ -242,7 +241,7 @@ def base_place(
     type: str,  # noqa: A002 -- as nft has it
     hook: int,
     priority: int,
-    policy: "int | None" = NF_ACCEPT,
+    policy: int | None = NF_ACCEPT,
 ) -> str:
     """Return a base chain's place, to be compared with Chain.place."""
     verdict = "accept" if policy == NF_ACCEPT else "drop"
@@ -255,11 +254,11 @@ def new_chain(
     name: str,
     *,
     type: str = "",  # noqa: A002 -- as nft has it
-    hook: "int | None" = None,
+    hook: int | None = None,
     priority: int = 0,
     policy: int = NF_ACCEPT,
     exclusive: bool = True,
-) -> "Message":
+) -> Message:
     """Make a chain: a base chain when a hook is given.
 
     type: "nat" or "filter". priority: where among the chains of the hook; may be negative.
@@ -280,7 +279,7 @@ def new_chain(
     return NFT_MSG_NEWCHAIN, how, body, f"nft create chain {family_name(family, table, name)}"
 
 
-def get_chain(family: int, table: str, name: str) -> "Message":
+def get_chain(family: int, table: str, name: str) -> Message:
     """Ask for one chain; ENOENT when it or its table is not there.
 
     Equivalent to: nft list chain FAMILY TABLE NAME, the first lines
@@ -289,7 +288,7 @@ def get_chain(family: int, table: str, name: str) -> "Message":
     return NFT_MSG_GETCHAIN, 0, body, f"nft list chain {family_name(family, table, name)}"
 
 
-def del_chain(family: int, table: str, name: str) -> "Message":
+def del_chain(family: int, table: str, name: str) -> Message:
     """Take away a chain with its rules; EBUSY when other chains jump to it.
 
     Equivalent to: nft delete chain FAMILY TABLE NAME
@@ -298,7 +297,7 @@ def del_chain(family: int, table: str, name: str) -> "Message":
     return NFT_MSG_DELCHAIN, 0, body, f"nft delete chain {family_name(family, table, name)}"
 
 
-def dump_chains(family: int = 0) -> "Message":
+def dump_chains(family: int = 0) -> Message:
     """Ask for all chains of a family (0: of all); the kernel has no filter for tables.
 
     Equivalent to: nft list chains [FAMILY]
@@ -326,7 +325,7 @@ class Rule:
 
     __slots__ = ("chain", "comment", "expressions", "family", "handle", "table", "userdata")
 
-    def __init__(self, family: int, attrs: "dict[int, bytes]") -> None:
+    def __init__(self, family: int, attrs: dict[int, bytes]) -> None:
         self.family = family
         self.table = get_text(attrs, NFTA_RULE_TABLE)
         self.chain = get_text(attrs, NFTA_RULE_CHAIN)
@@ -335,8 +334,6 @@ class Rule:
         self.userdata = attrs.get(NFTA_RULE_USERDATA, b"")
         self.comment = parse_comment(self.userdata)
         if not self.comment and b"comment\0" in self.expressions:
-            from cni_faasm.netlink import nft_expr
-
             self.comment = nft_expr.comment(self.expressions)
 
 
@@ -347,8 +344,8 @@ def new_rule(
     *expressions: bytes,
     comment: str = "",
     insert: bool = False,
-    position: "int | None" = None,
-) -> "Message":
+    position: int | None = None,
+) -> Message:
     """Add a rule at a chain's end, or with insert at its head.
 
     expressions: from nft_expr, in the order in which they are evaluated.
@@ -369,7 +366,7 @@ def new_rule(
     )
 
 
-def del_rule(family: int, table: str, chain: str, handle: "int | None" = None) -> "Message":
+def del_rule(family: int, table: str, chain: str, handle: int | None = None) -> Message:
     """Take away one rule, ENOENT when it is gone, or without a handle all of the chain.
 
     Equivalent to: nft delete rule FAMILY TABLE CHAIN handle H; nft flush chain ...
@@ -382,7 +379,7 @@ def del_rule(family: int, table: str, chain: str, handle: "int | None" = None) -
     return NFT_MSG_DELRULE, 0, body, label
 
 
-def dump_rules(family: int, table: str, chain: str) -> "Message":
+def dump_rules(family: int, table: str, chain: str) -> Message:
     """Ask for the rules of one chain; none when the chain or the table is not there.
 
     Equivalent to: nft -a list chain FAMILY TABLE CHAIN

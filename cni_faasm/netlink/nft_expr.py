@@ -12,8 +12,9 @@ iptables-nft themselves make, so that both list the rules as if they had been ty
 Layout: <linux/netfilter/nf_tables.h>.
 """
 
+from struct import Struct
+
 from cni_faasm.netlink.wire import (
-    Struct,
     attr,
     attr_be32,
     attr_be64,
@@ -137,7 +138,7 @@ def mask(bits: bytes) -> bytes:
 
 
 def _match(
-    offsets: "dict[int, int]", network: bytes, prefix_len: int, inet: bool, negate: bool
+    offsets: dict[int, int], network: bytes, prefix_len: int, inet: bool, negate: bool
 ) -> bytes:
     length = len(network)
     offset = offsets.get(length)
@@ -257,8 +258,8 @@ def masquerade() -> bytes:
 
 def iptables_accept(
     *,
-    saddr: "tuple[bytes, int] | None" = None,
-    daddr: "tuple[bytes, int] | None" = None,
+    saddr: tuple[bytes, int] | None = None,
+    daddr: tuple[bytes, int] | None = None,
     states: int = 0,
 ) -> bytes:
     """Return what iptables-nft makes of "-s NET/N -d NET/N --ctstate S,S -j ACCEPT".
@@ -334,7 +335,7 @@ def describe(expressions: bytes) -> str:
     return " ".join(sorted(matches) + words[begun:])
 
 
-def _numbers(attrs: "dict[int, bytes]") -> str:
+def _numbers(attrs: dict[int, bytes]) -> str:
     """Put attributes that are not looked into closer into words, without registers' zeros."""
     return " ".join(f"{kind}={attrs[kind].hex()}" for kind in sorted(attrs) if any(attrs[kind]))
 
@@ -372,11 +373,11 @@ def jump_target(expressions: bytes) -> str:
     return ""
 
 
-def _value(attrs: "dict[int, bytes]", kind: int) -> str:
+def _value(attrs: dict[int, bytes], kind: int) -> str:
     return parse_attrs(attrs.get(kind, b"")).get(NFTA_DATA_VALUE, b"").hex()
 
 
-def _immediate(attrs: "dict[int, bytes]") -> str:
+def _immediate(attrs: dict[int, bytes]) -> str:
     data = parse_attrs(attrs.get(NFTA_IMMEDIATE_DATA, b""))
     inner = data.get(NFTA_DATA_VERDICT)
     if inner is None:

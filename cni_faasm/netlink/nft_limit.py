@@ -63,7 +63,7 @@ class Limit:
         )
 
 
-def parse(expression: bytes) -> "Limit | None":
+def parse(expression: bytes) -> Limit | None:
     """Return the bucket of an element's expression; None when it is anything else.
 
     Raises: NetlinkError when it is malformed.

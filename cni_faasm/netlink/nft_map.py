@@ -4,6 +4,8 @@ Layout: <linux/netfilter/nf_tables.h>. As in nft_expr, each function returns exp
 form that nft itself makes.
 """
 
+from struct import Struct
+
 from cni_faasm.netlink.nft import family_name, head
 from cni_faasm.netlink.nft_expr import (
     NFPROTO_IPV4,
@@ -47,16 +49,12 @@ from cni_faasm.netlink.nft_set import (
 from cni_faasm.netlink.wire import (
     NLM_F_CREATE,
     NLM_F_EXCL,
-    Struct,
+    Message,
     attr,
     attr_be32,
     attr_text,
     nest,
 )
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.netlink.wire import Message
 
 # <linux/netfilter/nf_tables.h>
 NFT_SET_MAP = 0x08
@@ -97,7 +95,7 @@ def protocol(number: int) -> bytes:
     return bytes((number, 0, 0, 0))
 
 
-def new_map(family: int, table: str, name: str, length: int, *, by_address: bool) -> "Message":
+def new_map(family: int, table: str, name: str, length: int, *, by_address: bool) -> Message:
     """Make a map to an address and a port, from a protocol and a port, or from an address, too.
 
     length: of the addresses, 4 or 16.
@@ -122,7 +120,7 @@ def new_map(family: int, table: str, name: str, length: int, *, by_address: bool
     return NFT_MSG_NEWSET, NLM_F_CREATE | NLM_F_EXCL, body, label
 
 
-def new_elements(family: int, table: str, name: str, elements: "dict[bytes, bytes]") -> "Message":
+def new_elements(family: int, table: str, name: str, elements: dict[bytes, bytes]) -> Message:
     """Put elements into a map; EEXIST when one is there that leads elsewhere.
 
     Equivalent to: nft add element FAMILY TABLE NAME { K : D, K : D }

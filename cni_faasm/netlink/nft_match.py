@@ -4,6 +4,8 @@ Layout: <linux/netfilter/nf_tables.h>. As in nft_expr, each function returns exp
 the form that nft itself makes.
 """
 
+from struct import Struct
+
 from cni_faasm.netlink.nft_expr import (
     NFPROTO_IPV6,
     NFT_CMP_EQ,
@@ -17,7 +19,7 @@ from cni_faasm.netlink.nft_expr import (
     meta,
     payload,
 )
-from cni_faasm.netlink.wire import Struct, attr_be32, attr_be64, attr_text
+from cni_faasm.netlink.wire import attr_be32, attr_be64, attr_text
 
 # <linux/netfilter/nf_tables.h>
 NFT_REG32_04 = 12

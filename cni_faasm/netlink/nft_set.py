@@ -5,11 +5,13 @@ A key is a concatenation: each field takes whole words of 4 bytes.
 Layout: <linux/netfilter/nf_tables.h>.
 """
 
+from struct import Struct
+
 from cni_faasm.netlink.nft import family_name, head
 from cni_faasm.netlink.wire import (
     NLM_F_CREATE,
     NLM_F_EXCL,
-    Struct,
+    Message,
     attr,
     attr_be32,
     attr_text,
@@ -20,10 +22,6 @@ from cni_faasm.netlink.wire import (
     parse_attrs,
     parse_list,
 )
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.netlink.wire import Message
 
 # <linux/netfilter/nf_tables.h>, the subsystem's number included
 NFT_MSG_NEWSET = 0x0A09
@@ -80,7 +78,7 @@ def concatenated(*fields: bytes) -> bytes:
 
 def new_set(
     family: int, table: str, name: str, *types: int, dynamic: bool = False, each: bytes = b""
-) -> "Message":
+) -> Message:
     """Make a set whose key is a concatenation of types.
 
     dynamic: rules may put elements into it, for a time. each: what every element is to have, an
@@ -109,7 +107,7 @@ def new_set(
 
 
 def _elements(
-    family: int, table: str, name: str, keys: "list[bytes]", expression: bytes = b""
+    family: int, table: str, name: str, keys: list[bytes], expression: bytes = b""
 ) -> bytes:
     more = nest(NFTA_SET_ELEM_EXPR, expression) if expression else b""
     listed = [
@@ -125,8 +123,8 @@ def _elements(
 
 
 def new_elements(
-    family: int, table: str, name: str, keys: "list[bytes]", expression: bytes = b""
-) -> "Message":
+    family: int, table: str, name: str, keys: list[bytes], expression: bytes = b""
+) -> Message:
     """Put elements into a set; those that are in it stay as they are.
 
     expression: what each has of its own, of the kind that the set was made with.
@@ -136,7 +134,7 @@ def new_elements(
     return NFT_MSG_NEWSETELEM, NLM_F_CREATE, body, f"nft add element {_label(family, table, name)}"
 
 
-def del_elements(family: int, table: str, name: str, keys: "list[bytes]") -> "Message":
+def del_elements(family: int, table: str, name: str, keys: list[bytes]) -> Message:
     """Take elements out of a set; ENOENT when one is not in it.
 
     Equivalent to: nft delete element FAMILY TABLE NAME { K, K }
@@ -145,7 +143,7 @@ def del_elements(family: int, table: str, name: str, keys: "list[bytes]") -> "Me
     return NFT_MSG_DELSETELEM, 0, body, f"nft delete element {_label(family, table, name)}"
 
 
-def get_element(family: int, table: str, name: str, key: bytes) -> "Message":
+def get_element(family: int, table: str, name: str, key: bytes) -> Message:
     """Ask whether an element is in a set; ENOENT when not.
 
     Equivalent to: nft get element FAMILY TABLE NAME { K }
@@ -154,7 +152,7 @@ def get_element(family: int, table: str, name: str, key: bytes) -> "Message":
     return NFT_MSG_GETSETELEM, 0, body, f"nft get element {_label(family, table, name)}"
 
 
-def dump_elements(family: int, table: str, name: str) -> "Message":
+def dump_elements(family: int, table: str, name: str) -> Message:
     """Ask for the elements of a set.
 
     Equivalent to: nft list set FAMILY TABLE NAME
@@ -167,7 +165,7 @@ def _label(family: int, table: str, name: str) -> str:
     return family_name(family, table, name)
 
 
-def parse_elements(body: bytes) -> "list[bytes]":
+def parse_elements(body: bytes) -> list[bytes]:
     """Decode NFT_MSG_NEWSETELEM: the keys. Raises: NetlinkError when it is malformed."""
     attrs = parse_attrs(body, _NFGENMSG_BYTES)
     keys = []
@@ -177,7 +175,7 @@ def parse_elements(body: bytes) -> "list[bytes]":
     return keys
 
 
-def parse_place(body: bytes) -> "tuple[int, str, str]":
+def parse_place(body: bytes) -> tuple[int, str, str]:
     """Decode NFT_MSG_NEWSETELEM: (family, table, set). Raises: NetlinkError."""
     if len(body) < _NFGENMSG_BYTES:
         raise malformed("nfgenmsg")
@@ -186,7 +184,7 @@ def parse_place(body: bytes) -> "tuple[int, str, str]":
     return body[0], table, get_text(attrs, NFTA_SET_ELEM_LIST_SET)
 
 
-def get_set(family: int, table: str, name: str) -> "Message":
+def get_set(family: int, table: str, name: str) -> Message:
     """Ask for a set, without its elements; ENOENT when there is none.
 
     Equivalent to: nft list set FAMILY TABLE NAME, the first lines
@@ -195,7 +193,7 @@ def get_set(family: int, table: str, name: str) -> "Message":
     return NFT_MSG_GETSET, 0, body, f"nft list set {_label(family, table, name)}"
 
 
-def dump_sets(family: int, table: str) -> "Message":
+def dump_sets(family: int, table: str) -> Message:
     """Ask for the sets of a table, without their elements.
 
     Equivalent to: nft list sets FAMILY, of one table
@@ -204,7 +202,7 @@ def dump_sets(family: int, table: str) -> "Message":
     return NFT_MSG_GETSET, 0, body, f"nft list sets {family_name(family, table)}"
 
 
-def parse_set_place(body: bytes) -> "tuple[int, str, str]":
+def parse_set_place(body: bytes) -> tuple[int, str, str]:
     """Decode NFT_MSG_NEWSET: (family, table, set). Raises: NetlinkError when it is malformed."""
     if len(body) < _NFGENMSG_BYTES:
         raise malformed("nfgenmsg")
@@ -212,7 +210,7 @@ def parse_set_place(body: bytes) -> "tuple[int, str, str]":
     return body[0], get_text(attrs, NFTA_SET_TABLE), get_text(attrs, NFTA_SET_NAME)
 
 
-def parse_set(body: bytes) -> "tuple[int, int]":
+def parse_set(body: bytes) -> tuple[int, int]:
     """Decode NFT_MSG_NEWSET: its flags and the length of its keys.
 
     Raises: NetlinkError when it is malformed.
@@ -230,7 +228,7 @@ class Element:
 
     __slots__ = ("data", "expression", "is_end", "key")
 
-    def __init__(self, attrs: "dict[int, bytes]") -> None:
+    def __init__(self, attrs: dict[int, bytes]) -> None:
         key = parse_attrs(attrs.get(NFTA_SET_ELEM_KEY, b""))
         self.key = key.get(NFTA_DATA_VALUE, b"")
         self.data = attrs.get(NFTA_SET_ELEM_DATA, b"")
@@ -238,7 +236,7 @@ class Element:
         self.is_end = bool(get_be32(attrs, NFTA_SET_ELEM_FLAGS) & NFT_SET_ELEM_INTERVAL_END)
 
 
-def parse_whole_elements(body: bytes) -> "list[Element]":
+def parse_whole_elements(body: bytes) -> list[Element]:
     """Decode NFT_MSG_NEWSETELEM with what its elements hold beside their keys.
 
     Raises: NetlinkError when it is malformed.

@@ -3,12 +3,14 @@
 Layout: struct rtmsg and attributes in <linux/rtnetlink.h>.
 """
 
+from struct import Struct
+
 from cni_faasm.netlink.wire import (
     NLM_F_APPEND,
     NLM_F_CREATE,
     NLM_F_EXCL,
     NLM_F_REPLACE,
-    Struct,
+    Message,
     attr,
     attr_u32,
     fixed,
@@ -18,10 +20,6 @@ from cni_faasm.netlink.wire import (
     parse_attrs,
 )
 from cni_faasm.spec.inet import cidr, family, unpack
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.netlink.wire import Message
 
 # <linux/rtnetlink.h>
 RTM_NEWROUTE = 24
@@ -93,13 +91,13 @@ class RouteInfo:
         scope: int,
         type: int,  # noqa: A002 -- rtm_type
         flags: int,
-        oif: "int | None",
-        oifs: "tuple[int, ...]",
-        gateway: "bytes | None",
-        src: "bytes | None",
-        priority: "int | None",
-        mtu: "int | None",
-        advmss: "int | None",
+        oif: int | None,
+        oifs: tuple[int, ...],
+        gateway: bytes | None,
+        src: bytes | None,
+        priority: int | None,
+        mtu: int | None,
+        advmss: int | None,
     ) -> None:
         self.family = family
         self.dst = dst
@@ -126,11 +124,11 @@ class RouteInfo:
 def _route(  # noqa: PLR0917 -- both calls stand below
     dst: bytes,
     prefix_len: int,
-    oif: "int | None",
-    gateway: "bytes | None",
-    table: "int | None",
-    priority: "int | None",
-) -> "tuple[list[bytes], str]":
+    oif: int | None,
+    gateway: bytes | None,
+    table: int | None,
+    priority: int | None,
+) -> tuple[list[bytes], str]:
     """Encode what names a route. Returns: attributes, words."""
     parts: list[bytes] = []
     words = [cidr(dst, prefix_len) if prefix_len else "default"]
@@ -151,7 +149,7 @@ def _route(  # noqa: PLR0917 -- both calls stand below
     return parts, " ".join(words)
 
 
-def _table(table: "int | None") -> int:
+def _table(table: int | None) -> int:
     """Return what the u8 field says; RTA_TABLE says it in full."""
     if table is None:
         return RT_TABLE_MAIN
@@ -161,20 +159,20 @@ def _table(table: "int | None") -> int:
 def new_route(
     dst: bytes,
     prefix_len: int,
-    oif: "int | None",
+    oif: int | None,
     *,
-    gateway: "bytes | None" = None,
-    scope: "int | None" = None,
-    src: "bytes | None" = None,
-    mtu: "int | None" = None,
-    advmss: "int | None" = None,
-    priority: "int | None" = None,
-    table: "int | None" = None,
+    gateway: bytes | None = None,
+    scope: int | None = None,
+    src: bytes | None = None,
+    mtu: int | None = None,
+    advmss: int | None = None,
+    priority: int | None = None,
+    table: int | None = None,
     onlink: bool = False,
     protocol: int = RTPROT_BOOT,
     replace: bool = False,
     append: bool = False,
-) -> "Message":
+) -> Message:
     """Add a route; EEXIST when there is one to the same destination of the same priority.
 
     scope: None is "link" without a gateway, else "global", as ip has it.
@@ -224,12 +222,12 @@ def new_route(
 def del_route(
     dst: bytes,
     prefix_len: int,
-    oif: "int | None" = None,
+    oif: int | None = None,
     *,
-    gateway: "bytes | None" = None,
-    priority: "int | None" = None,
-    table: "int | None" = None,
-) -> "Message":
+    gateway: bytes | None = None,
+    priority: int | None = None,
+    table: int | None = None,
+) -> Message:
     """Take away the first route that has all that is given; ESRCH when there is none.
 
     Equivalent to: ip route del DST via GATEWAY dev IF metric N table N
@@ -241,7 +239,7 @@ def del_route(
     return RTM_DELROUTE, 0, head + b"".join(parts), f"ip route del {words}"
 
 
-def get_route(dst: bytes, *, fib_match: bool = True, oif: "int | None" = None) -> "Message":
+def get_route(dst: bytes, *, fib_match: bool = True, oif: int | None = None) -> Message:
     """Ask which route a packet to dst takes; ENETUNREACH or EHOSTUNREACH when none.
 
     Costs the same with any number of routes.
@@ -257,9 +255,7 @@ def get_route(dst: bytes, *, fib_match: bool = True, oif: "int | None" = None) -
     return RTM_GETROUTE, 0, body, f"ip route get {'fibmatch ' if fib_match else ''}{unpack(dst)}"
 
 
-def dump_routes(
-    *, family: int = 2, oif: "int | None" = None, table: "int | None" = None
-) -> "Message":
+def dump_routes(*, family: int = 2, oif: int | None = None, table: int | None = None) -> Message:
     """Ask for the routes of a family, by an interface, in a table (None: in all).
 
     ENOENT when the table does not exist.
@@ -276,7 +272,7 @@ def dump_routes(
     return RTM_GETROUTE, 0, b"".join(parts), " ".join(words)
 
 
-def parse_route(body: bytes, oif: "int | None" = None) -> RouteInfo:
+def parse_route(body: bytes, oif: int | None = None) -> RouteInfo:
     """Decode RTM_NEWROUTE.
 
     oif: which hop of a multipath route to tell; the first when None, or when no hop has it.
@@ -322,7 +318,7 @@ def parse_route(body: bytes, oif: "int | None" = None) -> RouteInfo:
     )
 
 
-def next_hops(body: bytes) -> "list[bytes]":
+def next_hops(body: bytes) -> list[bytes]:
     """Decode RTM_NEWROUTE: the gateways of all its hops.
 
     Raises: NetlinkError when it is malformed.
@@ -333,7 +329,7 @@ def next_hops(body: bytes) -> "list[bytes]":
     return [hop[RTA_GATEWAY] for hop in found if RTA_GATEWAY in hop]
 
 
-def _hops(multipath: bytes) -> "list[tuple[int, dict[int, bytes]]]":
+def _hops(multipath: bytes) -> list[tuple[int, dict[int, bytes]]]:
     """Return interface and attributes of each hop, one at least."""
     found = []
     start = 0

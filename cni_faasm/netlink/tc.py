@@ -6,22 +6,20 @@ The kernel's rate tables are not sent: with the link layer named it does not loo
 Layout: struct tcmsg in <linux/rtnetlink.h>, the rest in <linux/pkt_sched.h>.
 """
 
+from struct import Struct
+
 from cni_faasm.netlink.wire import (
     NLM_F_CREATE,
     NLM_F_ECHO,
     NLM_F_EXCL,
     NLM_F_REPLACE,
-    Struct,
+    Message,
     attr,
     attr_text,
     attr_u32,
     attr_u64,
     nest,
 )
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.netlink.wire import Message
 
 # <linux/rtnetlink.h>
 RTM_NEWQDISC = 36
@@ -108,7 +106,7 @@ def tcmsg(ifindex: int, handle: int, parent: int) -> bytes:
 
 def _new_qdisc(  # noqa: PLR0917 -- all calls stand below
     ifindex: int, parent: int, handle: int, kind: str, options: bytes, replace: bool
-) -> "Message":
+) -> Message:
     body = tcmsg(ifindex, handle, parent) + attr_text(TCA_KIND, kind) + options
     how = NLM_F_CREATE | (NLM_F_REPLACE if replace else NLM_F_EXCL)
     place = "root" if parent == TC_H_ROOT else f"parent {handle_text(parent)}"
@@ -121,10 +119,10 @@ def new_qdisc_htb(
     ifindex: int,
     handle: int,
     default: int,
-    direct_qlen: "int | None" = None,
+    direct_qlen: int | None = None,
     *,
     replace: bool = False,
-) -> "Message":
+) -> Message:
     """Put HTB at the root of an interface.
 
     default: minor number of the class for what no filter classifies. direct_qlen: packets
@@ -148,7 +146,7 @@ def new_class_htb(  # noqa: PLR0917 -- in the order of the tc command
     quantum: int,
     *,
     replace: bool = False,
-) -> "Message":
+) -> Message:
     """Make an HTB class, or with replace change its numbers while traffic flows.
 
     rate_Bps, ceil_Bps: bytes/s, at least 1; from 2**32 up as TCA_HTB_RATE64, CEIL64.
@@ -185,7 +183,7 @@ def new_class_htb(  # noqa: PLR0917 -- in the order of the tc command
 
 def new_qdisc_bfifo(
     ifindex: int, parent: int, handle: int, limit_bytes: int, *, replace: bool = False
-) -> "Message":
+) -> Message:
     """Put a queue bounded in bytes below a class.
 
     Equivalent to: tc qdisc add dev IF parent P handle H bfifo limit N
@@ -199,16 +197,16 @@ def new_qdisc_fq_codel(
     parent: int,
     handle: int,
     *,
-    limit: "int | None" = None,
-    target_us: "int | None" = None,
-    interval_us: "int | None" = None,
-    memory_limit: "int | None" = None,
-    quantum: "int | None" = None,
-    ecn: "int | None" = None,
-    ce_threshold_us: "int | None" = None,
-    flows: "int | None" = None,
+    limit: int | None = None,
+    target_us: int | None = None,
+    interval_us: int | None = None,
+    memory_limit: int | None = None,
+    quantum: int | None = None,
+    ecn: int | None = None,
+    ce_threshold_us: int | None = None,
+    flows: int | None = None,
     replace: bool = False,
-) -> "Message":
+) -> Message:
     """Put an fq_codel queue below a class; ENOENT when the kernel does not have it.
 
     limit: packets. memory_limit, quantum: bytes. ecn: 1 marks instead of dropping, where the
@@ -241,7 +239,7 @@ def new_qdisc_tbf(
     max_bytes: int,
     limit_bytes: int,
     replace: bool = False,
-) -> "Message":
+) -> Message:
     """Put a token bucket below a class: larger super-packets than its burst, it cuts.
 
     rate_Bps: from 2**32 up as TCA_TBF_RATE64. max_bytes: the burst. limit_bytes: of the bfifo
@@ -262,7 +260,7 @@ def new_qdisc_tbf(
     return _new_qdisc(ifindex, parent, handle, "tbf", nest(TCA_OPTIONS, options), replace)
 
 
-def del_qdisc(ifindex: int, parent: int = TC_H_ROOT, handle: int = 0) -> "Message":
+def del_qdisc(ifindex: int, parent: int = TC_H_ROOT, handle: int = 0) -> Message:
     """Take away the qdisc at a place and all below it; ENOENT when only the default is there.
 
     Equivalent to: tc qdisc del dev IF root
@@ -272,7 +270,7 @@ def del_qdisc(ifindex: int, parent: int = TC_H_ROOT, handle: int = 0) -> "Messag
     return RTM_DELQDISC, 0, body, label
 
 
-def get_qdisc(ifindex: int, parent: int = TC_H_ROOT, handle: int = 0) -> "Message":
+def get_qdisc(ifindex: int, parent: int = TC_H_ROOT, handle: int = 0) -> Message:
     """Ask for the qdisc at a place (the root, below a class) or, parent 0, of a handle.
 
     The answer's parent is the one that was asked for, 0 with a handle.
@@ -285,7 +283,7 @@ def get_qdisc(ifindex: int, parent: int = TC_H_ROOT, handle: int = 0) -> "Messag
     return RTM_GETQDISC, NLM_F_ECHO, body, f"tc qdisc get dev if{ifindex} {handle_text(parent)}"
 
 
-def dump_qdiscs(ifindex: int = 0) -> "Message":
+def dump_qdiscs(ifindex: int = 0) -> Message:
     """Ask for all qdiscs. Few kernels have a filter: compare Qdisc.ifindex, or use get_qdisc.
 
     Equivalent to: tc qdisc show
@@ -295,7 +293,7 @@ def dump_qdiscs(ifindex: int = 0) -> "Message":
     return RTM_GETQDISC, 0, body, label
 
 
-def del_class(ifindex: int, classid: int) -> "Message":
+def del_class(ifindex: int, classid: int) -> Message:
     """Take a class away with the queue below it; EBUSY when it has classes below.
 
     Equivalent to: tc class del dev IF classid C
@@ -304,7 +302,7 @@ def del_class(ifindex: int, classid: int) -> "Message":
     return RTM_DELTCLASS, 0, body, f"tc class del dev if{ifindex} classid {handle_text(classid)}"
 
 
-def get_class(ifindex: int, classid: int) -> "Message":
+def get_class(ifindex: int, classid: int) -> Message:
     """Ask for one class; ENOENT when it or its qdisc is not there.
 
     Equivalent to: tc class get dev IF classid C
@@ -318,7 +316,7 @@ def get_class(ifindex: int, classid: int) -> "Message":
     )
 
 
-def dump_classes(ifindex: int) -> "Message":
+def dump_classes(ifindex: int) -> Message:
     """Ask for the classes of one interface, with their counters.
 
     Equivalent to: tc -s class show dev IF
@@ -327,7 +325,7 @@ def dump_classes(ifindex: int) -> "Message":
     return RTM_GETTCLASS, 0, body, f"tc class show dev if{ifindex}"
 
 
-def dump_filters(ifindex: int, parent: int) -> "Message":
+def dump_filters(ifindex: int, parent: int) -> Message:
     """Ask for the filters of one qdisc.
 
     Equivalent to: tc filter show dev IF parent 1:

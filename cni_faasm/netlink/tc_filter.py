@@ -5,11 +5,13 @@ Two classifiers do the same here: u32, which nearly every kernel has, and flower
 Layout: struct tcmsg in <linux/rtnetlink.h>, the rest in <linux/pkt_cls.h>.
 """
 
+from struct import Struct
+
 from cni_faasm.netlink.tc import TCA_KIND, TCA_OPTIONS, TCMSG, handle_text
 from cni_faasm.netlink.wire import (
     NLM_F_CREATE,
     NLM_F_EXCL,
-    Struct,
+    Message,
     attr,
     attr_be16,
     attr_text,
@@ -20,10 +22,6 @@ from cni_faasm.netlink.wire import (
     nest,
     parse_attrs,
 )
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.netlink.wire import Message
 
 U32 = "u32"
 FLOWER = "flower"
@@ -75,7 +73,7 @@ def _body(ifindex: int, parent: int, length: int) -> bytes:
     return TCMSG.pack(0, 0, 0, ifindex, 0, parent, _PRIORITIES[length] << 16 | swapped)
 
 
-def new_filter(ifindex: int, parent: int, kind: str, one: Filter) -> "Message":
+def new_filter(ifindex: int, parent: int, kind: str, one: Filter) -> Message:
     """Have packets of a subnet go to a class.
 
     parent: the qdisc's handle. kind: U32 or FLOWER.
@@ -122,7 +120,7 @@ def _flower(one: Filter) -> bytes:
     )
 
 
-def del_filters(ifindex: int, parent: int) -> "Message":
+def del_filters(ifindex: int, parent: int) -> Message:
     """Take away all filters of a qdisc, if any, whoever made them.
 
     Equivalent to: tc filter del dev IF parent 1:
@@ -136,7 +134,7 @@ def is_foreign(body: bytes) -> bool:
     return fixed(TCMSG, body, "tcmsg")[6] >> 16 not in _PRIORITIES.values()
 
 
-def parse_filter(body: bytes) -> "Filter | None":
+def parse_filter(body: bytes) -> Filter | None:
     """Decode RTM_NEWTFILTER; None for what new_filter would not make.
 
     u32 has hash tables beside its filters, and they come without a selector; flower itself
@@ -154,7 +152,7 @@ def parse_filter(body: bytes) -> "Filter | None":
     return parse(lengths[0], options)
 
 
-def _parse_u32(length: int, options: "dict[int, bytes]") -> "Filter | None":
+def _parse_u32(length: int, options: dict[int, bytes]) -> Filter | None:
     selector = options.get(TCA_U32_SEL)
     if selector is None:
         return None
@@ -178,7 +176,7 @@ def _parse_u32(length: int, options: "dict[int, bytes]") -> "Filter | None":
     return _filter(length, network, mask, get_u32(options, TCA_U32_CLASSID), by_source)
 
 
-def _parse_flower(length: int, options: "dict[int, bytes]") -> "Filter | None":
+def _parse_flower(length: int, options: dict[int, bytes]) -> Filter | None:
     for by_source in (True, False):
         key = _FLOWER_KEYS[length, by_source]
         if key in options or key + 1 in options:
@@ -191,7 +189,7 @@ def _parse_flower(length: int, options: "dict[int, bytes]") -> "Filter | None":
 
 def _filter(
     length: int, network: bytes, mask: bytes, classid: int, by_source: bool
-) -> "Filter | None":
+) -> Filter | None:
     network, mask = network.ljust(length, b"\0"), mask.ljust(length, b"\0")
     prefix_len = int.from_bytes(mask, "big").bit_count()
     if mask != _mask(length, prefix_len):

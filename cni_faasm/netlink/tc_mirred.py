@@ -3,6 +3,8 @@
 Layout: <linux/pkt_sched.h>, <linux/pkt_cls.h>, <linux/tc_act/tc_mirred.h>.
 """
 
+from struct import Struct
+
 from cni_faasm.netlink.tc import RTM_NEWQDISC, TCA_KIND, TCA_OPTIONS, TCMSG
 from cni_faasm.netlink.tc_filter import (
     RTM_DELTFILTER,
@@ -13,7 +15,7 @@ from cni_faasm.netlink.tc_filter import (
 from cni_faasm.netlink.wire import (
     NLM_F_CREATE,
     NLM_F_EXCL,
-    Struct,
+    Message,
     attr,
     attr_text,
     fixed,
@@ -21,10 +23,6 @@ from cni_faasm.netlink.wire import (
     nest,
     parse_attrs,
 )
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.netlink.wire import Message
 
 # <linux/pkt_sched.h>
 TC_H_CLSACT = 0xFFFFFFF1
@@ -50,7 +48,7 @@ _MASK = slice(16, 20)  # of the one key, in struct tc_u32_sel
 _MIRRED = Struct("=IIiiiiI")  # tc_gen (index, capab, action, refcnt, bindcnt), eaction, ifindex
 
 
-def new_clsact(ifindex: int) -> "Message":
+def new_clsact(ifindex: int) -> Message:
     """Give an interface the place where filters see what it receives; EEXIST when it has one.
 
     Equivalent to: tc qdisc add dev IF clsact
@@ -60,7 +58,7 @@ def new_clsact(ifindex: int) -> "Message":
     return RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, body, f"tc qdisc add dev if{ifindex} clsact"
 
 
-def new_redirect(ifindex: int, target: int) -> "Message":
+def new_redirect(ifindex: int, target: int) -> Message:
     """Send all that an interface receives out by another one.
 
     Equivalent to: tc filter add dev IF ingress u32 match u32 0 0 action mirred egress redirect
@@ -79,7 +77,7 @@ def new_redirect(ifindex: int, target: int) -> "Message":
     return RTM_NEWTFILTER, NLM_F_CREATE | NLM_F_EXCL, body, label
 
 
-def del_redirect(ifindex: int) -> "Message":
+def del_redirect(ifindex: int) -> Message:
     """Take away what new_redirect made, and nothing of others'; ENOENT when it is not there.
 
     Equivalent to: tc filter del dev IF ingress prio 64128
@@ -88,7 +86,7 @@ def del_redirect(ifindex: int) -> "Message":
     return RTM_DELTFILTER, 0, body, f"tc filter del dev if{ifindex} ingress prio {PRIORITY}"
 
 
-def parse_redirect(body: bytes) -> "int | None":
+def parse_redirect(body: bytes) -> int | None:
     """Decode RTM_NEWTFILTER: the target's index; None for what new_redirect would not make.
 
     Raises: NetlinkError when it is malformed.

@@ -3,6 +3,8 @@
 Layout: as in tc; counters in <linux/gen_stats.h>.
 """
 
+from struct import Struct
+
 from cni_faasm.netlink.tc import (
     FIFO_QOPT,
     HTB_GLOB,
@@ -28,7 +30,7 @@ from cni_faasm.netlink.tc import (
     TCMSG,
     TICK_NS,
 )
-from cni_faasm.netlink.wire import Struct, fixed, get_text, get_u32, get_u64, parse_attrs
+from cni_faasm.netlink.wire import fixed, get_text, get_u32, get_u64, parse_attrs
 
 # <linux/rtnetlink.h>
 TCA_STATS2 = 7
@@ -55,7 +57,7 @@ class Stats:
 
     __slots__ = ("backlog_bytes", "bytes", "drops", "overlimits", "packets", "qlen")
 
-    def __init__(self, attrs: "dict[int, bytes]") -> None:
+    def __init__(self, attrs: dict[int, bytes]) -> None:
         self.bytes = self.packets = 0
         self.qlen = self.backlog_bytes = self.drops = self.overlimits = 0
         stats = parse_attrs(attrs.get(TCA_STATS2, b""))
@@ -154,8 +156,8 @@ class HtbClass:
         quantum: int,
         level: int,
         prio: int,
-        rate_framing: "tuple[int, int, int]",
-        ceil_framing: "tuple[int, int, int]",
+        rate_framing: tuple[int, int, int],
+        ceil_framing: tuple[int, int, int],
         stats: Stats,
     ) -> None:
         self.ifindex = ifindex
@@ -223,7 +225,7 @@ def parse_qdisc(body: bytes) -> Qdisc:
     return qdisc
 
 
-def parse_class(body: bytes) -> "HtbClass | None":
+def parse_class(body: bytes) -> HtbClass | None:
     """Decode RTM_NEWTCLASS; None when the class is not HTB's.
 
     Raises: NetlinkError when it is malformed.

@@ -8,26 +8,22 @@ that fails. Every message is acknowledged, and all answers are read before anyth
 raised, so the socket is ready for the next exchange whatever happened.
 """
 
-from _socket import socket
-from posix import strerror
+from collections.abc import Iterable, Sequence
+from os import strerror
+from socket import socket
+from struct import Struct
+from typing import ClassVar, Self
 
+from cni_faasm.netlink.debuglog import Log
 from cni_faasm.netlink.wire import (
     NLM_F_ACK,
     NLM_F_DUMP,
     NLM_F_REQUEST,
     NetlinkError,
     Replies,
-    Struct,
     frame,
 )
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from typing import ClassVar, Self
-
-    from cni_faasm.netlink.debuglog import Log
-    from cni_faasm.netlink.wire import Message as Message  # noqa: PLC0414 -- mypy: re-exported
+from cni_faasm.netlink.wire import Message as Message  # noqa: PLC0414 -- mypy: re-exported
 
 __all__ = ["Netlink", "NetlinkError"]
 
@@ -88,7 +84,7 @@ class Netlink:
     __slots__ = ("_port", "_sequence", "_socket", "warnings")
 
     # Of the process: told of each request and what came of it.
-    log: "ClassVar[Log | None]" = None
+    log: ClassVar[Log | None] = None
 
     def __init__(self, protocol: int = NETLINK_ROUTE, timeout_s: float = TIMEOUT_S) -> None:
         try:
@@ -114,7 +110,7 @@ class Netlink:
             self._socket.close()
             raise
 
-    def __enter__(self) -> "Self":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -126,7 +122,7 @@ class Netlink:
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def execute(self, messages: "Iterable[Message]") -> "list[list[bytes]]":
+    def execute(self, messages: Iterable[Message]) -> list[list[bytes]]:
         """Have all messages carried out. Returns: per message, the bodies of its replies.
 
         Raises: NetlinkError of the first message that failed. The ones after it have been
@@ -143,7 +139,7 @@ class Netlink:
             raise failure
         return results
 
-    def execute_tolerant(self, messages: "Iterable[Message]") -> "list[NetlinkError | list[bytes]]":
+    def execute_tolerant(self, messages: Iterable[Message]) -> list[NetlinkError | list[bytes]]:
         """Do as execute does, but return each failure in its place.
 
         Raises: NetlinkError only when the answers themselves are malformed.
@@ -162,7 +158,7 @@ class Netlink:
             results += self._run_batch(batch)
         return results
 
-    def get(self, question: "Message") -> bytes:
+    def get(self, question: Message) -> bytes:
         """Return the body of the one object that a request asks for, or makes and tells of.
 
         Raises: NetlinkError; ENODATA when the kernel did as asked and told nothing.
@@ -172,7 +168,7 @@ class Netlink:
             raise answer
         return answer
 
-    def get_tolerant(self, questions: "Sequence[Message]") -> "list[NetlinkError | bytes]":
+    def get_tolerant(self, questions: Sequence[Message]) -> list[NetlinkError | bytes]:
         """Do as get does for several, but return each failure in its place."""
         found: list[NetlinkError | bytes] = []
         answers = self.execute_tolerant(questions)
@@ -186,7 +182,7 @@ class Netlink:
                 found.append(NetlinkError(ENODATA, label, text))
         return found
 
-    def ask(self, questions: "Sequence[Message]") -> "list[bytes | None]":
+    def ask(self, questions: Sequence[Message]) -> list[bytes | None]:
         """Ask for several objects at once. Returns: the body of each, None for an absent one.
 
         Raises: NetlinkError for anything but ENOENT.
@@ -201,7 +197,7 @@ class Netlink:
                 raise answer
         return bodies
 
-    def dump(self, message: "Message") -> "list[bytes]":
+    def dump(self, message: Message) -> list[bytes]:
         """Return the bodies of all objects that the request matches.
 
         A dump during which something changed is repeated.
@@ -220,7 +216,7 @@ class Netlink:
                 return result
         raise NetlinkError(EAGAIN, label, "it changed each time while it was being read")
 
-    def nft_batch(self, messages: "Sequence[Message]") -> None:
+    def nft_batch(self, messages: Sequence[Message]) -> None:
         """Have nf_tables carry out all messages as one transaction: all or nothing.
 
         Raises: NetlinkError of the first message that failed; errno alone says why where
@@ -254,7 +250,7 @@ class Netlink:
 
     # ---- one exchange
 
-    def _run_batch(self, batch: "list[Message]") -> "list[NetlinkError | list[bytes]]":
+    def _run_batch(self, batch: list[Message]) -> list[NetlinkError | list[bytes]]:
         # The kernel works in order and answers failures unasked. So the last message's
         # acknowledgement says that the others are done, and spares theirs.
         requests = [(kind, flags | NLM_F_REQUEST, body) for kind, flags, body, _ in batch]
@@ -269,7 +265,7 @@ class Netlink:
             for index, (_, _, _, label) in enumerate(batch)
         ]
 
-    def _send(self, batch: "list[tuple[int, int, bytes]]", size: int = 0) -> Replies:
+    def _send(self, batch: list[tuple[int, int, bytes]], size: int = 0) -> Replies:
         """Send all in one datagram. size: the least send buffer, where it may matter."""
         first = self._sequence
         self._sequence = (first + len(batch)) & 0xFFFFFFFF
@@ -339,7 +335,7 @@ class Netlink:
 
     def _result(
         self, replies: Replies, index: int, label: str, lost: int
-    ) -> "NetlinkError | list[bytes]":
+    ) -> NetlinkError | list[bytes]:
         answer = replies.answers[index]
         if answer is None:
             return _unanswered(label, lost)

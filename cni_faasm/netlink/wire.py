@@ -10,24 +10,15 @@ in nf_tables, whose attributes are big-endian (the be* functions).
 Layout: struct nlmsghdr, struct nlattr and struct nlmsgerr in <linux/netlink.h>.
 """
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from struct import Struct as Struct  # noqa: PLC0414 -- mypy: re-exported
-    from struct import error as struct_error
+from os import strerror
+from struct import Struct
+from struct import error as struct_error
 
-    # Type, flags, body, and the words a person would use for it ("ip link del faasm0").
-    # REQUEST, ACK and DUMP flags are the transport's; codecs say only how to create.
-    Message = tuple[int, int, bytes, str]
-    # Type, flags, sequence, port and body of a received message.
-    Received = tuple[int, int, int, int, bytes]
-else:
-    # The public module adds nothing to its C half but an import.
-    try:
-        from _struct import Struct
-        from _struct import error as struct_error
-    except ImportError:  # an interpreter that names it otherwise
-        from struct import Struct
-        from struct import error as struct_error
+# Type, flags, body, and the words a person would use for it ("ip link del faasm0").
+# REQUEST, ACK and DUMP flags are the transport's; codecs say only how to create.
+Message = tuple[int, int, bytes, str]
+# Type, flags, sequence, port and body of a received message.
+Received = tuple[int, int, int, int, bytes]
 
 # <asm-generic/errno.h>
 EBADMSG = 74
@@ -82,8 +73,6 @@ class NetlinkError(Exception):
         self.ext_ack = ext_ack
 
     def __str__(self) -> str:
-        from posix import strerror
-
         text = f"{self.label}: {strerror(self.errno)}"
         return f"{text} ({self.ext_ack})" if self.ext_ack else text
 
@@ -114,7 +103,7 @@ def nest(kind: int, *parts: bytes) -> bytes:
     return attr(kind | NLA_F_NESTED, b"".join(parts))
 
 
-def _number(kind: int, layout: "Struct", value: int) -> bytes:
+def _number(kind: int, layout: Struct, value: int) -> bytes:
     try:
         return attr(kind, layout.pack(value))
     except struct_error:
@@ -179,7 +168,7 @@ def frame(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
 # ---- decoding
 
 
-def fixed(layout: "Struct", body: bytes, what: str) -> "tuple[int, ...]":
+def fixed(layout: Struct, body: bytes, what: str) -> tuple[int, ...]:
     """Decode the structure at the head of a body.
 
     Raises: NetlinkError when the body is shorter.
@@ -189,7 +178,7 @@ def fixed(layout: "Struct", body: bytes, what: str) -> "tuple[int, ...]":
     return layout.unpack_from(body)
 
 
-def parse_attrs(data: bytes, start: int = 0, end: "int | None" = None) -> "dict[int, bytes]":
+def parse_attrs(data: bytes, start: int = 0, end: int | None = None) -> dict[int, bytes]:
     """Decode a run of attributes into {type: payload}; of duplicates the last one counts.
 
     Type flags are taken off. Up to three bytes of padding may follow the last attribute.
@@ -208,7 +197,7 @@ def parse_attrs(data: bytes, start: int = 0, end: "int | None" = None) -> "dict[
     return attrs
 
 
-def parse_list(data: bytes) -> "list[bytes]":
+def parse_list(data: bytes) -> list[bytes]:
     """Decode a run of attributes that all mean the same: their payloads, in order.
 
     Raises: NetlinkError.
@@ -225,7 +214,7 @@ def parse_list(data: bytes) -> "list[bytes]":
     return payloads
 
 
-def _get(attrs: "dict[int, bytes]", kind: int, layout: "Struct", default: int) -> int:
+def _get(attrs: dict[int, bytes], kind: int, layout: Struct, default: int) -> int:
     payload = attrs.get(kind)
     if payload is None:
         return default
@@ -235,35 +224,35 @@ def _get(attrs: "dict[int, bytes]", kind: int, layout: "Struct", default: int) -
     return value
 
 
-def get_u8(attrs: "dict[int, bytes]", kind: int, default: int = 0) -> int:
+def get_u8(attrs: dict[int, bytes], kind: int, default: int = 0) -> int:
     return _get(attrs, kind, _U8, default)
 
 
-def get_u16(attrs: "dict[int, bytes]", kind: int, default: int = 0) -> int:
+def get_u16(attrs: dict[int, bytes], kind: int, default: int = 0) -> int:
     return _get(attrs, kind, _U16, default)
 
 
-def get_u32(attrs: "dict[int, bytes]", kind: int, default: int = 0) -> int:
+def get_u32(attrs: dict[int, bytes], kind: int, default: int = 0) -> int:
     return _get(attrs, kind, _U32, default)
 
 
-def get_u64(attrs: "dict[int, bytes]", kind: int, default: int = 0) -> int:
+def get_u64(attrs: dict[int, bytes], kind: int, default: int = 0) -> int:
     return _get(attrs, kind, _U64, default)
 
 
-def get_s32(attrs: "dict[int, bytes]", kind: int, default: int = 0) -> int:
+def get_s32(attrs: dict[int, bytes], kind: int, default: int = 0) -> int:
     return _get(attrs, kind, _S32, default)
 
 
-def get_be32(attrs: "dict[int, bytes]", kind: int, default: int = 0) -> int:
+def get_be32(attrs: dict[int, bytes], kind: int, default: int = 0) -> int:
     return _get(attrs, kind, _BE32, default)
 
 
-def get_be64(attrs: "dict[int, bytes]", kind: int, default: int = 0) -> int:
+def get_be64(attrs: dict[int, bytes], kind: int, default: int = 0) -> int:
     return _get(attrs, kind, _BE64, default)
 
 
-def get_text(attrs: "dict[int, bytes]", kind: int, default: str = "") -> str:
+def get_text(attrs: dict[int, bytes], kind: int, default: str = "") -> str:
     """Return a string up to its NUL; bytes that are not UTF-8 become surrogates."""
     payload = attrs.get(kind)
     return default if payload is None else text_of(payload)
@@ -274,7 +263,7 @@ def text_of(payload: bytes) -> str:
     return payload.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
-def split(data: bytes) -> "list[Received]":
+def split(data: bytes) -> list[Received]:
     """Cut what one receive brought into messages.
 
     Raises: NetlinkError when a length contradicts the buffer.
@@ -293,7 +282,7 @@ def split(data: bytes) -> "list[Received]":
     return messages
 
 
-def parse_answer(kind: int, flags: int, body: bytes) -> "tuple[int, str]":
+def parse_answer(kind: int, flags: int, body: bytes) -> tuple[int, str]:
     """Decode an NLMSG_ERROR or NLMSG_DONE. Returns: errno (0: success), extended ACK text.
 
     Layout: NLMSG_ERROR: error s32, header of the request, its body unless NLM_F_CAPPED,

@@ -30,23 +30,20 @@ bridge, whose packets need not come by here. A kernel without nft_limit does wit
 import errno
 
 from cni_faasm.attachment import plan_fields, record
-from cni_faasm.limits.shaping import ETHERNET_HEADER_BYTES, gso_max_bytes
-from cni_faasm.netlink import nft, nft_limit, nft_set
+from cni_faasm.attachment.plan import Plan
+from cni_faasm.config.policy import group
+from cni_faasm.limits.shaping import ETHERNET_HEADER_BYTES, Shape, gso_max_bytes
+from cni_faasm.link import features, veth
+from cni_faasm.netlink import nft, nft_expr, nft_limit, nft_match, nft_set
 from cni_faasm.netlink.lacking import IfNftables, is_lacking
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
-from cni_faasm.netlink.wire import NetlinkError, text_of
-from cni_faasm.rules import own_tables
-from cni_faasm.rules.guard import end_key, keys_in, look
+from cni_faasm.netlink.wire import Message, NetlinkError, text_of
+from cni_faasm.rules import own_tables, seal
+from cni_faasm.rules.guard import end_key, has_name, keys_in, look
 from cni_faasm.rules.guard_rules import FAMILIES, NF_ARP_IN, NF_IP_PRI_RAW
 from cni_faasm.spec.errors import TRY_AGAIN, CniError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.attachment.plan import Plan
-    from cni_faasm.limits.shaping import Shape
-    from cni_faasm.netlink.wire import Message
-
-    Buckets = dict[str, nft_limit.Limit]
+Buckets = dict[str, nft_limit.Limit]
 
 SET = "egress"
 CHAIN = "from"
@@ -73,7 +70,7 @@ def table_name(network: str) -> str:
     return own_tables.LIMIT + network
 
 
-def bucket(plan: "Plan") -> "nft_limit.Limit | None":
+def bucket(plan: Plan) -> nft_limit.Limit | None:
     """Return what the host lets an attachment send, None for all that its queue lets through.
 
     The rate counts from the IP header on, and HTB's with the Ethernet header: so who obeys is
@@ -85,7 +82,7 @@ def bucket(plan: "Plan") -> "nft_limit.Limit | None":
     return bucket_of_shape(shape, plan.mtu)
 
 
-def bucket_of_shape(shape: "Shape", mtu: int) -> "nft_limit.Limit | None":
+def bucket_of_shape(shape: Shape, mtu: int) -> nft_limit.Limit | None:
     """Return what who obeys a shape stays below, None when the kernel cannot count so."""
     rate = -(-shape.rate_Bps * PERCENT // 100)
     packet = max(gso_max_bytes(shape) or 0, mtu + ETHERNET_HEADER_BYTES)
@@ -98,7 +95,7 @@ def bucket_of_shape(shape: "Shape", mtu: int) -> "nft_limit.Limit | None":
     return found if rate + found.burst_bytes <= nft_limit.MAX_RATE_AND_BURST else None
 
 
-def bucket_of(host: Netlink, plan: "Plan") -> "nft_limit.Limit | None":
+def bucket_of(host: Netlink, plan: Plan) -> nft_limit.Limit | None:
     """Do as bucket does; of another plugin's pair that is a bridge's port, None.
 
     Raises: NetlinkError.
@@ -106,15 +103,11 @@ def bucket_of(host: Netlink, plan: "Plan") -> "nft_limit.Limit | None":
     found = bucket(plan)
     if found is None or not plan.shapes_only:
         return found
-    from cni_faasm.link import veth
-
     outer = veth.find_outer(host, plan)
     return None if outer is None or outer.master else found
 
 
-def ensure(
-    plan: "Plan", state_dir: "str | None", host: Netlink, *, renew: bool = False
-) -> "bool | None":
+def ensure(plan: Plan, state_dir: str | None, host: Netlink, *, renew: bool = False) -> bool | None:
     """Make sure that the network's tables hold an attachment to its limit, or let it be.
 
     Call it before the container's end is up. state_dir: where the other attachments' records
@@ -137,13 +130,11 @@ def ensure(
 
 def kernel_lacks() -> bool:
     """Say whether this kernel has no such buckets. Raises: CniError 5 without a namespace."""
-    from cni_faasm.link import features  # only a refusal needs it
-
     return bool(features.missing({features.BACKSTOP}, makes_pairs=False))
 
 
 def _ensure(
-    plan: "Plan", wanted: nft_limit.Limit, state_dir: "str | None", host: Netlink, *, renew: bool
+    plan: Plan, wanted: nft_limit.Limit, state_dir: str | None, host: Netlink, *, renew: bool
 ) -> bool:
     name = table_name(plan.network)
     with Netlink(NETLINK_NETFILTER) as netfilter:
@@ -171,8 +162,6 @@ def _ensure(
                 renew = renew or (error.errno == errno.ENOENT and "add element" in error.label)
                 continue
             if anew:
-                from cni_faasm.rules import seal  # only who makes or compares rules needs it
-
                 seal.put(netfilter, name, PLACES)
             return not any(tables)
     raise CniError(
@@ -182,7 +171,7 @@ def _ensure(
 
 def _state(
     netfilter: Netlink, name: str, interface: str
-) -> "tuple[list[nft.Table | None], dict[int, nft_limit.Limit | None]]":
+) -> tuple[list[nft.Table | None], dict[int, nft_limit.Limit | None]]:
     """Return a network's tables, and by family what they hold of an interface, in one exchange."""
     key = end_key(interface)
     answers = netfilter.ask(
@@ -200,7 +189,7 @@ def _state(
     return tables, present
 
 
-def bucket_in(body: bytes, key: bytes) -> "nft_limit.Limit | None":
+def bucket_in(body: bytes, key: bytes) -> nft_limit.Limit | None:
     """Return the bucket of the element that was asked for. Raises: NetlinkError."""
     for element in nft_set.parse_whole_elements(body):
         if element.key == key:
@@ -208,7 +197,7 @@ def bucket_in(body: bytes, key: bytes) -> "nft_limit.Limit | None":
     return None
 
 
-def is_whole(tables: "list[nft.Table | None]", plan: "Plan") -> bool:
+def is_whole(tables: list[nft.Table | None], plan: Plan) -> bool:
     """Say by a network's two tables alone whether they see an attachment's packets."""
     known = (_OTHERS,) if plan.shapes_only else (_OURS, _OTHERS)
     return all(
@@ -216,13 +205,11 @@ def is_whole(tables: "list[nft.Table | None]", plan: "Plan") -> bool:
     )
 
 
-def _recorded(host: Netlink, state_dir: "str | None", plan: "Plan") -> "tuple[Buckets, bool]":
+def _recorded(host: Netlink, state_dir: str | None, plan: Plan) -> tuple[Buckets, bool]:
     """Return the buckets of all of a network's attachments that are there, by name.
 
     And whether any is another plugin's pair.
     """
-    from cni_faasm.link import veth
-
     buckets: Buckets = {}
     any_group = plan.shapes_only
     for identity in [] if state_dir is None else record.list_network(state_dir, plan.network):
@@ -238,7 +225,7 @@ def _recorded(host: Netlink, state_dir: "str | None", plan: "Plan") -> "tuple[Bu
     return buckets, any_group
 
 
-def _made(network: str, buckets: "Buckets", any_group: bool) -> "list[Message]":
+def _made(network: str, buckets: Buckets, any_group: bool) -> list[Message]:
     """Return what makes both tables with all in them."""
     name = table_name(network)
     comment = _OTHERS if any_group else _OURS
@@ -258,9 +245,6 @@ def _made(network: str, buckets: "Buckets", any_group: bool) -> "list[Message]":
 
 def rule(network: str, *, any_group: bool) -> bytes:
     """Return the one rule of both tables."""
-    from cni_faasm.config.policy import group
-    from cni_faasm.netlink import nft_expr, nft_match
-
     ours = b"" if any_group else nft_match.group(nft_match.IIFGROUP, group(network))
     listed = nft_match.listed(nft_match.INTERFACE, SET)
     return ours + listed + nft_expr.counter() + nft_expr.verdict(nft_expr.DROP)
@@ -276,15 +260,15 @@ def chain_place(family: int) -> str:
     return nft.base_place("filter", *_HOOKS[family])
 
 
-def _addition(family: int, name: str, interface: str, one: nft_limit.Limit) -> "Message":
+def _addition(family: int, name: str, interface: str, one: nft_limit.Limit) -> Message:
     return nft_set.new_elements(family, name, SET, [end_key(interface)], one.encode())
 
 
-def _removal(family: int, name: str, interface: str) -> "Message":
+def _removal(family: int, name: str, interface: str) -> Message:
     return nft_set.del_elements(family, name, SET, [end_key(interface)])
 
 
-def take_out(network: str, interfaces: "list[str]") -> None:
+def take_out(network: str, interfaces: list[str]) -> None:
     """Limit interfaces of these names no more, as far as they are limited. Raises: NetlinkError."""
     name = table_name(network)
     with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
@@ -315,14 +299,12 @@ def take_out(network: str, interfaces: "list[str]") -> None:
             return
 
 
-def forget(host: Netlink, *plans: "Plan") -> None:
+def forget(host: Netlink, *plans: Plan) -> None:
     """Take out what is of these attachments. Raises: NetlinkError.
 
     Call it before their links go: their names are given again at once. A name that is another's
     by now stays.
     """
-    from cni_faasm.rules.guard import has_name
-
     names: dict[str, list[str]] = {}
     for plan in plans:
         if plan.egress is not None and has_name(host, plan):
@@ -331,13 +313,13 @@ def forget(host: Netlink, *plans: "Plan") -> None:
         take_out(network, listed)
 
 
-def forget_again(plan: "Plan") -> None:
+def forget_again(plan: Plan) -> None:
     """Do as forget does, for a failed ADD. Raises: NetlinkError."""
     with Netlink() as host:
         forget(host, plan)
 
 
-def remove_again(plan: "Plan", state_dir: str) -> None:
+def remove_again(plan: Plan, state_dir: str) -> None:
     """Take away the tables that a failed ADD made, unless somebody else needs them by now."""
     for identity in record.list_network(state_dir, plan.network):
         if identity == (plan.container_id, plan.ifname):
@@ -350,9 +332,6 @@ def remove_again(plan: "Plan", state_dir: str) -> None:
 
 def sweep(network: str, host: Netlink) -> None:
     """Take out what is of names that no end of the network's has. Raises: NetlinkError."""
-    from cni_faasm.config.policy import group
-    from cni_faasm.link import veth
-
     name = table_name(network)
     stale: list[str] = []
     with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:

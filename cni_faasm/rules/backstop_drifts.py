@@ -1,5 +1,6 @@
 """Compare what holds a container to its limit on the host with the promise."""
 
+from cni_faasm.attachment.plan import Plan
 from cni_faasm.netlink import dumps, nft, nft_expr, nft_set
 from cni_faasm.netlink.lacking import IfNftables
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
@@ -7,17 +8,13 @@ from cni_faasm.rules import backstop, seal
 from cni_faasm.rules.guard import end_key
 from cni_faasm.rules.guard_rules import FAMILIES
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.attachment.plan import Plan
-
-    Drift = tuple[str, str, str]
+Drift = tuple[str, str, str]
 
 WHERE = "limit"
 ELEMENT = ": element"
 
 
-def drifts(plan: "Plan", host: Netlink) -> "list[Drift]":
+def drifts(plan: Plan, host: Netlink) -> list[Drift]:
     """Compare the tables with the promise. Raises: NetlinkError, CniError.
 
     What an earlier version has attached is held to its limit from the network's next ADD on, or
@@ -64,8 +61,8 @@ def drifts(plan: "Plan", host: Netlink) -> "list[Drift]":
 
 
 def _rule_drifts(
-    netfilter: Netlink, network: str, name: str, what: str, tables: "list[nft.Table | None]"
-) -> "list[Drift]":
+    netfilter: Netlink, network: str, name: str, what: str, tables: list[nft.Table | None]
+) -> list[Drift]:
     found = []
     for family, table in zip(FAMILIES, tables, strict=True):
         any_group = table is not None and backstop.expects_any_group(table)

@@ -3,16 +3,14 @@
 They begin at zero when a table is made anew.
 """
 
+from collections.abc import Iterator
+
 from cni_faasm.netlink import dumps, nft, nft_counter
 from cni_faasm.netlink.lacking import IfNftables
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
 from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.rules import backstop, guard_rules
 from cni_faasm.rules.own_tables import FAMILIES, GUARD, LIMIT, is_marked
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 # What drops in which chain.
 _CHAINS = {
@@ -25,7 +23,7 @@ _CHAINS = {
 }
 
 
-def every() -> "Iterator[tuple[str, str, int]]":
+def every() -> Iterator[tuple[str, str, int]]:
     """Yield (network, what drops, packets) of all networks of this host that have such rules.
 
     What drops is "antiSpoof", "isolated" or "limit". Raises: NetlinkError.
@@ -47,7 +45,7 @@ def every() -> "Iterator[tuple[str, str, int]]":
         yield network, what, count
 
 
-def _of_chain(netfilter: Netlink, family: int, table: nft.Table, chain: str) -> "int | None":
+def _of_chain(netfilter: Netlink, family: int, table: nft.Table, chain: str) -> int | None:
     """Return what a chain's counters hold; None where it has no rule."""
     try:
         rules = dumps.rules(netfilter, family, table.name, chain)

@@ -7,21 +7,20 @@ forwarding: firewalld's, iptables' FORWARD, and `forward` in a table `filter`, a
 a firewall that lets some pass is left to who wrote it.
 """
 
+from __future__ import annotations
+
 from cni_faasm.config import policy
+from cni_faasm.config.loading import NetworkConfig
 from cni_faasm.link import veth
 from cni_faasm.netlink import nft
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
-from cni_faasm.rules import nat
+from cni_faasm.rules import nat, packet
+from cni_faasm.rules.packet import Packet
+from cni_faasm.rules.packet_path import Table
 from cni_faasm.spec import inet
 from cni_faasm.spec.errors import LIMITED_CONNECTIVITY, CniError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.config.loading import NetworkConfig
-    from cni_faasm.rules.packet import Packet
-    from cni_faasm.rules.packet_path import Table
-
-    Network = tuple[bytes, int]
+Network = tuple[bytes, int]
 
 _FAMILIES = {4: nft.NFPROTO_IPV4, 16: nft.NFPROTO_IPV6}
 _FIREWALLD = (nft.NFPROTO_INET, "firewalld", "filter_FORWARD")
@@ -41,7 +40,7 @@ class Senders:
     __slots__ = ("interface", "isolated", "network", "ranges")
 
     def __init__(
-        self, network: str, ranges: "list[Network]", interface: str, *, isolated: bool
+        self, network: str, ranges: list[Network], interface: str, *, isolated: bool
     ) -> None:
         self.network = network
         self.ranges = ranges
@@ -49,7 +48,7 @@ class Senders:
         self.isolated = isolated
 
     @classmethod
-    def of(cls, config: "NetworkConfig") -> "Senders":
+    def of(cls, config: NetworkConfig) -> Senders:
         """Return all that a network may have, by its configuration."""
         return cls(
             config.name,
@@ -95,7 +94,7 @@ class Refusal:
         )
 
 
-def error(found: "list[Refusal]", senders: Senders) -> CniError:
+def error(found: list[Refusal], senders: Senders) -> CniError:
     """Return the one error that tells of all of them."""
     return CniError(
         LIMITED_CONNECTIVITY,
@@ -104,7 +103,7 @@ def error(found: "list[Refusal]", senders: Senders) -> CniError:
     )
 
 
-def refusals(host: Netlink, senders: Senders, *, all_chains: bool = True) -> "list[Refusal]":
+def refusals(host: Netlink, senders: Senders, *, all_chains: bool = True) -> list[Refusal]:
     """Return the chains that refuse all of some way that containers should have.
 
     host: a socket in the namespace that forwards. all_chains: iptables' FORWARD, too, which
@@ -129,34 +128,30 @@ def refusals(host: Netlink, senders: Senders, *, all_chains: bool = True) -> "li
 
 def _follow(
     netfilter: Netlink,
-    chains: "list[nft.Chain]",
-    ways: "list[tuple[Network, str, Packet]]",
-) -> "list[Refusal]":
-    from cni_faasm.rules.packet_path import Table
-
+    chains: list[nft.Chain],
+    ways: list[tuple[Network, str, Packet]],
+) -> list[Refusal]:
     found = []
     for chain in chains:
         table = Table(netfilter, chain.family, chain.table)
         refusal = Refusal(chain, _owner(table, chain))
         up_to = _before_ours(table, chain)
-        for net, way, packet in ways:
-            if chain.family in (nft.NFPROTO_INET, packet.family) and table.refuses(
-                chain, packet, up_to
-            ):
+        for net, way, one in ways:
+            if chain.family in (nft.NFPROTO_INET, one.family) and table.refuses(chain, one, up_to):
                 refusal.refused.append((net, way))
         if refusal.refused:
             found.append(refusal)
     return found
 
 
-def _owner(table: "Table", chain: nft.Chain) -> str:
+def _owner(table: Table, chain: nft.Chain) -> str:
     if chain.table == _FIREWALLD[1]:
         return FIREWALLD
     is_its = chain.name == _IPTABLES[1] and _FIREWALLD_OF_IPTABLES in table.targets(chain.name)
     return FIREWALLD if is_its else ""
 
 
-def _before_ours(table: "Table", chain: nft.Chain) -> "int | None":
+def _before_ours(table: Table, chain: nft.Chain) -> int | None:
     """Return after how many rules those of `nat` accept, None when there are none.
 
     Whether or not they are there yet: the next ADD makes them.
@@ -167,12 +162,8 @@ def _before_ours(table: "Table", chain: nft.Chain) -> "int | None":
     return max((i + 1 for i, name in enumerate(targets) if name in nat.OPERATORS), default=0)
 
 
-def _ways(
-    host: Netlink, senders: Senders, lengths: "list[int]"
-) -> "list[tuple[Network, str, Packet]]":
+def _ways(host: Netlink, senders: Senders, lengths: list[int]) -> list[tuple[Network, str, Packet]]:
     """Return the ways that containers should have, as (range, text, packet)."""
-    from cni_faasm.rules import packet
-
     own, group = senders.interface, policy.group(senders.network)
     found = []
     for length in lengths:

@@ -45,11 +45,14 @@ The tables follow the network's latest ADD.
 import errno
 
 from cni_faasm.attachment import plan_fields, record
+from cni_faasm.attachment.plan import Plan
+from cni_faasm.config.policy import Guard, group
+from cni_faasm.link import veth
 from cni_faasm.netlink import dumps, nft, nft_set
 from cni_faasm.netlink.lacking import IfNftables, is_lacking
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
-from cni_faasm.netlink.wire import NetlinkError, text_of
-from cni_faasm.rules import own_tables
+from cni_faasm.netlink.wire import Message, NetlinkError, text_of
+from cni_faasm.rules import own_tables, seal
 from cni_faasm.rules.guard_rules import (
     ALSO,
     BOUND,
@@ -65,13 +68,7 @@ from cni_faasm.rules.guard_rules import (
 from cni_faasm.rules.guard_rules import tables as tables_of
 from cni_faasm.spec.errors import TRY_AGAIN, CniError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.attachment.plan import Plan
-    from cni_faasm.config.policy import Guard
-    from cni_faasm.netlink.wire import Message
-
-    Keys = list[tuple[int, str, bytes]]
+Keys = list[tuple[int, str, bytes]]
 
 _ATTEMPTS = 8
 IFNAMSIZ = 16  # <linux/if.h>
@@ -79,7 +76,7 @@ _MAC_BYTES = 8  # of a key, whose fields take whole words
 _RACES = (errno.EEXIST, errno.ENOENT, errno.EINTR)
 
 
-def ensure(plan: "Plan", state_dir: "str | None", *, renew: bool = False) -> bool:
+def ensure(plan: Plan, state_dir: str | None, *, renew: bool = False) -> bool:
     """Make sure that the network is guarded as planned, and knows this attachment's end.
 
     Call it before the container's end is up. state_dir: where the other attachments' records
@@ -92,7 +89,7 @@ def ensure(plan: "Plan", state_dir: "str | None", *, renew: bool = False) -> boo
     return False
 
 
-def _ensure(plan: "Plan", state_dir: "str | None", *, renew: bool) -> bool:
+def _ensure(plan: Plan, state_dir: str | None, *, renew: bool) -> bool:
     name = table_name(plan.network)
     with Netlink(NETLINK_NETFILTER) as netfilter:
         for _ in range(_ATTEMPTS):
@@ -117,8 +114,6 @@ def _ensure(plan: "Plan", state_dir: "str | None", *, renew: bool) -> bool:
                 renew = _must_renew(error)
                 continue
             if anew and plan.guard is not None:
-                from cni_faasm.rules import seal  # only who makes or compares rules needs it
-
                 seal.put(netfilter, name, places(plan.guard))
             return plan.guard is not None and not any(tables)
     raise CniError(
@@ -139,12 +134,12 @@ def _must_renew(error: NetlinkError) -> bool:
     return False
 
 
-def look(netfilter: Netlink, name: str) -> "list[nft.Table | None]":
+def look(netfilter: Netlink, name: str) -> list[nft.Table | None]:
     """Return the tables of a name, of families inet and arp. Raises: NetlinkError."""
     return own_tables.look(netfilter, name, FAMILIES)
 
 
-def is_whole(tables: "list[nft.Table | None]", guard: "Guard | None") -> bool:
+def is_whole(tables: list[nft.Table | None], guard: Guard | None) -> bool:
     """Say by a network's two tables alone whether it is guarded; CHECK looks at what they hold."""
     inet, arp = tables
     if guard is None:
@@ -158,7 +153,7 @@ def is_whole(tables: "list[nft.Table | None]", guard: "Guard | None") -> bool:
     )
 
 
-def keys_of(plan: "Plan") -> "Keys":
+def keys_of(plan: Plan) -> Keys:
     """Return what the sets hold of an attachment: (family, set, key) each."""
     return [
         (nft.NFPROTO_ARP, OWN, end_key(plan.host_interface, item.address))
@@ -172,7 +167,7 @@ def end_key(name: str, rest: bytes = b"") -> bytes:
     return name.encode("utf-8", "surrogateescape").ljust(IFNAMSIZ, b"\0") + rest
 
 
-def _recorded(state_dir: "str | None", plan: "Plan") -> "Keys":
+def _recorded(state_dir: str | None, plan: Plan) -> Keys:
     """Return the keys of all of a network's attachments, and of this one."""
     keys = keys_of(plan)
     if state_dir is None:
@@ -187,7 +182,7 @@ def _recorded(state_dir: "str | None", plan: "Plan") -> "Keys":
     return keys + _shared(state_dir, plan.network, several)
 
 
-def _shared(state_dir: str, network: str, known: "dict[str, list[Plan]]") -> "Keys":
+def _shared(state_dir: str, network: str, known: dict[str, list[Plan]]) -> Keys:
     """Return what `guard_several` has put in for containers of several attachments.
 
     known: the network's attachments by container; the others' records tell of other networks.
@@ -215,18 +210,18 @@ def _shared(state_dir: str, network: str, known: "dict[str, list[Plan]]") -> "Ke
     ]
 
 
-def _binds(plan: "Plan") -> bool:
+def _binds(plan: Plan) -> bool:
     return plan.guard is not None and plan.guard.anti_spoof
 
 
-def _additions(plan: "Plan", keys: "Keys") -> "list[Message]":
+def _additions(plan: Plan, keys: Keys) -> list[Message]:
     if not _binds(plan):
         return []
     name = table_name(plan.network)
     return [nft_set.new_elements(family, name, place, [key]) for family, place, key in keys]
 
 
-def complete(plan: "Plan") -> None:
+def complete(plan: Plan) -> None:
     """Put into the sets what an attachment has of its own, and leave what they hold.
 
     Raises: NetlinkError.
@@ -235,7 +230,7 @@ def complete(plan: "Plan") -> None:
         netfilter.nft_batch(_additions(plan, keys_of(plan)))
 
 
-def forget(host: Netlink, *plans: "Plan") -> None:
+def forget(host: Netlink, *plans: Plan) -> None:
     """Let nobody send from these attachments' addresses any more. Raises: NetlinkError.
 
     Call it before their links go: their names are given again at once.
@@ -270,21 +265,19 @@ def forget(host: Netlink, *plans: "Plan") -> None:
             _take_out(netfilter, name, keys)
 
 
-def forget_again(plan: "Plan") -> None:
+def forget_again(plan: Plan) -> None:
     """Do as forget does, for a failed ADD. Raises: NetlinkError."""
     with Netlink() as host:
         forget(host, plan)
 
 
-def has_name(host: Netlink, plan: "Plan") -> bool:
+def has_name(host: Netlink, plan: Plan) -> bool:
     """Say whether an attachment's end has its name, or nobody: it may have gone before."""
-    from cni_faasm.link import veth
-
     found = veth.find(host, name=plan.host_interface)
     return found is None or veth.owned(found, plan.alias, plan.host_mac)
 
 
-def _of_packets(plan: "Plan") -> "Keys":
+def _of_packets(plan: Plan) -> Keys:
     """Return what packets of an attachment's have put into the sets, as far as it is known."""
     mac = plan.mac.ljust(_MAC_BYTES, b"\0")
     return [
@@ -294,14 +287,14 @@ def _of_packets(plan: "Plan") -> "Keys":
     ]
 
 
-def remove_again(plan: "Plan", state_dir: str) -> None:
+def remove_again(plan: Plan, state_dir: str) -> None:
     """Take away the tables that a failed ADD made, unless somebody else needs them by now."""
     own = (plan.container_id, plan.ifname)
     if all(one == own for one in record.list_network(state_dir, plan.network)):
         remove(plan.network)
 
 
-def _take_out(netfilter: Netlink, name: str, keys: "Keys") -> None:
+def _take_out(netfilter: Netlink, name: str, keys: Keys) -> None:
     """Take out what is there of these keys. Raises: NetlinkError."""
     for _ in range(_ATTEMPTS):
         messages = _removals(netfilter, name, keys)
@@ -314,7 +307,7 @@ def _take_out(netfilter: Netlink, name: str, keys: "Keys") -> None:
         return
 
 
-def _removals(netfilter: Netlink, name: str, keys: "Keys") -> "list[Message]":
+def _removals(netfilter: Netlink, name: str, keys: Keys) -> list[Message]:
     """Return what takes out those of the keys that are there. Raises: NetlinkError."""
     questions = [nft_set.get_element(family, name, place, key) for family, place, key in keys]
     return [
@@ -324,14 +317,11 @@ def _removals(netfilter: Netlink, name: str, keys: "Keys") -> "list[Message]":
     ]
 
 
-def sweep(network: str, host: Netlink, only: "set[str] | None" = None) -> None:
+def sweep(network: str, host: Netlink, only: set[str] | None = None) -> None:
     """Take out what is of names that no end of the network's has. Raises: NetlinkError.
 
     only: the names that may be concerned, None for all.
     """
-    from cni_faasm.config.policy import group
-    from cni_faasm.link import veth
-
     name = table_name(network)
     with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
         tables = look(netfilter, name)
@@ -360,7 +350,7 @@ def sweep(network: str, host: Netlink, only: "set[str] | None" = None) -> None:
         _take_out(netfilter, name, stale)
 
 
-def keys_in(netfilter: Netlink, family: int, name: str, place: str) -> "list[bytes]":
+def keys_in(netfilter: Netlink, family: int, name: str, place: str) -> list[bytes]:
     """Return what a set holds, nothing where there is no such set. Raises: NetlinkError."""
     try:
         return dumps.elements(netfilter, family, name, place)

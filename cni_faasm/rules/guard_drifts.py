@@ -1,19 +1,16 @@
 """Compare what keeps a network's containers from what they must not do with the promise."""
 
-from cni_faasm.netlink import dumps, nft, nft_set
+from cni_faasm.attachment.plan import Plan
+from cni_faasm.config.policy import Guard
+from cni_faasm.netlink import dumps, nft, nft_expr, nft_set
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
-from cni_faasm.rules import guard, seal
+from cni_faasm.rules import guard, guard_several, seal
 from cni_faasm.rules.guard_rules import chains, comment, places, rules_of, table_name
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.attachment.plan import Plan
-    from cni_faasm.config.policy import Guard
-
-    Drift = tuple[str, str, str]
+Drift = tuple[str, str, str]
 
 
-def drifts(plan: "Plan", host: Netlink, inner: Netlink) -> "list[Drift]":
+def drifts(plan: Plan, host: Netlink, inner: Netlink) -> list[Drift]:
     """Compare the guard with the promise. Raises: NetlinkError.
 
     host, inner: sockets in the two namespaces.
@@ -35,8 +32,6 @@ def drifts(plan: "Plan", host: Netlink, inner: Netlink) -> "list[Drift]":
         if not seal.holds(netfilter, name, places(policy)):
             found += _rule_drifts(netfilter, plan, policy)
         if policy.anti_spoof:
-            from cni_faasm.rules import guard_several
-
             keys = guard.keys_of(plan) + guard_several.keys_of_several(plan, host, inner)
             questions = [
                 nft_set.get_element(family, name, place, key) for family, place, key in keys
@@ -51,7 +46,7 @@ def drifts(plan: "Plan", host: Netlink, inner: Netlink) -> "list[Drift]":
     return found
 
 
-def _chain_drifts(netfilter: Netlink, name: str, policy: "Guard") -> "list[Drift]":
+def _chain_drifts(netfilter: Netlink, name: str, policy: Guard) -> list[Drift]:
     """Look whether the chains see the packets: the same rules elsewhere keep nobody from anything."""
     found: list[Drift] = []
     wanted = chains(policy)
@@ -64,9 +59,7 @@ def _chain_drifts(netfilter: Netlink, name: str, policy: "Guard") -> "list[Drift
     return found
 
 
-def _rule_drifts(netfilter: Netlink, plan: "Plan", policy: "Guard") -> "list[Drift]":
-    from cni_faasm.netlink import nft_expr
-
+def _rule_drifts(netfilter: Netlink, plan: Plan, policy: Guard) -> list[Drift]:
     name = table_name(plan.network)
     found = []
     for family, chain, listed in rules_of(plan.network, policy):

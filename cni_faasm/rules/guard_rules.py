@@ -3,14 +3,10 @@
 guard.py tells what stands in them, and keeps them.
 """
 
-from cni_faasm.config.policy import digest
-from cni_faasm.netlink import nft, nft_set
+from cni_faasm.config.policy import GROUP_BASE, GROUP_MASK, Guard, digest, group
+from cni_faasm.netlink import nft, nft_expr, nft_match, nft_set
+from cni_faasm.netlink.wire import Message
 from cni_faasm.rules import own_tables
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.config.policy import Guard
-    from cni_faasm.netlink.wire import Message
 
 LEARNED = "learned"
 BOUND = "bound"
@@ -33,17 +29,17 @@ def table_name(network: str) -> str:
     return own_tables.GUARD + network
 
 
-def comment(guard: "Guard") -> str:
+def comment(guard: Guard) -> str:
     text = f"{_COMMENT} {guard}"
     return text if len(text) < nft.COMMENT_MAX else f"{_COMMENT} ~{digest(text)}"
 
 
-def is_by_name(table: "nft.Table | None") -> bool:
+def is_by_name(table: nft.Table | None) -> bool:
     """Say whether a table's sets have our keys; those of an earlier version have indexes."""
     return table is not None and table.comment.startswith(_COMMENT)
 
 
-def tables(network: str, guard: "Guard") -> "list[Message]":
+def tables(network: str, guard: Guard) -> list[Message]:
     """Return what makes both tables, without their rules."""
     name = table_name(network)
     inet, arp = FAMILIES
@@ -66,12 +62,12 @@ def tables(network: str, guard: "Guard") -> "list[Message]":
     return made
 
 
-def places(guard: "Guard") -> "list[tuple[int, str]]":
+def places(guard: Guard) -> list[tuple[int, str]]:
     """Return (family, chain) of all that have rules."""
     return [(family, chain) for family, chain, _, _ in chains(guard)]
 
 
-def rules(network: str, guard: "Guard") -> "list[Message]":
+def rules(network: str, guard: Guard) -> list[Message]:
     """Return what makes the rules of both tables."""
     name = table_name(network)
     return [
@@ -81,7 +77,7 @@ def rules(network: str, guard: "Guard") -> "list[Message]":
     ]
 
 
-def chains(guard: "Guard") -> "list[tuple[int, str, int, int]]":
+def chains(guard: Guard) -> list[tuple[int, str, int, int]]:
     """Return (family, chain, hook, priority) of all that have rules."""
     inet, arp = FAMILIES
     found = []
@@ -94,11 +90,8 @@ def chains(guard: "Guard") -> "list[tuple[int, str, int, int]]":
     return found
 
 
-def rules_of(network: str, guard: "Guard") -> "list[tuple[int, str, list[bytes]]]":
+def rules_of(network: str, guard: Guard) -> list[tuple[int, str, list[bytes]]]:
     """Return (family, chain, rules) of everything."""
-    from cni_faasm.config.policy import GROUP_BASE, GROUP_MASK, group
-    from cni_faasm.netlink import nft_expr, nft_match
-
     ours = nft_match.group(nft_match.IIFGROUP, group(network))
     drop = nft_expr.counter() + nft_expr.verdict(nft_expr.DROP)
     accept = nft_expr.verdict(nft_expr.ACCEPT)
@@ -145,10 +138,8 @@ def rules_of(network: str, guard: "Guard") -> "list[tuple[int, str, list[bytes]]
     return found
 
 
-def _binding(ours: bytes, sender: str) -> "list[bytes]":
+def _binding(ours: bytes, sender: str) -> list[bytes]:
     """Return the rules that hold each end to one MAC address."""
-    from cni_faasm.netlink import nft_expr, nft_match
-
     back = nft_expr.verdict(nft_expr.RETURN)
     bind = nft_match.remember(nft_match.INTERFACE, BOUND, _LEARNED_MS)
     learn, again = (

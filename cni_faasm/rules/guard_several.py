@@ -6,22 +6,18 @@ host's routing table tells one interface for each address; the sets `also` tell 
 
 import errno
 
+from cni_faasm.attachment.plan import Plan
 from cni_faasm.link import veth
 from cni_faasm.netlink import dumps, nft, nft_set, route
 from cni_faasm.netlink.lacking import IfNftables
+from cni_faasm.netlink.link import Link
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
 from cni_faasm.netlink.wire import NetlinkError
-from cni_faasm.rules.guard import end_key, look
+from cni_faasm.rules.guard import Keys, end_key, look
 from cni_faasm.rules.guard_rules import ALSO, is_by_name, table_name
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.attachment.plan import Plan
-    from cni_faasm.netlink.link import Link
-    from cni_faasm.rules.guard import Keys
 
-
-def let_several(plan: "Plan", host: Netlink, inner: Netlink) -> None:
+def let_several(plan: Plan, host: Netlink, inner: Netlink) -> None:
     """Put into the guards what a container of several attachments may send from.
 
     Whether this network is guarded or not: another that is must know its addresses.
@@ -53,7 +49,7 @@ def let_several(plan: "Plan", host: Netlink, inner: Netlink) -> None:
                     raise
 
 
-def keys_of_several(plan: "Plan", host: Netlink, inner: Netlink) -> "Keys":
+def keys_of_several(plan: Plan, host: Netlink, inner: Netlink) -> Keys:
     """Return what the sets of an attachment's own network hold for its end, beside its own.
 
     Raises: NetlinkError.
@@ -64,7 +60,7 @@ def keys_of_several(plan: "Plan", host: Netlink, inner: Netlink) -> "Keys":
     ]
 
 
-def _others(plan: "Plan", host: Netlink, inner: Netlink) -> "list[tuple[bytes, Link, str]]":
+def _others(plan: Plan, host: Netlink, inner: Netlink) -> list[tuple[bytes, Link, str]]:
     """Return (address, the host's end of its pair, network) for the container's other addresses.
 
     The container itself says what addresses it has, so the host's routes and aliases are asked.

@@ -21,21 +21,18 @@ in the form that iptables writes, behind those that ask the operator's own (`DOC
 
 import errno
 
+from cni_faasm.attachment.plan import Plan
 from cni_faasm.config.policy import digest
-from cni_faasm.netlink import dumps, nft
+from cni_faasm.link import features
+from cni_faasm.netlink import dumps, nft, nft_expr
 from cni_faasm.netlink.lacking import IfNftables, is_lacking
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
-from cni_faasm.netlink.wire import NetlinkError
-from cni_faasm.rules import own_tables
+from cni_faasm.netlink.wire import Message, NetlinkError
+from cni_faasm.rules import own_tables, seal
 from cni_faasm.spec import inet
 from cni_faasm.spec.errors import TRY_AGAIN, CniError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.attachment.plan import Plan
-    from cni_faasm.netlink.wire import Message
-
-    Network = tuple[bytes, int]
+Network = tuple[bytes, int]
 
 CHAIN = "postrouting"
 FAMILIES = (nft.NFPROTO_INET,)
@@ -57,7 +54,7 @@ def table_name(network: str) -> str:
     return own_tables.MASQUERADE + network
 
 
-def ensure(plan: "Plan", *, renew: bool = False) -> None:
+def ensure(plan: Plan, *, renew: bool = False) -> None:
     """Make sure that an attachment's network is masqueraded (or is not) and forwarded.
 
     Ranges that earlier containers of the network got under another configuration stay.
@@ -84,8 +81,6 @@ def ensure(plan: "Plan", *, renew: bool = False) -> None:
 
 def _never_forwarded(length: int) -> CniError:
     """Return why FORWARD never took our rules."""
-    from cni_faasm.link import features  # only a refusal needs it
-
     lacks = features.missing({features.FORWARD}, makes_pairs=False)
     if lacks:
         return features.lacking(lacks)
@@ -96,7 +91,7 @@ def _never_forwarded(length: int) -> CniError:
     )
 
 
-def _ensure_table(netfilter: Netlink, plan: "Plan", *, renew: bool) -> bool:
+def _ensure_table(netfilter: Netlink, plan: Plan, *, renew: bool) -> bool:
     """Return whether the table is as it must be, or has been made so."""
     name = table_name(plan.network)
     table, chain = _look(netfilter, name)
@@ -124,13 +119,11 @@ def _ensure_table(netfilter: Netlink, plan: "Plan", *, renew: bool) -> bool:
             raise
         return False  # another ADD was here between the question and the transaction
     if wanted:
-        from cni_faasm.rules import seal  # only who makes or compares rules needs it
-
         seal.put(netfilter, name, _PLACES)
     return True
 
 
-def _look(netfilter: Netlink, name: str) -> "tuple[nft.Table | None, nft.Chain | None]":
+def _look(netfilter: Netlink, name: str) -> tuple[nft.Table | None, nft.Chain | None]:
     """Return the network's table and its chain, as far as they are there."""
     table, chain = netfilter.ask(
         [nft.get_table(nft.NFPROTO_INET, name), nft.get_chain(nft.NFPROTO_INET, name, CHAIN)]
@@ -141,23 +134,23 @@ def _look(netfilter: Netlink, name: str) -> "tuple[nft.Table | None, nft.Chain |
     )
 
 
-def _forward_chain(netfilter: Netlink, family: int) -> "nft.Chain | None":
+def _forward_chain(netfilter: Netlink, family: int) -> nft.Chain | None:
     """Return iptables' FORWARD chain of a family, if there is one."""
     [chain] = netfilter.ask([nft.get_chain(family, "filter", "FORWARD")])
     return None if chain is None else nft.parse_chain(chain)
 
 
-def _has_rules(chain: "nft.Chain | None", ranges: "list[Network]") -> bool:
+def _has_rules(chain: nft.Chain | None, ranges: list[Network]) -> bool:
     """Say by their number whether the chain has its rules; CHECK compares each of them."""
     return chain is not None and chain.place == _PLACE and chain.use == _count(ranges)
 
 
-def _count(ranges: "list[Network]") -> int:
+def _count(ranges: list[Network]) -> int:
     """Return how many rules the ranges need: two for each, and one for each family."""
     return 2 * len(ranges) + len({len(net) for net, _ in ranges})
 
 
-def _ranges(comment: str, hoped: "list[Network]") -> "list[Network]":
+def _ranges(comment: str, hoped: list[Network]) -> list[Network]:
     """Return the ranges that a table's comment lists.
 
     hoped: those that are taken for listed when the comment is just theirs, shortened.
@@ -173,15 +166,13 @@ def _ranges(comment: str, hoped: "list[Network]") -> "list[Network]":
     return ranges
 
 
-def _comment(ranges: "list[Network]") -> str:
+def _comment(ranges: list[Network]) -> str:
     text = " ".join((_COMMENT, *(inet.cidr(*one) for one in ranges)))
     return text if len(text) < nft.COMMENT_MAX else f"{_COMMENT} ~{digest(text)}"
 
 
-def _rules(ranges: "list[Network]") -> "list[bytes]":
+def _rules(ranges: list[Network]) -> list[bytes]:
     """Return the expressions of each rule, in order."""
-    from cni_faasm.netlink import nft_expr  # only who makes or compares rules needs it
-
     rules = []
     for length in (4, 16):
         family = [one for one in ranges if len(one[0]) == length]
@@ -194,7 +185,7 @@ def _rules(ranges: "list[Network]") -> "list[bytes]":
     return rules
 
 
-def _messages(name: str, ranges: "list[Network]") -> "list[Message]":
+def _messages(name: str, ranges: list[Network]) -> list[Message]:
     return [
         nft.new_table(nft.NFPROTO_INET, name, comment=_comment(ranges)),
         nft.new_chain(
@@ -209,7 +200,7 @@ def _messages(name: str, ranges: "list[Network]") -> "list[Message]":
     ]
 
 
-def _ensure_accepts(netfilter: Netlink, plan: "Plan", length: int) -> bool:
+def _ensure_accepts(netfilter: Netlink, plan: Plan, length: int) -> bool:
     """Return whether iptables' FORWARD chain lets the network pass, or has been made to."""
     lacking, misplaced = _lacking_accepts(netfilter, plan, length)
     try:
@@ -222,8 +213,8 @@ def _ensure_accepts(netfilter: Netlink, plan: "Plan", length: int) -> bool:
 
 
 def _lacking_accepts(
-    netfilter: Netlink, plan: "Plan", length: int
-) -> "tuple[list[Message], list[Message]]":
+    netfilter: Netlink, plan: Plan, length: int
+) -> tuple[list[Message], list[Message]]:
     """Return what makes the rules that FORWARD lacks, and what takes those away that it has.
 
     From the network everything is accepted; to it, what belongs to a connection that it
@@ -234,8 +225,6 @@ def _lacking_accepts(
     chain = _forward_chain(netfilter, family)
     if chain is None or chain.policy != nft.NF_DROP:
         return [], []
-    from cni_faasm.netlink import nft_expr
-
     present: dict[str, int] = {}
     before: dict[str, int] = {}  # of the operator's
     behind: int | None = None
@@ -265,10 +254,8 @@ def _lacking_accepts(
     return lacking, misplaced
 
 
-def _accepts(plan: "Plan", length: int) -> "list[tuple[str, bytes]]":
+def _accepts(plan: Plan, length: int) -> list[tuple[str, bytes]]:
     """Return (comment, expressions) of what a network needs in iptables' FORWARD chain."""
-    from cni_faasm.netlink import nft_expr
-
     published = (
         nft_expr.XT_CONNTRACK_STATE_ESTABLISHED
         | nft_expr.XT_CONNTRACK_STATE_RELATED
@@ -307,7 +294,7 @@ def remove(network: str, *, dry_run: bool = False) -> bool:
     return removed
 
 
-def drifts(plan: "Plan") -> "list[tuple[str, str, str]]":
+def drifts(plan: Plan) -> list[tuple[str, str, str]]:
     """Compare the rules with the promise. Returns: (what, expected, found) for each.
 
     Raises: NetlinkError.
@@ -334,16 +321,12 @@ def drifts(plan: "Plan") -> "list[tuple[str, str, str]]":
 
 
 def _rule_drifts(
-    netfilter: Netlink, chain: "nft.Chain | None", what: str, ranges: "list[Network]"
-) -> "list[tuple[str, str, str]]":
+    netfilter: Netlink, chain: nft.Chain | None, what: str, ranges: list[Network]
+) -> list[tuple[str, str, str]]:
     if chain is None or chain.place != _PLACE:
         return [(f"{what}: chain {CHAIN}", _PLACE, "none" if chain is None else chain.place)]
-    from cni_faasm.rules import seal
-
     if _has_rules(chain, ranges) and seal.holds(netfilter, chain.table, _PLACES):
         return []
-    from cni_faasm.netlink import nft_expr
-
     found = dumps.rules(netfilter, nft.NFPROTO_INET, chain.table, CHAIN)
     actual = [nft_expr.describe(one.expressions) for one in found]
     expected = [nft_expr.describe(rule) for rule in _rules(ranges)]

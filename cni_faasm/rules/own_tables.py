@@ -7,18 +7,13 @@ among them what nobody else would make: a set of ours, or the seal.
 """
 
 import errno
+from collections.abc import Iterable
 
-from cni_faasm.netlink import nft
+from cni_faasm.netlink import dumps, nft
 from cni_faasm.netlink.lacking import IfNftables
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
-from cni_faasm.netlink.wire import NetlinkError
+from cni_faasm.netlink.wire import Message, NetlinkError
 from cni_faasm.spec.errors import TABLE_TAKEN, CniError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from cni_faasm.netlink.wire import Message
 
 MARK = "cni-faasm"  # the first word of each comment
 FAMILIES = (nft.NFPROTO_INET, nft.NFPROTO_ARP)
@@ -40,7 +35,7 @@ _SEAL = "seal_"
 _SEAL_LENGTH = len(_SEAL) + 8
 
 
-def look(netfilter: Netlink, name: str, families: "tuple[int, ...]") -> "list[nft.Table | None]":
+def look(netfilter: Netlink, name: str, families: tuple[int, ...]) -> list[nft.Table | None]:
     """Return the tables of a name, one per family. Raises: NetlinkError."""
     bodies = netfilter.ask([nft.get_table(family, name) for family in families])
     return [None if body is None else nft.parse_table(body) for body in bodies]
@@ -58,8 +53,6 @@ def is_ours(netfilter: Netlink, table: nft.Table) -> bool:
     prefix = next((one for one in _PARTS if table.name.startswith(one)), "")
     if not prefix:
         return False
-    from cni_faasm.netlink import dumps  # only a table without a comment needs it
-
     chains = set(dumps.chain_names(netfilter, table.family, table.name))
     sets = set(dumps.set_names(netfilter, table.family, table.name))
     seals = {one for one in chains if one.startswith(_SEAL) and len(one) == _SEAL_LENGTH}
@@ -67,12 +60,12 @@ def is_ours(netfilter: Netlink, table: nft.Table) -> bool:
     return bool(sets or seals) and chains - seals <= known_chains and sets <= known_sets
 
 
-def ours(netfilter: Netlink, tables: "Iterable[nft.Table | None]") -> "list[nft.Table]":
+def ours(netfilter: Netlink, tables: Iterable[nft.Table | None]) -> list[nft.Table]:
     """Return those that are there and ours. Raises: NetlinkError."""
     return [one for one in tables if one is not None and is_ours(netfilter, one)]
 
 
-def demand(netfilter: Netlink, tables: "Iterable[nft.Table | None]") -> None:
+def demand(netfilter: Netlink, tables: Iterable[nft.Table | None]) -> None:
     """Refuse to go on where a table is somebody else's. Raises: NetlinkError; CniError 109."""
     for table in tables:
         if table is not None and not is_ours(netfilter, table):
@@ -90,7 +83,7 @@ def _taken(table: nft.Table) -> CniError:
     )
 
 
-def demand_free(names: "Iterable[str]") -> None:
+def demand_free(names: Iterable[str]) -> None:
     """Refuse names that tables of somebody else's have. Raises: NetlinkError; CniError 109."""
     with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
         for name in names:
@@ -99,7 +92,7 @@ def demand_free(names: "Iterable[str]") -> None:
                 demand(netfilter, look(netfilter, name, (family,)))
 
 
-def remove(name: str, families: "tuple[int, ...]", *, dry_run: bool) -> bool:
+def remove(name: str, families: tuple[int, ...], *, dry_run: bool) -> bool:
     """Take away our tables of a name; say if there were any. Raises: NetlinkError."""
     with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
         found = ours(netfilter, look(netfilter, name, families))
@@ -113,6 +106,6 @@ def remove(name: str, families: "tuple[int, ...]", *, dry_run: bool) -> bool:
     return False
 
 
-def removal(table: nft.Table) -> "Message":
+def removal(table: nft.Table) -> Message:
     """Return what deletes this very table, and none that has got its name since."""
     return nft.del_table(table.family, table.name, handle=table.handle)

@@ -6,12 +6,11 @@ an interface called faasm* the first five.
 Layout: <linux/netfilter/nf_tables.h>.
 """
 
-from cni_faasm.netlink import nft, nft_expr, nft_match
-from cni_faasm.netlink.wire import Struct
+from struct import Struct
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    Answer = bool | None  # None: perhaps
+from cni_faasm.netlink import nft, nft_expr, nft_match
+
+Answer = bool | None  # None: perhaps
 
 # <linux/netfilter/nf_tables.h>
 NFT_CMP_LT = 2
@@ -42,12 +41,12 @@ class Packet:
         self,
         family: int,
         *,
-        source: "tuple[bytes, int] | None" = None,
-        destination: "tuple[bytes, int] | None" = None,
-        not_to: "list[tuple[bytes, int]] | None" = None,
+        source: tuple[bytes, int] | None = None,
+        destination: tuple[bytes, int] | None = None,
+        not_to: list[tuple[bytes, int]] | None = None,
         come_by: str = "",
         leave_by: str = "",
-        groups: "tuple[int | None, int | None]" = (None, None),
+        groups: tuple[int | None, int | None] = (None, None),
         state: int = NEW,
     ) -> None:
         self.family = family
@@ -85,7 +84,7 @@ class Packet:
                 bits[place : place + size] = mask.to_bytes(size, "big")
         self.known["payload", nft_expr.NFT_PAYLOAD_NETWORK_HEADER] = bytes(header), bytes(bits)
 
-    def load(self, what: str, key: int, offset: int, length: int) -> "tuple[bytes, bytes]":
+    def load(self, what: str, key: int, offset: int, length: int) -> tuple[bytes, bytes]:
         """Return some bytes, and which of their bits are known. length: 0 for all there are."""
         value, bits = self.known.get((what, key), (b"", b""))
         if length:
@@ -110,11 +109,11 @@ class Packet:
         return False
 
 
-def _whole(number: int) -> "tuple[bytes, bytes]":
+def _whole(number: int) -> tuple[bytes, bytes]:
     return _U32.pack(number), b"\xff" * 4
 
 
-def _name(name: str) -> "tuple[bytes, bytes]":
+def _name(name: str) -> tuple[bytes, bytes]:
     text = name.encode("utf-8", "surrogateescape")
     if text.endswith(b"*"):
         return text[:-1].ljust(16, b"\0"), (b"\xff" * (len(text) - 1)).ljust(16, b"\0")
@@ -133,7 +132,7 @@ class Registers:
     def forget(self) -> None:
         self._bits = bytearray(_REGISTERS_BYTES)
 
-    def read(self, register: int, length: int) -> "tuple[bytes, bytes]":
+    def read(self, register: int, length: int) -> tuple[bytes, bytes]:
         start = _place(register)
         value, bits = self._value[start : start + length], self._bits[start : start + length]
         return bytes(value).ljust(length, b"\0"), bytes(bits).ljust(length, b"\0")
@@ -144,7 +143,7 @@ class Registers:
         self._bits[start : start + size] = bits.ljust(size, b"\xff")  # the kernel fills up with 0
 
     def bitwise(
-        self, register: int, into: int, length: int, mask: "bytes | None", xor: "bytes | None"
+        self, register: int, into: int, length: int, mask: bytes | None, xor: bytes | None
     ) -> None:
         """Leave some bits of a register, and turn others round; without a mask, forget them."""
         value, bits = self.read(register, length)
@@ -157,7 +156,7 @@ class Registers:
         bits = bytes(one | ~kept & 0xFF for one, kept in zip(bits, mask, strict=True))
         self.write(into, value, bits)
 
-    def compare(self, operator: int, register: int, data: bytes) -> "Answer":
+    def compare(self, operator: int, register: int, data: bytes) -> Answer:
         """Say whether a register is data, less, or more. operator: NFT_CMP_*."""
         value, bits = self.read(register, len(data))
         if operator in (nft_expr.NFT_CMP_EQ, nft_expr.NFT_CMP_NEQ):
@@ -178,14 +177,14 @@ def _place(register: int) -> int:
     return min(max(register - 8, 0) * 4, _REGISTERS_BYTES - 4)
 
 
-def equal(value: bytes, bits: bytes, data: bytes) -> "Answer":
+def equal(value: bytes, bits: bytes, data: bytes) -> Answer:
     """Say whether bytes of which some bits are known are these."""
     if any((a ^ b) & known for a, b, known in zip(value, data, bits, strict=False)):
         return False
     return True if len(value) == len(data) and all(known == 0xFF for known in bits) else None
 
 
-def bounds(value: bytes, bits: bytes) -> "tuple[bytes, bytes]":
+def bounds(value: bytes, bits: bytes) -> tuple[bytes, bytes]:
     """Return the least and the greatest that it may be."""
     pairs = list(zip(value, bits, strict=True))
     return bytes(a & k for a, k in pairs), bytes(a & k | ~k & 0xFF for a, k in pairs)

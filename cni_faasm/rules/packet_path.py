@@ -12,20 +12,16 @@ of them is sure to be dropped: what a rule does that is not understood here coun
 """
 
 from cni_faasm.netlink import dumps, nft, nft_expr, nft_set
+from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.rules import packet_rules as rules
-from cni_faasm.rules.packet import Registers, bounds, equal
+from cni_faasm.rules.packet import Answer, Packet, Registers, bounds, equal
+from cni_faasm.rules.packet_rules import Step
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.netlink.transport import Netlink
-    from cni_faasm.rules.packet import Answer, Packet
-    from cni_faasm.rules.packet_rules import Step
-
-    # Whether it is certain, what is decided, and the chain of a jump.
-    Outcome = tuple[bool, int, str]
-    # The elements that a value is, or may be, and whether it is certain. None: not known which.
-    Candidates = list[tuple[bool, nft_set.Element | None]]
+# Whether it is certain, what is decided, and the chain of a jump.
+Outcome = tuple[bool, int, str]
+# The elements that a value is, or may be, and whether it is certain. None: not known which.
+Candidates = list[tuple[bool, nft_set.Element | None]]
 
 _JUMPS_MAX = 16  # NFT_JUMP_STACK_SIZE of <net/netfilter/nf_tables.h>
 
@@ -35,7 +31,7 @@ class Table:
 
     __slots__ = ("_chains", "_family", "_may_pass", "_name", "_netfilter", "_sets")
 
-    def __init__(self, netfilter: "Netlink", family: int, name: str) -> None:
+    def __init__(self, netfilter: Netlink, family: int, name: str) -> None:
         self._netfilter = netfilter
         self._family = family
         self._name = name
@@ -43,7 +39,7 @@ class Table:
         self._sets: dict[str, tuple[int, int, list[nft_set.Element]]] = {}
         self._may_pass = False
 
-    def refuses(self, chain: nft.Chain, packet: "Packet", up_to: "int | None" = None) -> bool:
+    def refuses(self, chain: nft.Chain, packet: Packet, up_to: int | None = None) -> bool:
         """Say whether a base chain is sure to drop such packets.
 
         up_to: how many of its own rules to look at; what passes those, passes.
@@ -57,7 +53,7 @@ class Table:
             drops = verdict == nft_expr.DROP
         return drops and not self._may_pass
 
-    def targets(self, chain: str) -> "list[str]":
+    def targets(self, chain: str) -> list[str]:
         """Return the chain that each rule of a chain jumps to, "" for those that do not."""
         found = []
         for steps in self._rules(chain):
@@ -65,9 +61,7 @@ class Table:
             found.append(str(verdicts[0][2]) if verdicts else "")
         return found
 
-    def _walk(
-        self, chain: str, packet: "Packet", depth: int, up_to: "int | None" = None
-    ) -> "int | None":
+    def _walk(self, chain: str, packet: Packet, depth: int, up_to: int | None = None) -> int | None:
         """Return what becomes of all of the packets, None when they come out again.
 
         Notes in _may_pass that some may be accepted; whether some are dropped does not matter.
@@ -91,13 +85,13 @@ class Table:
                 some_left = some_left or leaves
         return None
 
-    def _rules(self, chain: str) -> "list[list[Step]]":
+    def _rules(self, chain: str) -> list[list[Step]]:
         if chain not in self._chains:
             found = dumps.rules(self._netfilter, self._family, self._name, chain)
             self._chains[chain] = [rules.steps(rule.expressions) for rule in found]
         return self._chains[chain]
 
-    def _outcomes(self, steps: "list[Step]", packet: "Packet") -> "list[Outcome]":
+    def _outcomes(self, steps: list[Step], packet: Packet) -> list[Outcome]:
         """Return what a rule may decide."""
         registers = Registers()
         certain = True
@@ -142,7 +136,7 @@ class Table:
 
     # ---- sets
 
-    def _candidates(self, name: str, register: int, registers: Registers) -> "Candidates":
+    def _candidates(self, name: str, register: int, registers: Registers) -> Candidates:
         flags, key_bytes, elements = self._set(name)
         value, bits = registers.read(register, key_bytes)
         if not flags & nft_set.NFT_SET_ANONYMOUS:
@@ -156,7 +150,7 @@ class Table:
             return [(False, None)]
         return _intervals_that_hold(value, bits, elements)
 
-    def _set(self, name: str) -> "tuple[int, int, list[nft_set.Element]]":
+    def _set(self, name: str) -> tuple[int, int, list[nft_set.Element]]:
         """Return a set's flags, the length of its keys, and where it is anonymous, its elements."""
         if name not in self._sets:
             body = self._netfilter.get(nft_set.get_set(self._family, self._name, name))
@@ -167,7 +161,7 @@ class Table:
             self._sets[name] = flags, key_bytes, elements
         return self._sets[name]
 
-    def _get(self, name: str, key: bytes) -> "Candidates":
+    def _get(self, name: str, key: bytes) -> Candidates:
         message = nft_set.get_element(self._family, self._name, name, key)
         try:
             [body] = self._netfilter.ask([message])
@@ -178,7 +172,7 @@ class Table:
         return [(True, one) for one in nft_set.parse_whole_elements(body)]
 
 
-def _is_elsewhere(packet: "Packet", operator: int, data: bytes, mask: bytes) -> "Answer":
+def _is_elsewhere(packet: Packet, operator: int, data: bytes, mask: bytes) -> Answer:
     """Compare a destination of which only is known where it is not."""
     is_equality = operator in (nft_expr.NFT_CMP_EQ, nft_expr.NFT_CMP_NEQ)
     if is_equality and packet.never_goes_to(data, mask):
@@ -186,15 +180,13 @@ def _is_elsewhere(packet: "Packet", operator: int, data: bytes, mask: bytes) -> 
     return None
 
 
-def _is_in(candidates: "Candidates", *, inverted: bool) -> "Answer":
+def _is_in(candidates: Candidates, *, inverted: bool) -> Answer:
     if candidates and not any(sure for sure, _ in candidates):
         return None
     return bool(candidates) != inverted
 
 
-def _intervals_that_hold(
-    value: bytes, bits: bytes, elements: "list[nft_set.Element]"
-) -> "Candidates":
+def _intervals_that_hold(value: bytes, bits: bytes, elements: list[nft_set.Element]) -> Candidates:
     """Return the intervals that hold the value, or may: each goes on to the next element."""
     least, most = bounds(value, bits)
     ordered = sorted(elements, key=lambda one: (one.key, not one.is_end))

@@ -9,14 +9,13 @@ may match or not.
 Layout: <linux/netfilter/nf_tables.h>.
 """
 
+from struct import Struct
+from typing import Any
+
 from cni_faasm.netlink import nft_expr, nft_match
-from cni_faasm.netlink.wire import Struct, get_be32, get_text, parse_attrs, parse_list
+from cni_faasm.netlink.wire import get_be32, get_text, parse_attrs, parse_list
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    Step = tuple[Any, ...]  # one of the kinds below, and what is listed there
+Step = tuple[Any, ...]  # one of the kinds below, and what is listed there
 
 VERDICT = "verdict"  # code, chain
 LOAD = "load"  # register, what, key, offset, length
@@ -46,10 +45,10 @@ _INDIFFERENT = frozenset(
 )
 # Others decide, or the packet goes elsewhere.
 _ELSEWHERE = frozenset(("queue", "synproxy", "tproxy", "fwd"))
-_MAY_PASS: "list[Step]" = [(UNKNOWN,), (VERDICT, nft_expr.ACCEPT, "")]
+_MAY_PASS: list[Step] = [(UNKNOWN,), (VERDICT, nft_expr.ACCEPT, "")]
 
 
-def steps(expressions: bytes) -> "list[Step]":
+def steps(expressions: bytes) -> list[Step]:
     """Return the steps of one rule. Raises: NetlinkError when it is malformed."""
     found: list[Step] = []
     for element in parse_list(expressions):
@@ -63,7 +62,7 @@ def steps(expressions: bytes) -> "list[Step]":
     return found
 
 
-def _steps_of(name: str, attrs: "dict[int, bytes]") -> "list[Step]":
+def _steps_of(name: str, attrs: dict[int, bytes]) -> list[Step]:
     if name == "immediate":
         data = attrs.get(nft_expr.NFTA_IMMEDIATE_DATA, b"")
         is_verdict = get_be32(attrs, nft_expr.NFTA_IMMEDIATE_DREG) == nft_expr.NFT_REG_VERDICT
@@ -88,7 +87,7 @@ def _steps_of(name: str, attrs: "dict[int, bytes]") -> "list[Step]":
     return [(UNKNOWN,)]
 
 
-def verdict_of(data: bytes) -> "tuple[int, str]":
+def verdict_of(data: bytes) -> tuple[int, str]:
     """Return code and chain of a verdict; of what is none or unknown, that it accepts."""
     inner = parse_attrs(data).get(nft_expr.NFTA_DATA_VERDICT)
     if inner is None:
@@ -101,7 +100,7 @@ def verdict_of(data: bytes) -> "tuple[int, str]":
     return code, get_text(attrs, nft_expr.NFTA_VERDICT_CHAIN)
 
 
-def _load(name: str, attrs: "dict[int, bytes]") -> "list[Step]":
+def _load(name: str, attrs: dict[int, bytes]) -> list[Step]:
     """Return what is loaded; nothing where it is the packet that is changed."""
     if name == "payload":
         if NFTA_PAYLOAD_SREG in attrs:
@@ -119,7 +118,7 @@ def _load(name: str, attrs: "dict[int, bytes]") -> "list[Step]":
     return [(LOAD, get_be32(attrs, register), name, get_be32(attrs, key), 0, 0)]
 
 
-def _bitwise(attrs: "dict[int, bytes]") -> "Step":
+def _bitwise(attrs: dict[int, bytes]) -> Step:
     length = get_be32(attrs, nft_expr.NFTA_BITWISE_LEN)
     mask: bytes | None = _data(attrs, nft_expr.NFTA_BITWISE_MASK)
     xor: bytes | None = _data(attrs, nft_expr.NFTA_BITWISE_XOR)
@@ -132,7 +131,7 @@ def _bitwise(attrs: "dict[int, bytes]") -> "Step":
     return (BITWISE, *registers, length, mask, xor)
 
 
-def _look_up(attrs: "dict[int, bytes]") -> "list[Step]":
+def _look_up(attrs: dict[int, bytes]) -> list[Step]:
     name = get_text(attrs, nft_match.NFTA_LOOKUP_SET)
     register = get_be32(attrs, nft_match.NFTA_LOOKUP_SREG)
     inverted = bool(get_be32(attrs, nft_match.NFTA_LOOKUP_FLAGS) & nft_match.NFT_LOOKUP_F_INV)
@@ -143,7 +142,7 @@ def _look_up(attrs: "dict[int, bytes]") -> "list[Step]":
     return [(UNKNOWN,)]
 
 
-def _xt_match(attrs: "dict[int, bytes]") -> "list[Step]":
+def _xt_match(attrs: dict[int, bytes]) -> list[Step]:
     """Return the step of a match of iptables."""
     name = get_text(attrs, nft_expr.NFTA_MATCH_NAME)
     if name == "comment":
@@ -156,5 +155,5 @@ def _xt_match(attrs: "dict[int, bytes]") -> "list[Step]":
     return [(UNKNOWN,)]
 
 
-def _data(attrs: "dict[int, bytes]", kind: int) -> bytes:
+def _data(attrs: dict[int, bytes], kind: int) -> bytes:
     return parse_attrs(attrs.get(kind, b"")).get(nft_expr.NFTA_DATA_VALUE, b"")

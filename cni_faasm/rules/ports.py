@@ -25,25 +25,21 @@ published port are forgotten when the port comes or goes.
 """
 
 import errno
+from collections.abc import Iterable
 
 from cni_faasm.attachment import plan_fields, record
-from cni_faasm.netlink import nft, nft_map, nft_set
+from cni_faasm.attachment.plan import Plan
+from cni_faasm.config.policy import group
+from cni_faasm.netlink import conntrack, dumps, nft, nft_expr, nft_map, nft_match, nft_set
 from cni_faasm.netlink.lacking import IfNftables, is_lacking
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
-from cni_faasm.netlink.wire import NetlinkError
-from cni_faasm.rules import own_tables
+from cni_faasm.netlink.wire import Message, NetlinkError, parse_attrs
+from cni_faasm.rules import own_tables, seal
 from cni_faasm.rules.guard_rules import NF_IP_PRI_RAW
 from cni_faasm.spec import inet
 from cni_faasm.spec.errors import PORT_TAKEN, TRY_AGAIN, CniError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from cni_faasm.attachment.plan import Plan
-    from cni_faasm.netlink.wire import Message
-
-    Elements = dict[str, dict[bytes, bytes]]
+Elements = dict[str, dict[bytes, bytes]]
 
 COMMENT = f"{own_tables.MARK} ports"
 FAMILIES = (nft.NFPROTO_INET,)
@@ -71,7 +67,7 @@ def table_name(network: str) -> str:
     return own_tables.PORTS + network
 
 
-def elements(plan: "Plan") -> "Elements":
+def elements(plan: Plan) -> Elements:
     """Return what the table holds of an attachment, by map or set and key; sets lead to b""."""
     found: Elements = {}
     if not plan.ports:
@@ -93,11 +89,8 @@ def elements(plan: "Plan") -> "Elements":
     return found
 
 
-def rules(network: str) -> "dict[str, list[bytes]]":
+def rules(network: str) -> dict[str, list[bytes]]:
     """Return the rules of each chain."""
-    from cni_faasm.config.policy import group
-    from cni_faasm.netlink import nft_expr, nft_match
-
     number = group(network)
     redirects = [
         nft_map.redirect(f"{name}{version}", length, by_address=name == "at")
@@ -118,7 +111,7 @@ def rules(network: str) -> "dict[str, list[bytes]]":
     }
 
 
-def _made(network: str) -> "list[Message]":
+def _made(network: str) -> list[Message]:
     name = table_name(network)
     made: list[Message] = [nft.new_table(_INET, name, comment=COMMENT)]
     for length, version in ((4, 4), (16, 6)):
@@ -135,7 +128,7 @@ def _made(network: str) -> "list[Message]":
     return made
 
 
-def _additions(name: str, wanted: "Elements") -> "list[Message]":
+def _additions(name: str, wanted: Elements) -> list[Message]:
     made = []
     for place, found in wanted.items():
         for part in _parts(list(found)):
@@ -147,17 +140,17 @@ def _additions(name: str, wanted: "Elements") -> "list[Message]":
     return made
 
 
-def _removals(name: str, place: str, keys: "list[bytes]") -> "list[Message]":
+def _removals(name: str, place: str, keys: list[bytes]) -> list[Message]:
     return [nft_set.del_elements(_INET, name, place, part) for part in _parts(keys)]
 
 
-def _parts(keys: "list[bytes]") -> "Iterable[list[bytes]]":
+def _parts(keys: list[bytes]) -> Iterable[list[bytes]]:
     """Yield keys as many as one message can hold."""
     for start in range(0, len(keys), _MOST):
         yield keys[start : start + _MOST]
 
 
-def ensure(plan: "Plan", state_dir: "str | None", *, renew: bool = False) -> bool:
+def ensure(plan: Plan, state_dir: str | None, *, renew: bool = False) -> bool:
     """Make sure that an attachment's ports lead to it. Returns: whether there was no table before.
 
     state_dir: where the other attachments' records are, None for none. renew: make all anew.
@@ -192,8 +185,6 @@ def ensure(plan: "Plan", state_dir: "str | None", *, renew: bool = False) -> boo
                     stale = _demand_free(netfilter, plan, wanted, state_dir, others=False)
                 continue
             if anew:
-                from cni_faasm.rules import seal  # only who makes or compares rules needs it
-
                 seal.put(netfilter, name, PLACES)
             _forget_connections(netfilter, plan)
             return table is None
@@ -202,7 +193,7 @@ def ensure(plan: "Plan", state_dir: "str | None", *, renew: bool = False) -> boo
     )
 
 
-def _recorded(state_dir: "str | None", plan: "Plan") -> "Iterable[Plan]":
+def _recorded(state_dir: str | None, plan: Plan) -> Iterable[Plan]:
     """Yield the network's other attachments of this boot."""
     for identity in [] if state_dir is None else record.list_network(state_dir, plan.network):
         other = plan_fields.load(state_dir or "", plan.network, *identity)
@@ -216,20 +207,18 @@ def _recorded(state_dir: "str | None", plan: "Plan") -> "Iterable[Plan]":
 
 def _demand_free(
     netfilter: Netlink,
-    plan: "Plan",
-    wanted: "Elements",
-    state_dir: "str | None",
+    plan: Plan,
+    wanted: Elements,
+    state_dir: str | None,
     *,
     others: bool,
-) -> "list[Message]":
+) -> list[Message]:
     """Refuse ports that lead to another container.
 
     others: of our other networks; else of the network's own, which the kernel has refused to change.
     Returns: what takes away those of the network's own that lead to no attachment any more.
     Raises: CniError 110; NetlinkError.
     """
-    from cni_faasm.netlink import dumps
-
     own = table_name(plan.network)
     names = [own]
     if others:
@@ -258,16 +247,14 @@ def _demand_free(
     return [one for place, listed in stale.items() for one in _removals(own, place, listed)]
 
 
-def _data(body: bytes, key: bytes) -> "bytes | None":
-    from cni_faasm.netlink.wire import parse_attrs
-
+def _data(body: bytes, key: bytes) -> bytes | None:
     for one in nft_set.parse_whole_elements(body):
         if one.key == key:
             return parse_attrs(one.data).get(nft_set.NFTA_DATA_VALUE, b"")
     return None
 
 
-def _whose(table: str, address: bytes, state_dir: "str | None") -> str:
+def _whose(table: str, address: bytes, state_dir: str | None) -> str:
     """Return which container has an address of a table's network, "" for none that is known."""
     network = table.removeprefix(own_tables.PORTS)
     for identity in [] if state_dir is None else record.list_network(state_dir, network):
@@ -287,7 +274,7 @@ def _taken(table: str, key: bytes, whose: str) -> CniError:
     )
 
 
-def forget(*plans: "Plan") -> None:
+def forget(*plans: Plan) -> None:
     """Take out the ports of these attachments; what leads elsewhere by now stays.
 
     Raises: NetlinkError.
@@ -317,7 +304,7 @@ def forget(*plans: "Plan") -> None:
                 break
 
 
-def present(netfilter: Netlink, name: str, wanted: "Elements") -> "dict[str, list[bytes]]":
+def present(netfilter: Netlink, name: str, wanted: Elements) -> dict[str, list[bytes]]:
     """Return which of some elements are there, and lead where they are to."""
     found: dict[str, list[bytes]] = {}
     for place, listed in wanted.items():
@@ -331,13 +318,11 @@ def present(netfilter: Netlink, name: str, wanted: "Elements") -> "dict[str, lis
     return found
 
 
-def _forget_connections(netfilter: Netlink, plan: "Plan") -> None:
+def _forget_connections(netfilter: Netlink, plan: Plan) -> None:
     """Have the kernel forget UDP's connections to the ports. A kernel that cannot tell, keeps them."""
     udp = [one for one in plan.ports if one.protocol == _UDP]
     if not udp:
         return
-    from cni_faasm.netlink import conntrack
-
     services = {(_UDP, one.host_port + index) for one in udp for index in range(one.count)}
     try:
         for family in conntrack.FAMILIES.values():
@@ -348,12 +333,12 @@ def _forget_connections(netfilter: Netlink, plan: "Plan") -> None:
         return
 
 
-def forget_again(plan: "Plan") -> None:
+def forget_again(plan: Plan) -> None:
     """Do as forget does, for a failed ADD. Raises: NetlinkError."""
     forget(plan)
 
 
-def remove_again(plan: "Plan", state_dir: str) -> None:
+def remove_again(plan: Plan, state_dir: str) -> None:
     """Take away the table that a failed ADD made, unless somebody else needs it by now."""
     if not any(other.ports for other in _recorded(state_dir, plan)):
         remove(plan.network)
@@ -366,9 +351,6 @@ def sweep(network: str, state_dir: str) -> None:
         [table] = own_tables.look(netfilter, name, FAMILIES)
         if table is None or not own_tables.is_ours(netfilter, table):
             return
-        from cni_faasm.netlink import dumps
-        from cni_faasm.netlink.wire import parse_attrs
-
         alive: set[bytes] = set()
         for identity in record.list_network(state_dir, network):
             other = plan_fields.load(state_dir, network, *identity)

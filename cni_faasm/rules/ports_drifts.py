@@ -1,20 +1,17 @@
 """Compare what publishes a container's ports with the promise."""
 
+from cni_faasm.attachment.plan import Plan
 from cni_faasm.netlink import dumps, nft, nft_expr
 from cni_faasm.netlink.lacking import IfNftables
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
 from cni_faasm.rules import own_tables, ports, seal
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.attachment.plan import Plan
 
 WHERE = "ports"
 ELEMENTS = ": elements"
 _INET = nft.NFPROTO_INET
 
 
-def drifts(plan: "Plan") -> "list[tuple[str, str, str]]":
+def drifts(plan: Plan) -> list[tuple[str, str, str]]:
     """Compare the table with the promise. Returns: (what, expected, found). Raises: NetlinkError."""
     wanted = ports.elements(plan)
     if not wanted:
@@ -49,7 +46,7 @@ def drifts(plan: "Plan") -> "list[tuple[str, str, str]]":
 
 def _rule_drifts(
     netfilter: Netlink, network: str, name: str, what: str
-) -> "list[tuple[str, str, str]]":
+) -> list[tuple[str, str, str]]:
     found = []
     for chain, expressions in ports.rules(network).items():
         wanted = [nft_expr.describe(one) for one in expressions]

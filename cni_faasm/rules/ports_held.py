@@ -5,23 +5,19 @@ container, so that nobody else does; only that is let be.
 """
 
 import errno
-import posix
-from _socket import AF_INET, AF_INET6, SO_REUSEADDR, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET, socket
+import os
+from collections.abc import Iterator
+from socket import AF_INET, AF_INET6, SO_REUSEADDR, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET, socket
 
+from cni_faasm.config.ports import Port
 from cni_faasm.spec import inet
 from cni_faasm.spec.errors import PORT_TAKEN, CniError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from cni_faasm.config.ports import Port
 
 _KINDS = {6: ("tcp", SOCK_STREAM), 17: ("udp", SOCK_DGRAM)}  # the kernel may be without SCTP
 _KEEPER = b"conmon\n"
 
 
-def demand_free(ports: "list[Port]") -> None:
+def demand_free(ports: list[Port]) -> None:
     """Refuse ports that somebody on the host has taken. Raises: CniError 110."""
     for one in ports:
         if one.protocol not in _KINDS:
@@ -36,9 +32,10 @@ def demand_free(ports: "list[Port]") -> None:
                 )
 
 
-def _is_held(address: "bytes | None", number: int, kind: int) -> bool:
+def _is_held(address: bytes | None, number: int, kind: int) -> bool:
     """Say whether nobody else could listen there. A socket of IPv6 asks for both versions."""
-    family, text = AF_INET6, "::"
+    family: int = AF_INET6
+    text = "::"
     if address is not None:
         family, text = inet.family(address), inet.unpack(address)
     for each, where in ((family, text), (AF_INET, "0.0.0.0")):  # noqa: S104 -- nothing listens
@@ -61,20 +58,20 @@ def _is_held(address: "bytes | None", number: int, kind: int) -> bool:
 def _is_kept(name: str, number: int) -> bool:
     """Say whether a conmon has a port, and nobody else."""
     inodes = {f"socket:[{inode}]" for inode in _inodes(name, number)}
-    for pid in posix.listdir("/proc"):
+    for pid in os.listdir("/proc"):
         if not pid.isdigit() or not inodes:
             continue
         try:
             if _read(f"/proc/{pid}/comm") != _KEEPER:
                 continue
-            for fd in posix.listdir(f"/proc/{pid}/fd"):
-                inodes.discard(posix.readlink(f"/proc/{pid}/fd/{fd}"))
+            for fd in os.listdir(f"/proc/{pid}/fd"):
+                inodes.discard(os.readlink(f"/proc/{pid}/fd/{fd}"))
         except OSError:
             continue  # it has ended
     return not inodes
 
 
-def _inodes(name: str, number: int) -> "Iterator[str]":
+def _inodes(name: str, number: int) -> Iterator[str]:
     """Yield the inodes of the sockets that listen at a port (proc(5), /proc/net/tcp)."""
     wanted = b":%04X" % number
     for path in (f"/proc/thread-self/net/{name}", f"/proc/thread-self/net/{name}6"):
@@ -90,11 +87,11 @@ def _inodes(name: str, number: int) -> "Iterator[str]":
 
 
 def _read(path: str) -> bytes:
-    fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         parts = []
-        while part := posix.read(fd, 1 << 16):
+        while part := os.read(fd, 1 << 16):
             parts.append(part)
         return b"".join(parts)
     finally:
-        posix.close(fd)
+        os.close(fd)

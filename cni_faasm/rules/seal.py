@@ -10,20 +10,17 @@ import errno
 import sys
 
 from cni_faasm.netlink import dumps, nft
+from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.netlink.transport import Netlink
-
-    Places = list[tuple[int, str]]
+Places = list[tuple[int, str]]
 
 _COUNTER = b"counter\0"  # an expression's name; its numbers follow
 # struct nfgenmsg. It tells how often anybody has changed any rule of the host.
 _HEADER_BYTES = 4
 
 
-def put(netfilter: "Netlink", table: str, places: "Places") -> None:
+def put(netfilter: Netlink, table: str, places: Places) -> None:
     """Seal a table that was just made. places: (family, chain) of all that have rules.
 
     Raises: NetlinkError.
@@ -37,13 +34,13 @@ def put(netfilter: "Netlink", table: str, places: "Places") -> None:
             raise
 
 
-def holds(netfilter: "Netlink", table: str, places: "Places") -> bool:
+def holds(netfilter: Netlink, table: str, places: Places) -> bool:
     """Say whether the rules are those that were there when the table was sealed."""
     question = nft.get_chain(nft.NFPROTO_INET, table, name(netfilter, table, places))
     return not isinstance(netfilter.execute_tolerant([question])[0], NetlinkError)
 
 
-def name(netfilter: "Netlink", table: str, places: "Places") -> str:
+def name(netfilter: Netlink, table: str, places: Places) -> str:
     """Return the name of the chain that seals the rules of today."""
     value = 0
     for family, chain in places:

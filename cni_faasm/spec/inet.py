@@ -4,7 +4,7 @@ An address is its packed bytes in network order; the family follows from the len
 (4 or 16). A network is a pair (packed address, prefix_len).
 """
 
-from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
 
 def pack(text: str) -> bytes:
@@ -37,7 +37,7 @@ def family(packed: bytes) -> int:
     return AF_INET if len(packed) == 4 else AF_INET6
 
 
-def parse_cidr(text: str) -> "tuple[bytes, int]":
+def parse_cidr(text: str) -> tuple[bytes, int]:
     """Return (packed address, prefix_len) of "ADDRESS/LENGTH"; host bits are kept.
 
     Raises: ValueError.

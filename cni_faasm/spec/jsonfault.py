@@ -19,7 +19,7 @@ class _FaultError(Exception):
         self.reason = reason
 
 
-def locate(text: str, max_depth: int, max_number: int, max_keys: int) -> "tuple[int, str]":
+def locate(text: str, max_depth: int, max_number: int, max_keys: int) -> tuple[int, str]:
     """Return (position, reason) of the first fault in text."""
     if text.startswith("\ufeff"):
         return 0, "a byte order mark; save the file without one"

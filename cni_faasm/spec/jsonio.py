@@ -16,9 +16,9 @@ except ImportError:
 else:
     _HAS_C = True
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from collections.abc import Callable
+
+from cni_faasm.spec import jsonfault
 
 MAX_DEPTH = 64
 MAX_NUMBER = 40  # characters
@@ -65,12 +65,12 @@ class _Context:
     parse_float = staticmethod(_float)
     parse_int = staticmethod(_integer)
     parse_constant = staticmethod(_constant)
-    memo: "dict[str, str]" = {}  # noqa: RUF012 -- the C half clears its own
+    memo: dict[str, str] = {}  # noqa: RUF012 -- the C half clears its own
 
 
 if _HAS_C:
-    _scan: "Callable[[str, int], tuple[object, int]]" = _json.make_scanner(_Context)  # type: ignore[arg-type]
-    _encode: "Callable[[object, int], tuple[str, ...]]" = _json.make_encoder(
+    _scan: Callable[[str, int], tuple[object, int]] = _json.make_scanner(_Context)  # type: ignore[arg-type]
+    _encode: Callable[[object, int], tuple[str, ...]] = _json.make_encoder(
         None, _not_json, _json.encode_basestring_ascii, None, ":", ",", False, False, False
     )
 else:
@@ -83,7 +83,7 @@ else:
         check_circular=False, allow_nan=False, separators=(",", ":"), default=_not_json
     )
 
-    def _encode(value: object, _level: int) -> "tuple[str, ...]":
+    def _encode(value: object, _level: int) -> tuple[str, ...]:
         return (_python_encoder.encode(value),)
 
 
@@ -103,8 +103,6 @@ def loads(data: bytes) -> object:
     except Exception:  # the C half raises by importing json, which may not be there
         value, end = None, -1
     if end != len(body) or _too_deep(data):
-        from cni_faasm.spec import jsonfault
-
         start = len(text) - len(text.lstrip(_WHITESPACE))
         position, reason = jsonfault.locate(body, MAX_DEPTH, MAX_NUMBER, MAX_KEYS)
         raise _failure(text[: start + position], reason)
@@ -113,7 +111,7 @@ def loads(data: bytes) -> object:
     return value
 
 
-def load_object(data: bytes, what: str) -> "dict[str, object]":
+def load_object(data: bytes, what: str) -> dict[str, object]:
     """Return the JSON object in data. Raises: CniError 6; `what` names what it should be."""
     value = loads(data)
     if not isinstance(value, dict):
@@ -125,7 +123,7 @@ def load_object(data: bytes, what: str) -> "dict[str, object]":
     return value
 
 
-def whole(value: object) -> "int | None":
+def whole(value: object) -> int | None:
     """Return a decoded number that has no fraction, None for anything else.
 
     JSON knows no whole numbers: writers in many languages make 1450.0 of 1450, and 1e7.

@@ -39,9 +39,7 @@ __all__ = [
     "version_of",
 ]
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    Given = bytes | dict[str, object] | CniError
+Given = bytes | dict[str, object] | CniError
 
 LATEST_VERSION = SUPPORTED_VERSIONS[-1]
 ASSUMED_VERSION = "0.1.0"  # of a configuration that states none
@@ -93,9 +91,9 @@ class Request:
         container_id: str = "",
         netns: str = "",
         ifname: str = "",
-        args: "dict[str, str] | None" = None,
+        args: dict[str, str] | None = None,
         path: str = "",
-        document: "dict[str, object] | None" = None,
+        document: dict[str, object] | None = None,
         cni_version: str = LATEST_VERSION,
     ) -> None:
         self.verb = verb
@@ -108,7 +106,7 @@ class Request:
         self.cni_version = cni_version
 
 
-def decode(stdin: bytes) -> "Given":
+def decode(stdin: bytes) -> Given:
     """Return the JSON object on stdin, or why there is none, for who needs it twice."""
     try:
         return _object(stdin)
@@ -116,7 +114,7 @@ def decode(stdin: bytes) -> "Given":
         return error
 
 
-def _object(given: "Given") -> "dict[str, object]":
+def _object(given: Given) -> dict[str, object]:
     if isinstance(given, dict):
         return given
     if isinstance(given, CniError):
@@ -124,7 +122,7 @@ def _object(given: "Given") -> "dict[str, object]":
     return jsonio.load_object(given, "the network configuration on stdin")
 
 
-def parse_request(environ: "dict[str, str]", stdin: "Given") -> Request:
+def parse_request(environ: dict[str, str], stdin: Given) -> Request:
     """Check a call's variables and decode its configuration.
 
     stdin: its bytes, or what `decode` made of them.
@@ -205,7 +203,7 @@ def _check_ifname(text: str, verb: str) -> None:
         )
 
 
-def _parse_args(text: str, tolerant: bool) -> "dict[str, str]":
+def _parse_args(text: str, tolerant: bool) -> dict[str, str]:
     """Return CNI_ARGS ("K=V;K=V") as a dictionary.
 
     tolerant: leave out what is malformed. Else, as the reference does, refuse it, and
@@ -255,7 +253,7 @@ def _parse_args(text: str, tolerant: bool) -> "dict[str, str]":
     return args
 
 
-def _check_version(document: "dict[str, object]", verb: str, tolerant: bool) -> str:
+def _check_version(document: dict[str, object], verb: str, tolerant: bool) -> str:
     """Return the version that the answer must have. Raises: CniError 1 or 6."""
     stated = _stated(document)
     if tolerant:
@@ -284,7 +282,7 @@ def _check_version(document: "dict[str, object]", verb: str, tolerant: bool) -> 
     return stated
 
 
-def _stated(document: "dict[str, object]") -> object:
+def _stated(document: dict[str, object]) -> object:
     stated: object = None
     for key, value in document.items():
         if key.lower() == "cniversion" and value is not None:
@@ -292,7 +290,7 @@ def _stated(document: "dict[str, object]") -> object:
     return ASSUMED_VERSION if stated is None or stated == "" else stated
 
 
-def version_of(stdin: "Given") -> str:
+def version_of(stdin: Given) -> str:
     """Return the version in which an error must be told, before a request is accepted.
 
     It is the configuration's when that is known and supported, else the latest. Never
@@ -306,7 +304,7 @@ def version_of(stdin: "Given") -> str:
     return str(stated) if known else LATEST_VERSION
 
 
-def error_document(error: CniError, version: str) -> "dict[str, object]":
+def error_document(error: CniError, version: str) -> dict[str, object]:
     """Return the JSON object that tells the runtime of an error."""
     document: dict[str, object] = {
         "cniVersion": version if version in SUPPORTED_VERSIONS else LATEST_VERSION,
@@ -318,7 +316,7 @@ def error_document(error: CniError, version: str) -> "dict[str, object]":
     return document
 
 
-def version_document() -> "dict[str, object]":
+def version_document() -> dict[str, object]:
     """Return the answer to VERSION."""
     return {"cniVersion": LATEST_VERSION, "supportedVersions": list(SUPPORTED_VERSIONS)}
 

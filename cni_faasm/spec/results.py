@@ -27,7 +27,7 @@ class Interface:
         name: str,
         mac: str = "",
         sandbox: str = "",
-        mtu: "int | None" = None,
+        mtu: int | None = None,
         socket_path: str = "",
         pci_id: str = "",
     ) -> None:
@@ -49,8 +49,8 @@ class IPConfig:
         *,
         address: bytes,
         prefix_len: int,
-        gateway: "bytes | None" = None,
-        interface: "int | None" = None,
+        gateway: bytes | None = None,
+        interface: int | None = None,
     ) -> None:
         self.address = address
         self.prefix_len = prefix_len
@@ -68,12 +68,12 @@ class Route:
         *,
         dst: bytes,
         prefix_len: int,
-        gateway: "bytes | None" = None,
-        mtu: "int | None" = None,
-        advmss: "int | None" = None,
-        priority: "int | None" = None,
-        table: "int | None" = None,
-        scope: "int | None" = None,
+        gateway: bytes | None = None,
+        mtu: int | None = None,
+        advmss: int | None = None,
+        priority: int | None = None,
+        table: int | None = None,
+        scope: int | None = None,
     ) -> None:
         self.dst = dst
         self.prefix_len = prefix_len
@@ -93,10 +93,10 @@ class Result:
     def __init__(
         self,
         *,
-        interfaces: "list[Interface]",
-        ips: "list[IPConfig]",
-        routes: "list[Route]",
-        dns: "dict[str, object] | None" = None,
+        interfaces: list[Interface],
+        ips: list[IPConfig],
+        routes: list[Route],
+        dns: dict[str, object] | None = None,
     ) -> None:
         self.interfaces = interfaces
         self.ips = ips
@@ -104,7 +104,7 @@ class Result:
         self.dns = {} if dns is None else dns
 
 
-def result_document(result: Result, version: str) -> "dict[str, object]":
+def result_document(result: Result, version: str) -> dict[str, object]:
     """Return a result as the JSON object that a version of the specification prescribes.
 
     What the version cannot say is left out: up to 0.2.0 a second address of a family,
@@ -127,7 +127,7 @@ def result_document(result: Result, version: str) -> "dict[str, object]":
     return document
 
 
-def _old_ip(ip: IPConfig, routes: "list[Route]") -> "dict[str, object]":
+def _old_ip(ip: IPConfig, routes: list[Route]) -> dict[str, object]:
     document: dict[str, object] = {"ip": inet.cidr(ip.address, ip.prefix_len)}
     if ip.gateway is not None:
         document["gateway"] = inet.unpack(ip.gateway)
@@ -137,7 +137,7 @@ def _old_ip(ip: IPConfig, routes: "list[Route]") -> "dict[str, object]":
     return document
 
 
-def _interface_document(one: Interface, latest: bool) -> "dict[str, object]":
+def _interface_document(one: Interface, latest: bool) -> dict[str, object]:
     document: dict[str, object] = {"name": one.name}
     if one.mac:
         document["mac"] = one.mac
@@ -152,7 +152,7 @@ def _interface_document(one: Interface, latest: bool) -> "dict[str, object]":
     return document
 
 
-def _ip_document(ip: IPConfig, with_version: bool) -> "dict[str, object]":
+def _ip_document(ip: IPConfig, with_version: bool) -> dict[str, object]:
     document: dict[str, object] = {}
     if with_version:
         document["version"] = "4" if len(ip.address) == 4 else "6"
@@ -164,7 +164,7 @@ def _ip_document(ip: IPConfig, with_version: bool) -> "dict[str, object]":
     return document
 
 
-def _route_document(route: Route, latest: bool) -> "dict[str, object]":
+def _route_document(route: Route, latest: bool) -> dict[str, object]:
     document: dict[str, object] = {"dst": inet.cidr(route.dst, route.prefix_len)}
     if route.gateway is not None:
         document["gw"] = inet.unpack(route.gateway)
@@ -176,7 +176,7 @@ def _route_document(route: Route, latest: bool) -> "dict[str, object]":
     return document
 
 
-def parse_result(document: "dict[str, object]") -> Result:
+def parse_result(document: dict[str, object]) -> Result:
     """Return the result in a JSON object of any version; unknown keys are passed over.
 
     A result that states no version, as those up to 0.2.0, is read by its shape.
@@ -209,16 +209,14 @@ def parse_result(document: "dict[str, object]") -> Result:
     return result
 
 
-def _fold(document: object) -> "dict[str, object]":
+def _fold(document: object) -> dict[str, object]:
     """Return an object by lower-case keys: Go's decoder does not regard case."""
     if not isinstance(document, dict):
         raise _unreadable("", document, "a JSON object")
     return {key.lower(): value for key, value in document.items()}
 
 
-def _objects(
-    folded: "dict[str, object]", key: str, path: str
-) -> "list[tuple[str, dict[str, object]]]":
+def _objects(folded: dict[str, object], key: str, path: str) -> list[tuple[str, dict[str, object]]]:
     items = folded.get(key)
     if items is None:
         return []
@@ -246,7 +244,7 @@ def _read_old_ip(value: object, key: str, length: int, result: Result) -> None:
         result.routes.append(_read_route(item, path))
 
 
-def _read_interface(folded: "dict[str, object]", path: str) -> Interface:
+def _read_interface(folded: dict[str, object], path: str) -> Interface:
     texts = {}
     for key in ("name", "mac", "sandbox", "socketpath", "pciid"):
         value = folded.get(key)
@@ -265,7 +263,7 @@ def _read_interface(folded: "dict[str, object]", path: str) -> Interface:
     )
 
 
-def _read_ip(folded: "dict[str, object]", path: str, interfaces: int) -> IPConfig:
+def _read_ip(folded: dict[str, object], path: str, interfaces: int) -> IPConfig:
     address, prefix_len = _cidr(folded, "address", path)
     interface = _number(folded, "interface", path)
     if interface is not None and interface >= interfaces:
@@ -278,7 +276,7 @@ def _read_ip(folded: "dict[str, object]", path: str, interfaces: int) -> IPConfi
     )
 
 
-def _read_route(folded: "dict[str, object]", path: str) -> Route:
+def _read_route(folded: dict[str, object], path: str) -> Route:
     dst, prefix_len = _cidr(folded, "dst", path)
     return Route(
         dst=dst,
@@ -293,7 +291,7 @@ def _read_route(folded: "dict[str, object]", path: str) -> Route:
     )
 
 
-def _read_dns(value: object) -> "dict[str, object]":
+def _read_dns(value: object) -> dict[str, object]:
     if not isinstance(value, dict):
         raise _unreadable("dns", value, "a JSON object")
     folded = _fold(value)
@@ -311,7 +309,7 @@ def _read_dns(value: object) -> "dict[str, object]":
     return dns
 
 
-def _cidr(folded: "dict[str, object]", key: str, path: str) -> "tuple[bytes, int]":
+def _cidr(folded: dict[str, object], key: str, path: str) -> tuple[bytes, int]:
     value = folded.get(key)
     try:
         return inet.parse_cidr(value if isinstance(value, str) else "")
@@ -319,7 +317,7 @@ def _cidr(folded: "dict[str, object]", key: str, path: str) -> "tuple[bytes, int
         raise _unreadable(f"{path}.{key}", value, "an address like 10.1.0.2/16") from None
 
 
-def _address(folded: "dict[str, object]", key: str, path: str) -> "bytes | None":
+def _address(folded: dict[str, object], key: str, path: str) -> bytes | None:
     value = folded.get(key)
     if value is None or value == "":
         return None
@@ -329,9 +327,7 @@ def _address(folded: "dict[str, object]", key: str, path: str) -> "bytes | None"
         raise _unreadable(f"{path}.{key}", value, "an address like 10.1.0.1") from None
 
 
-def _number(
-    folded: "dict[str, object]", key: str, path: str, most: int = 0xFFFFFFFF
-) -> "int | None":
+def _number(folded: dict[str, object], key: str, path: str, most: int = 0xFFFFFFFF) -> int | None:
     value = folded.get(key)
     if value is None:
         return None

@@ -1,16 +1,20 @@
 """ADD: give a container its shaped network (CNI specification, section "ADD")."""
 
-import posix
+import os
 import time
 
 from cni_faasm.attachment import accepted, plan, plan_fields, record
+from cni_faasm.attachment.plan import Plan
+from cni_faasm.attachment.undo import Undo
+from cni_faasm.config import args_rates
 from cni_faasm.config import loading as configuration
-from cni_faasm.ipam import reclaim
+from cni_faasm.config.loading import NetworkConfig
+from cni_faasm.ipam import delegate, reclaim
 from cni_faasm.ipam.store import Store
-from cni_faasm.link import claims, first_packet, forwarding, kernel, netns, veth
+from cni_faasm.link import claims, egress, first_packet, forwarding, kernel, netns, removal, veth
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
-from cni_faasm.rules import backstop, firewall, guard, guard_several, nat
+from cni_faasm.rules import backstop, firewall, guard, guard_several, nat, ports, ports_held
 from cni_faasm.spec import inet
 from cni_faasm.spec.errors import (
     ALREADY_ATTACHED,
@@ -19,18 +23,12 @@ from cni_faasm.spec.errors import (
     UNSUPPORTED_FIELD,
     CniError,
 )
-from cni_faasm.spec.protocol import RATE_ARGS
+from cni_faasm.spec.protocol import RATE_ARGS, Request
 from cni_faasm.spec.results import Interface, IPConfig, Result
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.attachment.plan import Plan
-    from cni_faasm.attachment.undo import Undo
-    from cni_faasm.config.loading import NetworkConfig
-    from cni_faasm.spec.protocol import Request
+from cni_faasm.verbs import chained
 
 
-def add(request: "Request", undo: "Undo", warnings: "list[str]") -> Result:
+def add(request: Request, undo: Undo, warnings: list[str]) -> Result:
     """Attach a container to the network; all or nothing.
 
     undo: receives a step for everything done; on failure the steps have been run. The
@@ -41,8 +39,6 @@ def add(request: "Request", undo: "Undo", warnings: "list[str]") -> Result:
     """
     remarks: list[str] = []
     if not RATE_ARGS.keys().isdisjoint(request.args):
-        from cni_faasm.config import args_rates
-
         request.document = args_rates.merge(request.document, request.args, remarks)
     config = configuration.load(request.document, request.args)
     config.warnings += remarks
@@ -57,8 +53,6 @@ def add(request: "Request", undo: "Undo", warnings: "list[str]") -> Result:
             "conflist, or leave ipam out and it only limits what the other has made",
         )
     if config.ipam_plugin:
-        from cni_faasm.ipam import delegate
-
         delegate.demand_path(request)
     own_fd = netns.open_own()
     netns_fd = -1
@@ -69,8 +63,6 @@ def add(request: "Request", undo: "Undo", warnings: "list[str]") -> Result:
                 inner = Netlink()
             with inner:
                 if config.prev_result is not None:
-                    from cni_faasm.verbs import chained
-
                     made = chained.add(request, config, config.prev_result, undo, (host, inner))
                     warnings.extend(config.warnings)
                     return made
@@ -90,13 +82,13 @@ def add(request: "Request", undo: "Undo", warnings: "list[str]") -> Result:
 
 
 def _attach(
-    request: "Request",
-    config: "NetworkConfig",
-    undo: "Undo",
-    sockets: "tuple[Netlink, Netlink]",
-    namespaces: "tuple[int, int]",
+    request: Request,
+    config: NetworkConfig,
+    undo: Undo,
+    sockets: tuple[Netlink, Netlink],
+    namespaces: tuple[int, int],
     *,
-    warnings: "list[str]",
+    warnings: list[str],
 ) -> Result:
     host, inner = sockets
     if veth.find(inner, name=request.ifname) is not None:
@@ -132,7 +124,7 @@ def _attach(
             queue=queue,
             boot_id=boot_id,
             created=int(time.time()),
-            random=posix.urandom(12),
+            random=os.urandom(12),
             scope=scope,
         )
         remarks = plan.burst_warnings(config, promised.ingress, promised.egress)
@@ -143,8 +135,6 @@ def _attach(
         _write_record(config, promised)
         store.commit(allocations, request.container_id, request.ifname)
     if config.ipam_plugin or dead:
-        from cni_faasm.ipam import delegate
-
         warnings.extend(delegate.release_dead(request, config, dead))
         if config.ipam_plugin:
             undo.push("have the IPAM plugin release", delegate.give_up, request, config)
@@ -156,13 +146,13 @@ def _attach(
 
 
 def _make(
-    config: "NetworkConfig",
-    promised: "Plan",
-    undo: "Undo",
-    sockets: "tuple[Netlink, Netlink]",
-    namespaces: "tuple[int, int]",
+    config: NetworkConfig,
+    promised: Plan,
+    undo: Undo,
+    sockets: tuple[Netlink, Netlink],
+    namespaces: tuple[int, int],
     *,
-    warnings: "list[str]",
+    warnings: list[str],
 ) -> None:
     host, inner = sockets
     netns_fd, own_fd = namespaces
@@ -172,8 +162,6 @@ def _make(
     veth.create(host, inner, promised, netns_fd)
     _complete_record(config, promised)
     if promised.host_egress is not None:
-        from cni_faasm.link import egress
-
         # After the record knows the pair's name: the ifb is found by that and nothing else.
         undo.push("delete its ifb", egress.undo, promised)
         egress.make(host, promised)
@@ -192,8 +180,6 @@ def _make(
     veth.configure(host, inner, promised, protect)
     nat.ensure(promised)
     if promised.ports:
-        from cni_faasm.rules import ports, ports_held
-
         ports_held.demand_free(promised.ports)
         undo.push("publish its ports no more", ports.forget_again, promised)
         if ports.ensure(promised, config.state_dir):
@@ -204,11 +190,11 @@ def _make(
 
 
 def _hold(
-    config: "NetworkConfig",
-    promised: "Plan",
-    undo: "Undo",
+    config: NetworkConfig,
+    promised: Plan,
+    undo: Undo,
     host: Netlink,
-    warnings: "list[str]",
+    warnings: list[str],
 ) -> None:
     """Hold on the host what the container sends to its limit, where it has one."""
     if promised.egress is not None:
@@ -220,7 +206,7 @@ def _hold(
         warnings.append(backstop.WARNING)
 
 
-def _refusals(promised: "Plan", host: Netlink) -> "list[str]":
+def _refusals(promised: Plan, host: Netlink) -> list[str]:
     """Return what the operator should know of a firewall that cuts the container off."""
     senders = firewall.Senders(
         promised.network,
@@ -238,7 +224,7 @@ def _refusals(promised: "Plan", host: Netlink) -> "list[str]":
     return [f"{cut_off.msg}: {cut_off.details}"]
 
 
-def _write_record(config: "NetworkConfig", promised: "Plan") -> None:
+def _write_record(config: NetworkConfig, promised: Plan) -> None:
     record.write(
         config.state_dir,
         promised.network,
@@ -248,14 +234,14 @@ def _write_record(config: "NetworkConfig", promised: "Plan") -> None:
     )
 
 
-def _recorded(config: "NetworkConfig", promised: "Plan") -> "Plan | None":
+def _recorded(config: NetworkConfig, promised: Plan) -> Plan | None:
     """Return what the attachment's record says now: it may be another ADD's."""
     return plan_fields.load(
         config.state_dir, promised.network, promised.container_id, promised.ifname
     )
 
 
-def _complete_record(config: "NetworkConfig", promised: "Plan") -> None:
+def _complete_record(config: NetworkConfig, promised: Plan) -> None:
     """Write the record anew with the indexes that the kernel chose.
 
     Raises: CniError 11 when a DEL or GC took it away meanwhile: the lease went with it.
@@ -271,16 +257,14 @@ def _complete_record(config: "NetworkConfig", promised: "Plan") -> None:
         _write_record(config, promised)
 
 
-def _delete_link(promised: "Plan") -> None:
+def _delete_link(promised: Plan) -> None:
     with Netlink() as host:
         outer = veth.find_outer(host, promised)
         if outer is not None:
-            from cni_faasm.link import removal  # only a failure needs it
-
             removal.delete(host, outer.ifindex)
 
 
-def _release(config: "NetworkConfig", promised: "Plan") -> None:
+def _release(config: NetworkConfig, promised: Plan) -> None:
     """Free the addresses and forget the attachment, but nothing of an ADD that came after."""
     with Store(config.data_dir, config.name, config.lock_timeout_ms, create=False) as store:
         now = _recorded(config, promised)
@@ -297,15 +281,13 @@ def _release(config: "NetworkConfig", promised: "Plan") -> None:
             )
 
 
-def result_of(promised: "Plan") -> Result:
+def result_of(promised: Plan) -> Result:
     """Return the CNI result that describes an attachment.
 
     The pair's ends come first, whatever else is made: addresses name the second by its index.
     """
     more = []
     if promised.host_egress is not None:
-        from cni_faasm.link import egress
-
         more = egress.told(promised)
     return Result(
         interfaces=[

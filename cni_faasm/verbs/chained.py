@@ -8,45 +8,43 @@ other; the pair itself stays the earlier plugin's.
 """
 
 import errno
+import time
 
 from cni_faasm.attachment import accepted, plan, plan_fields, record
+from cni_faasm.attachment.plan import Plan
+from cni_faasm.attachment.undo import Undo
+from cni_faasm.config.loading import NetworkConfig
 from cni_faasm.ipam import reclaim
 from cni_faasm.limits import shaping
-from cni_faasm.link import kernel, netns, veth
-from cni_faasm.netlink import link, tc, tc_mirred
+from cni_faasm.link import egress, kernel, netns, veth
+from cni_faasm.link import egress as on_host
+from cni_faasm.netlink import link, tc, tc_mirred, tc_parse
+from cni_faasm.netlink.link import Link
+from cni_faasm.netlink.tc_parse import Qdisc
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
+from cni_faasm.rules import backstop
 from cni_faasm.spec.errors import INTERFACE_EXISTS, UNSUPPORTED_FIELD, CniError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.attachment.plan import Plan
-    from cni_faasm.attachment.undo import Undo
-    from cni_faasm.config.loading import NetworkConfig
-    from cni_faasm.netlink.link import Link
-    from cni_faasm.netlink.tc_parse import Qdisc
-    from cni_faasm.spec.protocol import Request
-    from cni_faasm.spec.results import Result
+from cni_faasm.spec.protocol import Request
+from cni_faasm.spec.results import Result
 
 # Nothing is there to be removed.
 _ABSENT = (errno.ENOENT, errno.EINVAL, errno.ENODEV, errno.ENXIO)
 
 
 def add(
-    request: "Request",
-    config: "NetworkConfig",
-    prev_result: "Result",
-    undo: "Undo",
-    sockets: "tuple[Netlink, Netlink]",
-) -> "Result":
+    request: Request,
+    config: NetworkConfig,
+    prev_result: Result,
+    undo: Undo,
+    sockets: tuple[Netlink, Netlink],
+) -> Result:
     """Shape both ends of the container's pair.
 
     sockets: on the host and inside.
     Returns: prevResult, with the ifb where there is one.
     Raises: CniError, NetlinkError.
     """
-    import time
-
     host, inner = sockets
     inside, outside = _pair(request, prev_result, host, inner)
     boot_id = record.boot_id()
@@ -100,16 +98,12 @@ def add(
     host.execute(_messages(outside.ifindex, promised.ingress, promised.egress))
     inner.execute(_messages(inside.ifindex, promised.egress, promised.ingress))
     if promised.host_egress is not None:
-        from cni_faasm.link import egress as on_host
-
         undo.push("enforce nothing on the host", on_host.undo, promised)
         on_host.make(host, promised)
         if prev_result.interfaces:  # none before 0.3.0
             # At the end, for addresses name the others by their indexes.
             prev_result.interfaces.extend(on_host.told(promised))
     elif promised.egress is not None:
-        from cni_faasm.rules import backstop
-
         undo.push("limit it no more", backstop.forget_again, promised)
         if backstop.ensure(promised, config.state_dir, host):
             undo.push("remove the limits", backstop.remove_again, promised, config.state_dir)
@@ -117,8 +111,8 @@ def add(
 
 
 def _pair(
-    request: "Request", prev_result: "Result", host: Netlink, inner: Netlink
-) -> "tuple[Link, Link]":
+    request: Request, prev_result: Result, host: Netlink, inner: Netlink
+) -> tuple[Link, Link]:
     """Return both ends of the pair (inside, outside). Raises: CniError 2."""
     inside = veth.find(inner, name=request.ifname)
     if inside is None:
@@ -148,8 +142,8 @@ def _refusal(what: str, remedy: str) -> CniError:
 
 
 def _messages(
-    ifindex: int, own: "shaping.Shape | None", other: "shaping.Shape | None"
-) -> "list[tuple[int, int, bytes, str]]":
+    ifindex: int, own: shaping.Shape | None, other: shaping.Shape | None
+) -> list[tuple[int, int, bytes, str]]:
     """Return what shapes one end: super-packets no larger than its and its peer's rates."""
     sizes = link.set_link(
         ifindex,
@@ -171,14 +165,12 @@ def _has_ours(netlink: Netlink, ifindex: int) -> bool:
     return root is not None and root.kind == "htb" and root.handle == shaping.ROOT_HANDLE
 
 
-def _root(netlink: Netlink, ifindex: int) -> "Qdisc | None":
-    from cni_faasm.netlink import tc_parse
-
+def _root(netlink: Netlink, ifindex: int) -> Qdisc | None:
     [answer] = netlink.get_tolerant([tc.get_qdisc(ifindex)])
     return None if isinstance(answer, NetlinkError) else tc_parse.parse_qdisc(answer)
 
 
-def remove(host: Netlink, promised: "Plan", path: str = "") -> None:
+def remove(host: Netlink, promised: Plan, path: str = "") -> None:
     """Take the queues off both ends, as far as they are there.
 
     path: of the container's namespace, where the record's is not the one to go by.
@@ -186,14 +178,10 @@ def remove(host: Netlink, promised: "Plan", path: str = "") -> None:
     """
     outside = veth.find_outer(host, promised)
     if promised.egress is not None:
-        from cni_faasm.rules import backstop
-
         backstop.forget(host, promised)
     if outside is not None:
         _unshape(host, outside.ifindex, has_queue=promised.ingress is not None)
     if promised.host_egress is not None:
-        from cni_faasm.link import egress
-
         if outside is not None:
             host.execute_tolerant([tc_mirred.del_redirect(outside.ifindex)])
         egress.remove(host, promised)
@@ -207,7 +195,7 @@ def remove(host: Netlink, promised: "Plan", path: str = "") -> None:
             _unshape(inner, inside.ifindex, has_queue=promised.egress is not None)
 
 
-def remove_unrecorded(request: "Request", network: str, host: Netlink, outside: "Link") -> None:
+def remove_unrecorded(request: Request, network: str, host: Netlink, outside: Link) -> None:
     """Take all queues off a pair whose record is there and cannot be read.
 
     Whatever they are, they are ours: ADD refuses a pair that has others'.
@@ -251,11 +239,11 @@ def _unshape(netlink: Netlink, ifindex: int, *, has_queue: bool) -> None:
             raise answer
 
 
-def _forget(config: "NetworkConfig", promised: "Plan") -> None:
+def _forget(config: NetworkConfig, promised: Plan) -> None:
     record.remove(config.state_dir, config.name, promised.container_id, promised.ifname)
 
 
-def _restore(promised: "Plan", ends: "tuple[Link, Link]", path: str) -> None:
+def _restore(promised: Plan, ends: tuple[Link, Link], path: str) -> None:
     """Leave the pair as it was found."""
     with netns.connect(path) as inner, Netlink() as host:
         for netlink, end, shape in (
@@ -269,7 +257,7 @@ def _restore(promised: "Plan", ends: "tuple[Link, Link]", path: str) -> None:
             netlink.execute([sizes])
 
 
-def rehearse(config: "NetworkConfig", sockets: "tuple[Netlink, Netlink]", inner_fd: int) -> None:
+def rehearse(config: NetworkConfig, sockets: tuple[Netlink, Netlink], inner_fd: int) -> None:
     """Shape a pair between two empty namespaces, for STATUS. Raises: NetlinkError."""
     host, inner = sockets
     made = link.new_veth("faasm0", "eth0", inner_fd)

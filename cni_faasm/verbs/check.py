@@ -6,27 +6,26 @@ drift. All drifts are reported at once.
 """
 
 from cni_faasm.attachment import accepted, plan_fields
+from cni_faasm.attachment.plan import Plan
+from cni_faasm.config import loading as configuration
+from cni_faasm.ipam import delegate
 from cni_faasm.ipam.store import Store
-from cni_faasm.link import end_drifts, forwarding, netns, veth
+from cni_faasm.link import end_drifts, forwarding, kernel, netns, veth
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
-from cni_faasm.rules import nat
+from cni_faasm.rules import backstop_drifts, guard_drifts, nat, ports_drifts
 from cni_faasm.spec import inet
 from cni_faasm.spec.errors import DRIFT, UNKNOWN_CONTAINER, CniError
+from cni_faasm.spec.protocol import Request
+from cni_faasm.spec.results import Result
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.attachment.plan import Plan
-    from cni_faasm.spec.protocol import Request
-    from cni_faasm.spec.results import Result
-
-    Drift = tuple[str, str, str]
+Drift = tuple[str, str, str]
 
 MAX_DRIFTS_IN_MESSAGE = 3
 ATTEMPTS = 3  # one end, the other, and then there is nothing left to go
 
 
-def check(request: "Request") -> None:
+def check(request: Request) -> None:
     """Compare an attachment with its promise.
 
     Raises: CniError 107 that names every drift (what, expected, found); 3 when nothing is
@@ -37,22 +36,15 @@ def check(request: "Request") -> None:
         with Netlink() as host, netns.connect(request.netns) as inner:
             found = drifts(promised, host, inner, prev_result)
         if promised.ipam_plugin:
-            from cni_faasm.config import loading as configuration
-            from cni_faasm.ipam import delegate
-
             timeout_ms = configuration.load_tolerant(request.document).ipam_timeout_ms
             found.extend(delegate.drifts(request, promised, timeout_ms))
     except NetlinkError as error:
-        from cni_faasm.link import kernel  # only a refusal needs it
-
         raise kernel.refusal(error) from None
     if found:
         raise drift_error(found)
 
 
-def _validated(request: "Request") -> "tuple[Plan, Result | None]":
-    from cni_faasm.config import loading as configuration
-
+def _validated(request: Request) -> tuple[Plan, Result | None]:
     config = configuration.load(request.document, request.args, request.verb)
     promised = plan_fields.load(config.state_dir, config.name, request.container_id, request.ifname)
     if promised is None:
@@ -65,7 +57,7 @@ def _validated(request: "Request") -> "tuple[Plan, Result | None]":
     return promised, config.prev_result
 
 
-def drift_error(found: "list[Drift]") -> CniError:
+def drift_error(found: list[Drift]) -> CniError:
     """Return the one error that names every drift."""
     lines = [f"{what}: expected {expected}, found {actual}" for what, expected, actual in found]
     more = len(found) - MAX_DRIFTS_IN_MESSAGE
@@ -77,8 +69,8 @@ def drift_error(found: "list[Drift]") -> CniError:
 
 
 def drifts(
-    promised: "Plan", host: Netlink, inner: Netlink, prev_result: "Result | None" = None
-) -> "list[Drift]":
+    promised: Plan, host: Netlink, inner: Netlink, prev_result: Result | None = None
+) -> list[Drift]:
     """List every difference between a promise and the kernel and the store.
 
     host, inner: sockets in the two namespaces. Returns: (what, expected, found) each.
@@ -94,8 +86,8 @@ def drifts(
 
 
 def _drifts(
-    promised: "Plan", host: Netlink, inner: Netlink, prev_result: "Result | None"
-) -> "list[Drift]":
+    promised: Plan, host: Netlink, inner: Netlink, prev_result: Result | None
+) -> list[Drift]:
     found: list[Drift] = []
     if prev_result is not None:
         _compare_result(promised, prev_result, found)
@@ -110,21 +102,15 @@ def _drifts(
         found.append((f"{family} forwarding on the host", "on", "off"))
     found.extend(nat.drifts(promised))
     if promised.guard is not None:
-        from cni_faasm.rules import guard_drifts
-
         found.extend(guard_drifts.drifts(promised, host, inner))
     if promised.ports:
-        from cni_faasm.rules import ports_drifts
-
         found.extend(ports_drifts.drifts(promised))
     if promised.egress is not None:
-        from cni_faasm.rules import backstop_drifts
-
         found.extend(backstop_drifts.drifts(promised, host))
     return found
 
 
-def _compare_result(promised: "Plan", prev_result: "Result", found: "list[Drift]") -> None:
+def _compare_result(promised: Plan, prev_result: Result, found: list[Drift]) -> None:
     """Demand that the runtime's result still holds what ADD gave it; more is no drift."""
     addresses = [item.address for item in prev_result.ips]
     for item in promised.addresses:
@@ -135,12 +121,14 @@ def _compare_result(promised: "Plan", prev_result: "Result", found: "list[Drift]
         return  # results before 0.3.0 name no interfaces
     # The ifb is looked for itself; older results do not name it.
     names = [interface.name for interface in prev_result.interfaces]
-    for name in (promised.host_interface, promised.ifname):
-        if name not in names:
-            found.append(("prevResult: interface", name, ", ".join(names)))
+    found.extend(
+        ("prevResult: interface", name, ", ".join(names))
+        for name in (promised.host_interface, promised.ifname)
+        if name not in names
+    )
 
 
-def _check_leases(promised: "Plan", found: "list[Drift]") -> None:
+def _check_leases(promised: Plan, found: list[Drift]) -> None:
     with Store(promised.data_dir, promised.network, create=False, lock=False) as store:
         for item in promised.addresses:
             owner = store.owner(item.address)

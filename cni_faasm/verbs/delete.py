@@ -5,30 +5,31 @@ broken, the namespace gone, the record or the lease missing. Rules stay (they ar
 network's), then the link goes, and the address is released last.
 """
 
+from collections.abc import Callable
+
 from cni_faasm.attachment import files, plan, plan_fields, record
+from cni_faasm.attachment.plan import Plan
 from cni_faasm.config import loading as configuration
 from cni_faasm.config import policy
+from cni_faasm.config.loading import NetworkConfig
+from cni_faasm.ipam import delegate
 from cni_faasm.ipam.store import Store
-from cni_faasm.link import netns, removal, veth
+from cni_faasm.link import egress, kernel, netns, removal, veth
+from cni_faasm.netlink import dumps
+from cni_faasm.netlink.link import Link
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
+from cni_faasm.rules import backstop, guard, ports
 from cni_faasm.spec.errors import TRY_AGAIN, CniError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from cni_faasm.attachment.plan import Plan
-    from cni_faasm.config.loading import NetworkConfig
-    from cni_faasm.netlink.link import Link
-    from cni_faasm.spec.protocol import Request
+from cni_faasm.spec.protocol import Request
+from cni_faasm.verbs import chained
 
 _ATTEMPTS = 8
 # Of so many DELs one sweeps after the others: by the last byte of a random MAC address.
 SWEEPS = 64
 
 
-def delete(request: "Request", warnings: "list[str]", *, detach: bool = True) -> None:
+def delete(request: Request, warnings: list[str], *, detach: bool = True) -> None:
     """Detach a container from the network; what is already gone is success.
 
     detach: let a child wait for the kernel, so that the call returns 20 ms sooner.
@@ -47,25 +48,21 @@ def delete(request: "Request", warnings: "list[str]", *, detach: bool = True) ->
             for name in names or [""]:
                 _detach(request, config, name, host, detach=detach, warnings=warnings)
     except NetlinkError as error:
-        from cni_faasm.link import kernel  # only a refusal needs it
-
         raise kernel.refusal(error) from None
 
 
 def _detach(
-    request: "Request",
-    config: "NetworkConfig",
+    request: Request,
+    config: NetworkConfig,
     name: str,
     host: Netlink,
     *,
     detach: bool,
-    warnings: "list[str]",
+    warnings: list[str],
 ) -> None:
     for _ in range(_ATTEMPTS):
         promised = load_record(config, name, request.container_id, request.ifname, warnings)
         if promised is not None and promised.shapes_only:
-            from cni_faasm.verbs import chained
-
             chained.remove(host, promised, request.netns)
             record.remove(config.state_dir, name, request.container_id, request.ifname, warnings)
             return
@@ -76,8 +73,6 @@ def _detach(
             identity = (request.container_id, request.ifname)
             other = _through_namespace(request, host)
             if other is not None and record.exists(config.state_dir, name, *identity):
-                from cni_faasm.verbs import chained
-
                 chained.remove_unrecorded(request, name, host, other)
             _remove_unrecorded(request, config, name, None, host)
             record.remove(config.state_dir, name, *identity, warnings)
@@ -92,8 +87,6 @@ def _detach(
             if sweep is not None:
                 sweep()
         if promised is not None and promised.host_egress is not None:
-            from cni_faasm.link import egress
-
             egress.remove(host, promised, detach=detach)
         if promised is None and name:
             _remove_unrecorded(request, config, name, outer, host)
@@ -111,31 +104,25 @@ def _detach(
 def _forget(
     host: Netlink,
     name: str,
-    promised: "Plan | None",
-    outer: "Link | None",
-    warnings: "list[str]",
+    promised: Plan | None,
+    outer: Link | None,
+    warnings: list[str],
 ) -> None:
     """Let guards and limits forget an attachment; a DEL goes on where they cannot.
 
     Raises: NetlinkError when its ports stay published.
     """
     if promised is not None and promised.addresses:
-        from cni_faasm.rules import guard
-
         try:
             guard.forget(host, promised)
         except NetlinkError as error:
             warnings.append(f"DEL: the guard remembers {promised.host_interface}: {error}")
     if promised is not None and promised.ports:
-        from cni_faasm.rules import ports
-
         # What fails here keeps the address, or the ports would lead to whoever gets that.
         ports.forget(promised)
     is_limited = promised is None or promised.egress is not None
     if not name or not is_limited or (promised is None and outer is None):
         return
-    from cni_faasm.rules import backstop
-
     try:
         if promised is not None:
             backstop.forget(host, promised)
@@ -145,15 +132,14 @@ def _forget(
         warnings.append(f"DEL: its limit stays in nft table {backstop.table_name(name)}: {error}")
 
 
-def _sweeping(promised: "Plan | None") -> "Callable[[], None] | None":
+def _sweeping(promised: Plan | None) -> Callable[[], None] | None:
     """Return what a DEL of many does after the others, None for nothing."""
     if promised is None or promised.guard is None or not promised.guard.anti_spoof:
         return None
     if promised.host_mac[5] % SWEEPS:
         return None
-    # Here and not in the child, which has closed the file that modules are loaded from.
-    from cni_faasm.rules import guard
 
+    # Here and not in the child, which has closed the file that modules are loaded from.
     def sweep() -> None:
         with Netlink() as host:
             guard.sweep(promised.network, host)
@@ -162,10 +148,10 @@ def _sweeping(promised: "Plan | None") -> "Callable[[], None] | None":
 
 
 def _remove_unrecorded(
-    request: "Request",
-    config: "NetworkConfig",
+    request: Request,
+    config: NetworkConfig,
     name: str,
-    outer: "Link | None",
+    outer: Link | None,
     host: Netlink,
 ) -> None:
     """Take away what of an attachment is not its pair, by prevResult and the pair's name."""
@@ -173,8 +159,6 @@ def _remove_unrecorded(
     names = {one.name for one in told if not one.sandbox and 0 < len(one.name.encode()) <= 15}
     if outer is None and not names:
         return
-    from cni_faasm.link import egress
-
     if outer is not None:
         names.add(egress.device_name(outer.name))
     alias = plan.alias(name, request.container_id, request.ifname)
@@ -182,12 +166,12 @@ def _remove_unrecorded(
 
 
 def load_record(
-    config: "NetworkConfig",
+    config: NetworkConfig,
     name: str,
     container_id: str,
     ifname: str,
-    doubts: "list[str] | None" = None,
-) -> "Plan | None":
+    doubts: list[str] | None = None,
+) -> Plan | None:
     """Return what ADD promised, or None when no readable record is there.
 
     doubts: receives why there is none to be believed, as others may write in its folder: it
@@ -207,12 +191,12 @@ def load_record(
 
 
 def _find_outer(
-    request: "Request",
-    config: "NetworkConfig",
+    request: Request,
+    config: NetworkConfig,
     name: str,
-    promised: "Plan | None",
+    promised: Plan | None,
     host: Netlink,
-) -> "Link | None":
+) -> Link | None:
     """Find the host's end by the record, else by the namespace, else by prevResult.
 
     Names and indexes are used again by the kernel, so each find is verified by the alias
@@ -238,7 +222,7 @@ def _find_outer(
     return None
 
 
-def _is_marked(found: "Link", name: str, alias: str) -> bool:
+def _is_marked(found: Link, name: str, alias: str) -> bool:
     """Say whether a pair in the container is ours, though no record tells.
 
     An ADD that was killed before it set the alias has made the pair in its network's group; a
@@ -251,7 +235,7 @@ def _is_marked(found: "Link", name: str, alias: str) -> bool:
     return found.group == policy.group(name)
 
 
-def _is_leased_here(request: "Request", config: "NetworkConfig", name: str) -> bool:
+def _is_leased_here(request: Request, config: NetworkConfig, name: str) -> bool:
     """Say whether the container's interface has an address that the network leased to it.
 
     So it is with those that ptp or bridge attached with host-local, before their list was
@@ -264,8 +248,6 @@ def _is_leased_here(request: "Request", config: "NetworkConfig", name: str) -> b
         inner = netns.connect(request.netns)
     except netns.NoNamespaceError:
         return False
-    from cni_faasm.netlink import dumps  # only what is attached without a record needs it
-
     with inner:
         found = veth.find(inner, name=request.ifname)
         addresses = [] if found is None else dumps.addrs(inner, found.ifindex)
@@ -275,7 +257,7 @@ def _is_leased_here(request: "Request", config: "NetworkConfig", name: str) -> b
     return any(owner in identities for owner in owners)
 
 
-def _through_namespace(request: "Request", host: Netlink) -> "Link | None":
+def _through_namespace(request: Request, host: Netlink) -> Link | None:
     """Return the host's end of the pair whose inner end has the attachment's name."""
     if not request.netns:
         return None
@@ -289,13 +271,13 @@ def _through_namespace(request: "Request", host: Netlink) -> "Link | None":
 
 
 def release(
-    request: "Request",
-    config: "NetworkConfig",
+    request: Request,
+    config: NetworkConfig,
     name: str,
-    identity: "tuple[str, str]",
-    promised: "Plan | None",
+    identity: tuple[str, str],
+    promised: Plan | None,
     *,
-    doubts: "list[str] | None" = None,
+    doubts: list[str] | None = None,
 ) -> bool:
     """Free the addresses of an attachment, then forget it: a lease is never without record.
 
@@ -308,8 +290,6 @@ def release(
     data_dir = config.data_dir if promised is None else promised.data_dir
     plugin = config.ipam_plugin if promised is None else promised.ipam_plugin
     if plugin:
-        from cni_faasm.ipam import delegate
-
         delegate.release(request, config, name, identity, promised)
     timeout_ms = config.lock_timeout_ms
     with Store(data_dir, name, timeout_ms, create=False, doubts=doubts) as store:
@@ -343,7 +323,7 @@ def release(
 
 
 def _was_removed(
-    config: "NetworkConfig", name: str, identity: "tuple[str, str]", doubts: "list[str] | None"
+    config: NetworkConfig, name: str, identity: tuple[str, str], doubts: list[str] | None
 ) -> bool:
     try:
         return record.was_removed(config.state_dir, name, *identity)

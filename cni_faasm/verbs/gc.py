@@ -4,25 +4,23 @@ Leases, records, links and, when nothing of the network is left, its rules. Coll
 failure and goes on, so that one stuck attachment does not keep the others.
 """
 
+from collections.abc import Callable, Iterable
+
 from cni_faasm.attachment import plan, record
+from cni_faasm.attachment.plan import Plan
 from cni_faasm.config import loading as configuration
+from cni_faasm.config.loading import NetworkConfig
+from cni_faasm.ipam import delegate
 from cni_faasm.ipam.store import Store
-from cni_faasm.link import egress, removal
-from cni_faasm.netlink import dumps
+from cni_faasm.link import egress, kernel, removal
+from cni_faasm.netlink import dumps, link
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.rules import backstop, guard, guard_rules, nat, ports
 from cni_faasm.spec.errors import INVALID_CONFIG, CniError
+from cni_faasm.spec.protocol import Request
+from cni_faasm.verbs import chained
 from cni_faasm.verbs.delete import load_record, release
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from cni_faasm.attachment.plan import Plan
-    from cni_faasm.config.loading import NetworkConfig
-    from cni_faasm.netlink import link
-    from cni_faasm.spec.protocol import Request
 
 
 class _Choice:
@@ -30,7 +28,7 @@ class _Choice:
 
     __slots__ = ("_names", "_removes")
 
-    def __init__(self, names: "set[tuple[str, str]]", *, removes: bool) -> None:
+    def __init__(self, names: set[tuple[str, str]], *, removes: bool) -> None:
         self._names = names
         self._removes = removes
 
@@ -41,15 +39,15 @@ class _Choice:
             named = any(container_id == name for name, _ in self._names)
         return named == self._removes
 
-    def of_aliases(self, network: str) -> "Callable[[str], bool]":
+    def of_aliases(self, network: str) -> Callable[[str], bool]:
         """Return a function that says the same of what a link's alias tells."""
         named = {plan.alias(network, *name) for name in self._names}
         return lambda alias: (alias in named) == self._removes
 
 
 def gc(
-    request: "Request", *, only: "set[tuple[str, str]] | None" = None, dry_run: bool = False
-) -> "list[str]":
+    request: Request, *, only: set[tuple[str, str]] | None = None, dry_run: bool = False
+) -> list[str]:
     """Remove what no attachment in cni.dev/valid-attachments accounts for.
 
     only: the attachments (container id, ifname) to remove; the list is not needed then,
@@ -71,12 +69,10 @@ def gc(
         with Netlink() as host:
             return _collect(request, config, choice, host, dry_run=dry_run)
     except NetlinkError as error:
-        from cni_faasm.link import kernel  # only a refusal needs it
-
         raise kernel.refusal(error) from None
 
 
-def _unlisted(request: "Request") -> CniError:
+def _unlisted(request: Request) -> CniError:
     """Return why there is no list of what to keep: it is missing, or it has faults."""
     key = configuration.ATTACHMENT_KEYS[0]
     _, faults = configuration.check_faults(request.document, None, "", "GC")
@@ -90,8 +86,8 @@ def _unlisted(request: "Request") -> CniError:
 
 
 def _collect(
-    request: "Request", config: "NetworkConfig", choice: _Choice, host: Netlink, *, dry_run: bool
-) -> "list[str]":
+    request: Request, config: NetworkConfig, choice: _Choice, host: Netlink, *, dry_run: bool
+) -> list[str]:
     removed: list[str] = []
     failures: list[CniError] = []
     # Before the links: what is attached meanwhile has a link that is not looked for, and keeps
@@ -132,8 +128,6 @@ def _collect(
             with Store(config.data_dir, config.name, config.lock_timeout_ms, create=False):
                 record.sweep_temporary(config.state_dir, config.name)
             if config.ipam_plugin and config.valid_attachments is not None:
-                from cni_faasm.ipam import delegate
-
                 delegate.pass_on(request, config)
     except CniError as error:
         failures.append(error)
@@ -154,7 +148,7 @@ def _collect(
 
 
 def _remove_rules(
-    config: "NetworkConfig", choice: _Choice, removed: "list[str]", *, dry_run: bool
+    config: NetworkConfig, choice: _Choice, removed: list[str], *, dry_run: bool
 ) -> None:
     """Take the network's tables away when it has no attachment left.
 
@@ -177,15 +171,11 @@ def _remove_rules(
             removed.append(f"nft table {ports.table_name(config.name)}")
 
 
-def _unshape(host: Netlink, promised: "Plan") -> None:
+def _unshape(host: Netlink, promised: Plan) -> None:
     """Take the limits off a pair that stays, for it is another plugin's. Raises: CniError."""
-    from cni_faasm.verbs import chained
-
     try:
         chained.remove(host, promised)
     except NetlinkError as error:
-        from cni_faasm.link import kernel
-
         raise kernel.refusal(error) from None
 
 
@@ -199,7 +189,7 @@ class _Marks:
 
     __slots__ = ("_dooms_alias", "_lost_macs", "_network", "_prefix")
 
-    def __init__(self, network: str, choice: _Choice, promises: "Iterable[Plan | None]") -> None:
+    def __init__(self, network: str, choice: _Choice, promises: Iterable[Plan | None]) -> None:
         self._network = network
         self._prefix = plan.alias_head(network)
         self._dooms_alias = choice.of_aliases(network)
@@ -208,7 +198,7 @@ class _Marks:
             one.host_mac for one in promises if one is not None and not one.shapes_only
         }
 
-    def doom(self, found: "link.Link") -> bool:
+    def doom(self, found: link.Link) -> bool:
         """Say whether a pair is to go, by its outer end; or whether a stray ifb is ours."""
         if found.kind == egress.KIND:
             return egress.is_of(found, self._network)
@@ -218,7 +208,7 @@ class _Marks:
         return is_named or found.address in self._lost_macs
 
 
-def _doomed_links(config: "NetworkConfig", marks: _Marks, host: Netlink) -> "list[link.Link]":
+def _doomed_links(config: NetworkConfig, marks: _Marks, host: Netlink) -> list[link.Link]:
     """Return the outer ends of this network that no valid attachment owns, and stray ifbs."""
     doomed: list[link.Link] = []
     kept: list[link.Link] = []
@@ -231,7 +221,7 @@ def _doomed_links(config: "NetworkConfig", marks: _Marks, host: Netlink) -> "lis
 
 
 def _release_strays(
-    config: "NetworkConfig", choice: _Choice, removed: "list[str]", *, dry_run: bool
+    config: NetworkConfig, choice: _Choice, removed: list[str], *, dry_run: bool
 ) -> None:
     """Release the leases whose owner is no valid attachment, host-local's included."""
     if dry_run:

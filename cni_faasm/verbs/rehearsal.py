@@ -3,37 +3,32 @@
 Apart from status.py, which needs none of it while `rehearsed` says that an earlier one holds.
 """
 
-import posix
+import os
+from collections.abc import Callable
 
 from cni_faasm.attachment import plan, rehearsed
+from cni_faasm.config.loading import NetworkConfig
+from cni_faasm.ipam.store import Allocation
 from cni_faasm.link import egress, kernel, netns, veth
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.rules import backstop, guard, nat
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from cni_faasm.config.loading import NetworkConfig
-    from cni_faasm.ipam.store import Allocation
-    from cni_faasm.spec.protocol import Request
+from cni_faasm.spec.protocol import Request
+from cni_faasm.verbs import chained
 
 
-def rehearse(config: "NetworkConfig", request: "Request", allocations: "list[Allocation]") -> None:
+def rehearse(config: NetworkConfig, request: Request, allocations: list[Allocation]) -> None:
     """Make what an ADD would make, and keep that it went well.
 
     allocations: addresses, none where only limits are made. Raises: CniError, NetlinkError.
     """
     if config.shapes_only:
-        from cni_faasm.verbs import chained
-
         _between(lambda sockets, inner_fd: chained.rehearse(config, sockets, inner_fd))
     else:
         _between(lambda sockets, inner_fd: _attach(config, request, allocations, sockets, inner_fd))
     rehearsed.note(config, request.document)
 
 
-def _between(act: "Callable[[tuple[Netlink, Netlink], int], None]") -> None:
+def _between(act: Callable[[tuple[Netlink, Netlink], int], None]) -> None:
     """Run a rehearsal, with sockets in two empty namespaces and the second's descriptor."""
     with netns.Empty():
         inner_fd = netns.open_own()
@@ -41,14 +36,14 @@ def _between(act: "Callable[[tuple[Netlink, Netlink], int], None]") -> None:
             with Netlink() as inner, netns.Empty(), Netlink() as host:
                 act((host, inner), inner_fd)
         finally:
-            posix.close(inner_fd)
+            os.close(inner_fd)
 
 
 def _attach(
-    config: "NetworkConfig",
-    request: "Request",
-    allocations: "list[Allocation]",
-    sockets: "tuple[Netlink, Netlink]",
+    config: NetworkConfig,
+    request: Request,
+    allocations: list[Allocation],
+    sockets: tuple[Netlink, Netlink],
     inner_fd: int,
 ) -> None:
     host, inner = sockets
@@ -60,7 +55,7 @@ def _attach(
         queue=kernel.BFIFO,
         boot_id="",
         created=0,
-        random=posix.urandom(12),
+        random=os.urandom(12),
         scope=kernel.scope(config, "", None),
     )
     promised.ifname = "eth0"

@@ -5,30 +5,28 @@ whole attachment's kernel objects in an empty namespace that vanishes with the p
 looks at what can change, and makes nothing, for as long as `rehearsed` says that it may.
 """
 
-import posix
+import os
 import time
 
 from cni_faasm.attachment import files, record, rehearsed
 from cni_faasm.config import loading as configuration
-from cni_faasm.ipam import reclaim
+from cni_faasm.config.loading import NetworkConfig
+from cni_faasm.ipam import delegate, reclaim
 from cni_faasm.ipam.store import Allocation, Store
-from cni_faasm.link import claims, forwarding
+from cni_faasm.link import claims, forwarding, kernel
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.rules import firewall, own_tables
 from cni_faasm.spec import inet
 from cni_faasm.spec.errors import INVALID_CONFIG, PLUGIN_NOT_AVAILABLE, CniError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from cni_faasm.config.loading import NetworkConfig
-    from cni_faasm.spec.protocol import Request
+from cni_faasm.spec.protocol import Request
+from cni_faasm.verbs import rehearsal
 
 _LOOKS = 4
 _LOOK_AGAIN_S = 0.5
 
 
-def status(request: "Request") -> None:
+def status(request: Request) -> None:
     """Rehearse an ADD without a container, or look whether the last rehearsal still holds.
 
     Raises: CniError 50 that says what is missing; 51 when an ADD would work, but a firewall of
@@ -36,8 +34,6 @@ def status(request: "Request") -> None:
     """
     config = configuration.load(request.document, request.args, request.verb)
     if config.ipam_plugin:
-        from cni_faasm.ipam import delegate
-
         delegate.demand_path(request)
     try:
         looks = rehearsed.holds(config, request.document)
@@ -53,12 +49,8 @@ def status(request: "Request") -> None:
                 claims.demand(host, gateways, [])
         _demand_tables(config)
         if not looks:
-            from cni_faasm.verbs import rehearsal
-
             rehearsal.rehearse(config, request, allocations)
     except NetlinkError as error:
-        from cni_faasm.link import kernel
-
         raise _unavailable(kernel.refusal(error, config)) from None
     except CniError as error:
         if error.code == INVALID_CONFIG:
@@ -73,7 +65,7 @@ def _unavailable(error: CniError) -> CniError:
     return CniError(PLUGIN_NOT_AVAILABLE, f"ADD would fail: {error.msg}", error.details)
 
 
-def _demand_tables(config: "NetworkConfig") -> None:
+def _demand_tables(config: NetworkConfig) -> None:
     """Demand that the tables that an ADD would make or replace are nobody else's."""
     needed = {
         own_tables.MASQUERADE: config.ip_masq and not config.shapes_only,
@@ -85,7 +77,7 @@ def _demand_tables(config: "NetworkConfig") -> None:
     )
 
 
-def _look_at_firewalls(config: "NetworkConfig") -> None:
+def _look_at_firewalls(config: NetworkConfig) -> None:
     """Raise CniError 51 when the host's firewall refuses what containers should reach.
 
     Only what lasts is said: a firewall that is just being reloaded refuses everything.
@@ -104,7 +96,7 @@ def _look_at_firewalls(config: "NetworkConfig") -> None:
     raise firewall.error(found, senders)
 
 
-def _try_leases(config: "NetworkConfig", request: "Request", *, writes: bool) -> "list[Allocation]":
+def _try_leases(config: NetworkConfig, request: Request, *, writes: bool) -> list[Allocation]:
     boot_id = record.boot_id()
     with Store(config.data_dir, config.name, config.lock_timeout_ms) as store:
         dead = reclaim.reclaim_earlier_boot(store, config.state_dir, config.name, boot_id).delegated
@@ -114,8 +106,6 @@ def _try_leases(config: "NetworkConfig", request: "Request", *, writes: bool) ->
         else:
             files.demand_room(store.path)
     if config.ipam_plugin or dead:
-        from cni_faasm.ipam import delegate
-
         delegate.release_dead(request, config, dead)
         if config.ipam_plugin:
             delegate.pass_on(request, config)
@@ -124,7 +114,7 @@ def _try_leases(config: "NetworkConfig", request: "Request", *, writes: bool) ->
     return allocations
 
 
-def _try_records(config: "NetworkConfig", *, writes: bool) -> None:
+def _try_records(config: NetworkConfig, *, writes: bool) -> None:
     if not writes:  # what was kept has been read from there
         files.demand_room(f"{config.state_dir}/{config.name}")
         return
@@ -136,4 +126,4 @@ def _try_records(config: "NetworkConfig", *, writes: bool) -> None:
         path = f"{config.state_dir}/{config.name}"
         raise files.io_error(error, "cannot write in", path) from None
     finally:
-        posix.close(folder)
+        os.close(folder)

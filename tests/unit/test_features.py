@@ -1,6 +1,6 @@
 """What networks need of the kernel: the table in the code and the one in docs/kernels.md."""
 
-import posix
+import os
 from typing import Any
 
 import pytest
@@ -116,7 +116,7 @@ def test_an_old_kernel_is_told_by_its_version(monkeypatch: pytest.MonkeyPatch) -
         release = "4.19.0-27-amd64"
 
     assert features.age() == ""
-    monkeypatch.setattr(posix, "uname", Old)
+    monkeypatch.setattr(os, "uname", Old)
     assert features.age() == (
         "it is Linux 4.19.0-27-amd64, and the oldest that faasm is made for is 5.10"
     )
