@@ -1,13 +1,24 @@
 """Say at the end of a run what was measured on each of Debian's kernels."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.vm import selection
 
 # The check that a guest comes up at all.
 BOOTS = "boots"
 # Per kernel and check, the lines of tests/vm/report.py.
 FIGURES = pytest.StashKey[dict[str, dict[str, dict[str, Any]]]]()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave podman's tests out where no chosen kernel has a root with podman: not a skip."""
+    chosen = selection.kernels(config.getoption("kernels"), soak=config.getoption("soak"))
+    if collection_path.name == "test_podman.py" and not set(chosen) & set(selection.PODMAN):
+        return True
+    return None
 
 
 def pytest_terminal_summary(
