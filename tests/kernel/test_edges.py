@@ -415,12 +415,14 @@ def test_few_descriptors(host: Host, container: Namespace) -> None:
 def test_status_where_nf_tables_is_missing(host: Host, container: Namespace) -> None:
     """Socket by socket refused, as by a kernel that lacks it; one of them is nf_tables'."""
     told = []
-    for number in range(1, 8):
+    for number in range(1, 10):  # from source the first are the interpreter's own
         before = strace(f"socket:error=EPROTONOSUPPORT:when={number}")
         done = call(host, "STATUS", container, host.config(ipMasq=True), before=before)
         if done.status:
             told.append(done.error(50)["msg"])
-    assert any("nf_tables" in msg for msg in told)
+        # A trial that went well is kept, and then nothing is tried again.
+        (host.state_dir / "testnet" / "rehearsed").unlink(missing_ok=True)
+    assert any("nf_tables" in msg for msg in told), told
     assert any("links and routes" in msg for msg in told)
 
 
