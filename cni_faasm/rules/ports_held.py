@@ -1,7 +1,7 @@
 """Publish no port that a program of the host has: it would get no connection any more.
 
-The kernel is asked by taking the port for a moment. podman's conmon takes the ports of its own
-container, so that nobody else does; only that is let be.
+The kernel is asked by taking the port for a moment. podman takes the ports of its own container before
+it has the network made, and has conmon keep them, so that nobody else gets them; these are let be.
 """
 
 import errno
@@ -14,7 +14,7 @@ from cni_faasm.spec import inet
 from cni_faasm.spec.errors import PORT_TAKEN, CniError
 
 _KINDS = {6: ("tcp", SOCK_STREAM), 17: ("udp", SOCK_DGRAM)}  # the kernel may be without SCTP
-_KEEPER = b"conmon\n"
+_KEEPERS = (b"podman\n", b"conmon\n")
 
 
 def demand_free(ports: list[Port]) -> None:
@@ -56,13 +56,13 @@ def _is_held(address: bytes | None, number: int, kind: int) -> bool:
 
 
 def _is_kept(name: str, number: int) -> bool:
-    """Say whether a conmon has a port, and nobody else."""
+    """Say whether podman has a port, or its conmon, and nobody else."""
     inodes = {f"socket:[{inode}]" for inode in _inodes(name, number)}
     for pid in os.listdir("/proc"):
         if not pid.isdigit() or not inodes:
             continue
         try:
-            if _read(f"/proc/{pid}/comm") != _KEEPER:
+            if _read(f"/proc/{pid}/comm") not in _KEEPERS:
                 continue
             for fd in os.listdir(f"/proc/{pid}/fd"):
                 inodes.discard(os.readlink(f"/proc/{pid}/fd/{fd}"))

@@ -213,11 +213,12 @@ def test_a_port_that_a_program_has(uplinked: Host, container: Namespace, kind: s
     uplinked.delete_attachment(container, other)
 
 
-def test_what_conmon_keeps_is_its_containers(
-    uplinked: Host, container: Namespace, tmp_path: Path
+@pytest.mark.parametrize("name", ["podman", "conmon"])
+def test_what_podman_keeps_is_its_containers(
+    uplinked: Host, container: Namespace, tmp_path: Path, name: str
 ) -> None:
-    """Podman has it hold a container's ports, also while the network is reloaded."""
-    program = tmp_path / "conmon"
+    """It holds a container's ports before the setup, and conmon while the network is reloaded."""
+    program = tmp_path / name
     program.symlink_to(sys.executable)
     script = "import socket; s = socket.create_server(('', 8080)); input()"
     keeper = uplinked.start([str(program), "-c", script], stdin=subprocess.PIPE)
