@@ -3,7 +3,7 @@
 import errno
 from collections.abc import Sequence
 
-from cni_faasm.netlink import conntrack
+from cni_faasm.netlink import conntrack, dumps
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
 from cni_faasm.netlink.wire import NetlinkError
 
@@ -43,25 +43,20 @@ def forget(netfilter: Netlink, addresses: Sequence[bytes]) -> int:
 
 
 def _found(netfilter: Netlink, addresses: frozenset[bytes]) -> list[conntrack.Connection]:
-    messages = []
-    for length, family in conntrack.FAMILIES.items():
-        some = [address for address in addresses if len(address) == length]
-        if length == 4 and len(some) == 1:
-            which = (conntrack.CTA_TUPLE_ORIG, conntrack.CTA_TUPLE_REPLY)
-            messages += [conntrack.dump_from(some[0], direction) for direction in which]
-        elif some:
-            messages.append(conntrack.dump(family))
-    found = {}
-    for message in messages:
-        try:
-            bodies = netfilter.dump(message)
-        except NetlinkError as error:
-            if error.errno in _LACKING:
-                return []  # without ctnetlink nobody can know
-            raise
-        for one in map(conntrack.parse, bodies):
-            if not addresses.isdisjoint(one.sources):
-                found[one.identity] = one
+    told: list[conntrack.Connection] = []
+    try:
+        for length, family in conntrack.FAMILIES.items():
+            some = [address for address in addresses if len(address) == length]
+            if length == 4 and len(some) == 1:
+                for which in (conntrack.CTA_TUPLE_ORIG, conntrack.CTA_TUPLE_REPLY):
+                    told += dumps.connections_from(netfilter, some[0], which)
+            elif some:
+                told += dumps.connections(netfilter, family)
+    except NetlinkError as error:
+        if error.errno in _LACKING:
+            return []  # without ctnetlink nobody can know
+        raise
+    found = {one.identity: one for one in told if not addresses.isdisjoint(one.sources)}
     return list(found.values())
 
 

@@ -5,7 +5,7 @@ and before strict checking (Linux 4.20) most filters are passed over. So every o
 at once more here, and nothing else of ours reads a dump.
 """
 
-from cni_faasm.netlink import addr, link, nft, nft_set, route, tc, tc_parse
+from cni_faasm.netlink import addr, conntrack, link, nft, nft_set, route, tc, tc_parse
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import fixed
 
@@ -132,3 +132,16 @@ def whole_elements(netfilter: Netlink, family: int, table: str, name: str) -> li
         if nft_set.parse_place(body) == (family, table, name):
             found.extend(nft_set.parse_whole_elements(body))
     return found
+
+
+def connections(netfilter: Netlink, family: int) -> list[conntrack.Connection]:
+    """Return what the host tracks of a family. Raises: NetlinkError."""
+    return [conntrack.parse(body) for body in netfilter.dump(conntrack.dump(family))]
+
+
+def connections_from(
+    netfilter: Netlink, address: bytes, direction: int
+) -> list[conntrack.Connection]:
+    """Return the connections that come from an address in one direction. Raises: NetlinkError."""
+    bodies = netfilter.dump(conntrack.dump_from(address, direction))
+    return [one for one in map(conntrack.parse, bodies) if address in one.sources]

@@ -326,7 +326,7 @@ def _forget_connections(netfilter: Netlink, plan: Plan) -> None:
     services = {(_UDP, one.host_port + index) for one in udp for index in range(one.count)}
     try:
         for family in conntrack.FAMILIES.values():
-            known = map(conntrack.parse, netfilter.dump(conntrack.dump(family)))
+            known = dumps.connections(netfilter, family)
             stale = [conntrack.delete(one) for one in known if one.service in services]
             netfilter.execute_tolerant(stale)
     except NetlinkError:
