@@ -254,7 +254,7 @@ def test_without_proc(answer: bytes) -> None:
 
 def test_one_folder_of_shared_contents() -> None:
     assert sorted(path.name for path in BUNDLE.iterdir() if path.suffix not in (".md", ".json")) == [
-        "LICENSE", "_internal", "cni-faasm", "conf", "docs", "faasm", "licenses",
+        "LICENSE", "_internal", "cni-faasm", "conf", "docs", "faasm", "licenses", "monitoring",
     ]  # fmt: skip
     for executable in (PLUGIN, TOOL):
         assert os.access(executable, os.X_OK)
