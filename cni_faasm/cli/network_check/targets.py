@@ -289,11 +289,13 @@ def _end(
         return End(device, direction, "-", "-", "-", [f"{device}: the interface is gone"])
     qdiscs = [one for one in all_qdiscs if one.ifindex == found.ifindex]
     classes = dumps.classes(netlink, found.ifindex)
+    by_parent = {one.parent: one for one in qdiscs}
     drifts = shaping_drifts.drifts(
         device,
         shape,
-        root=next((one for one in qdiscs if one.parent == tc.TC_H_ROOT), None),
-        queue=next((one for one in qdiscs if one.parent == shaping.CLASS_ID), None),
+        root=by_parent.get(tc.TC_H_ROOT),
+        cutter=by_parent.get(shaping.CLASS_ID),
+        queue=by_parent.get(shaping.CLASS_ID if shape is None else shape.leaf_parent),
         one_class=next((one for one in classes if one.handle == shaping.CLASS_ID), None),
     )
     differences = [
