@@ -67,7 +67,7 @@ def test_the_demo_keeps_its_promises() -> None:
         assert float(unlimited.replace(",", "")) > 2 * float(limit)
     assert '"cniVersion": "1.1.0"' in done.stdout
     assert "qdisc htb 1: root" in done.stdout
-    assert "class htb 1:1 root leaf 10:" in done.stdout
+    assert "class htb 1:1 root leaf 11:" in done.stdout
     assert machine() == before
     assert processes().keys() <= running.keys()
 
