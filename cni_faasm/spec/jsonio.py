@@ -7,6 +7,9 @@ square of their number, and the built plugin's hash seed is known (SECURITY.md).
 refused is named with its line and column.
 """
 
+from collections.abc import Callable
+
+from cni_faasm.spec import jsonfault
 from cni_faasm.spec.errors import DECODING_FAILURE, CniError
 
 try:
@@ -15,10 +18,6 @@ except ImportError:
     _HAS_C = False  # an interpreter without the accelerator
 else:
     _HAS_C = True
-
-from collections.abc import Callable
-
-from cni_faasm.spec import jsonfault
 
 MAX_DEPTH = 64
 MAX_NUMBER = 40  # characters
