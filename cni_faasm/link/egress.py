@@ -46,7 +46,7 @@ def make(host: Netlink, plan: Plan) -> None:
     shape = plan.host_egress
     if shape is None:
         return
-    ifindex = (_find(host, plan) or _create(host, plan)).ifindex
+    ifindex = (find(host, plan) or _create(host, plan)).ifindex
     named = link.set_link(ifindex, alias=plan.alias, mtu=plan.mtu)
     host.execute([named, link.set_link(ifindex, up=True)])
     [root] = host.get_tolerant([tc.get_qdisc(ifindex)])
@@ -83,7 +83,7 @@ def _create(host: Netlink, plan: Plan) -> Link:
 
 def _made(host: Netlink, plan: Plan, made: Message) -> Link:
     """Return what was just made: before Linux 6.2 the kernel does not tell of it by itself."""
-    found = _find(host, plan)
+    found = find(host, plan)
     if found is None:
         raise NetlinkError(errno.ENODATA, made[3], "the kernel made it, and it is not there")
     return found
@@ -93,7 +93,7 @@ def _is_htb(body: bytes) -> bool:
     return tc_parse.parse_qdisc(body).kind == "htb"
 
 
-def _find(host: Netlink, plan: Plan) -> Link | None:
+def find(host: Netlink, plan: Plan) -> Link | None:
     found = veth.find(host, name=device_name(plan.host_interface))
     if found is None or found.kind != KIND or found.group != policy.group(plan.network):
         return None
@@ -104,7 +104,7 @@ def remove(host: Netlink, plan: Plan, *, detach: bool = False) -> None:
     """Delete the ifb; the filter goes with the pair. Raises: NetlinkError, CniError."""
     if plan.host_egress is None or "%" in plan.host_interface:
         return
-    found = _find(host, plan)
+    found = find(host, plan)
     if found is not None:
         (removal.delete_detached if detach else removal.delete)(host, found.ifindex)
 
@@ -171,7 +171,7 @@ def drifts(host: Netlink, plan: Plan) -> list[Drift]:
         return []
     name = device_name(plan.host_interface)
     where = f"host {name}"
-    one = _find(host, plan)
+    one = find(host, plan)
     if one is None:
         return [(f"{where}: egress", "ifb", "none")]
     found: list[Drift] = []
@@ -196,7 +196,7 @@ def drifts(host: Netlink, plan: Plan) -> list[Drift]:
 
 def renew(host: Netlink, plan: Plan) -> None:
     """Make everything anew, as repair does. Raises: NetlinkError."""
-    found = _find(host, plan)
+    found = find(host, plan)
     if found is not None:
         for answer in host.execute_tolerant([tc.del_qdisc(found.ifindex)]):
             if isinstance(answer, NetlinkError) and answer.errno not in _ABSENT:
@@ -206,7 +206,7 @@ def renew(host: Netlink, plan: Plan) -> None:
 
 def change(host: Netlink, plan: Plan) -> None:
     """Change the numbers of the ifb's queues where they stand. Raises: NetlinkError."""
-    found = _find(host, plan)
+    found = find(host, plan)
     if found is None or plan.host_egress is None:
         make(host, plan)
         return

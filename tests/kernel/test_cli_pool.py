@@ -428,3 +428,34 @@ def test_nothing_stays_of_a_member_that_cannot_be_attached(tool: Tool) -> None:
         assert f"{blocked} is no namespace" in tool("pool", "up", "2").expect(1).stderr
     finally:
         blocked.rmdir()
+
+
+@pytest.mark.parametrize("more", [{}, {"enforceEgress": "host"}])
+def test_down_leaves_nothing_in_the_rules(tool: Tool, more: dict[str, str]) -> None:
+    tool.network(bandwidth={**BANDWIDTH, **more}, antiSpoof=True)
+    tool("pool", "up", "3").ok()
+    of_members = rf'"{tool.prefix}[123]"'
+    assert re.search(of_members, tool.host.run(["nft", "list", "ruleset"]).stdout)
+    links = tool.host.run(["ip", "-brief", "link"]).stdout
+    assert (f"i{tool.prefix}1 " in links) is bool(more)
+    assert tool("pool", "down").ok().stdout == "3 removed\n"
+    assert not re.search(of_members, tool.host.run(["nft", "list", "ruleset"]).stdout)
+    assert f"{tool.prefix}1" not in tool.host.run(["ip", "-brief", "link"]).stdout
+    assert tool.host.leases() == {}
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_an_interrupted_down_is_completed_by_the_next(tool: Tool, how: signal.Signals) -> None:
+    before = tool.host.snapshot()
+    chance = random.Random(11)
+    tool("pool", "up", "12").ok()
+    for _ in range(3):
+        process = tool.start("pool", "down")
+        time.sleep(0.35 + chance.random() * 0.25)
+        process.send_signal(how)
+        process.communicate(timeout=30)
+    tool("pool", "down").ok()
+    assert tool("pool", "list", "--json").ok().document["members"] == []
+    assert tool.host.leases() == {}
+    tool.host.assert_unchanged(before, ignore=AFTER_LAST_DEL)
+    assert not re.search(rf'"{tool.prefix}\d', tool.host.run(["nft", "list", "ruleset"]).stdout)

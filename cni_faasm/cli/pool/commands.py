@@ -9,7 +9,7 @@ import typer
 
 from cni_faasm.cli import attachments, networks, output
 from cni_faasm.cli.fault import ToolError
-from cni_faasm.cli.pool import claiming, netfolder, serve
+from cni_faasm.cli.pool import claiming, netfolder, removing, serve
 from cni_faasm.cli.pool import making as pool
 from cni_faasm.cli.pool.offer import offer
 from cni_faasm.cli.pool.renewal import renew_returned
@@ -148,7 +148,7 @@ def down(
             doomed = _without_claimed(names, _without_foreign(names, doomed), files)
             pool.demand_none_stranded(names, doomed)
         with output.Progress("pool down", len(doomed), quiet=as_json) as progress:
-            outcomes = pool.down(names, doomed, progress.step)
+            outcomes = removing.down(names, doomed, progress.step)
         for one in outcomes:
             if one.action == "removed":
                 files.drop(one.number)

@@ -25,7 +25,7 @@ from cni_faasm.cli.pool import taken as pool_taken
 from cni_faasm.cli.repair import mending
 from cni_faasm.config import loading as configuration
 from cni_faasm.config.loading import MAX_PREFIX
-from cni_faasm.link import kernel, netns, removal, veth
+from cni_faasm.link import kernel, netns, veth
 from cni_faasm.netlink import link
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
@@ -294,47 +294,3 @@ def demand_none_stranded(names: Names, doomed: Sequence[Member]) -> None:
             "put the network's file back, say where they are by --state-dir, or leave them behind "
             "by --force",
         )
-
-
-def down(names: Names, doomed: Sequence[Member], step: Callable[[], None]) -> list[Outcome]:
-    """Remove members: their links in one stroke, then each one's leases and namespace."""
-    failed: dict[int, str] = {}
-    with Netlink() as host:
-        links = []
-        macs = set()
-        for member in doomed:
-            for one in member.attachments:
-                found = veth.find_outer(host, one.promised) if one.promised else None
-                if found is not None:
-                    links.append(found)
-                    macs.add(found.address)
-        try:
-            removal.delete_all(host, links, lambda one: one.kind == "veth" and one.address in macs)
-        except NetlinkError as error:
-            raise ToolError(kernel.refusal(error).msg) from None
-    outcomes = []
-    for member in doomed:
-        try:
-            _remove(names, member)
-        except CniError as error:
-            failed[member.number] = error.msg
-        except OSError as error:
-            failed[member.number] = f"{error.filename}: {error.strerror}"
-        problem = failed.get(member.number, "")
-        outcomes.append(Outcome(member.number, "failed" if problem else "removed", error=problem))
-        step()
-    return outcomes
-
-
-def _remove(names: Names, member: Member) -> None:
-    name = names.namespace(member.number)
-    for one in member.attachments:
-        document: dict[str, object] = {"name": one.network, "stateDir": one.state_dir}
-        warnings: list[str] = []
-        delete(
-            networks.request("DEL", document, one.container_id, one.ifname),
-            warnings,
-            detach=False,
-        )
-    resolvers.remove(name)
-    netfolder.remove(name)

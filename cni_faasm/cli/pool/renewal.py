@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from cni_faasm.attachment.plan import Plan
 from cni_faasm.cli import attachments, networks
-from cni_faasm.cli.pool import netfolder, resolvers
+from cni_faasm.cli.pool import netfolder, resolvers, traces
 from cni_faasm.cli.pool.making import Builder
 from cni_faasm.cli.pool.resting import Resting
 from cni_faasm.cli.pool.slotfiles import RETURNED, SlotFiles
@@ -27,7 +27,6 @@ from cni_faasm.link import egress, kernel, removal, veth
 from cni_faasm.netlink import link
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
-from cni_faasm.rules import backstop, guard
 from cni_faasm.spec.errors import CniError
 from cni_faasm.verbs.delete import delete, release
 
@@ -70,9 +69,9 @@ class Renewal:
                 plans[number] = one.promised
         try:
             self._resting.lay_down(list(plans.values()))
-            self._forget(list(plans.values()))
+            traces.forget(self._host, list(plans.values()))
             self._unlink(list(plans.values()))
-            self._sweep(list(plans.values()))
+            traces.sweep(self._host, list(plans.values()))
         except NetlinkError as error:
             refused = kernel.refusal(error)
             return [Failure(number, refused.msg, refused.details) for number in numbers]
@@ -114,23 +113,6 @@ class Renewal:
             if release(request, config, builder.network, (name, ifname), promised):
                 return
         delete(request, builder.warnings, detach=False)
-
-    def _forget(self, plans: Sequence[Plan]) -> None:
-        """Let guards and limits forget members, before their names are given again."""
-        guard.forget(self._host, *plans)
-        backstop.forget(self._host, *plans)
-
-    def _sweep(self, plans: Sequence[Plan]) -> None:
-        """Let guards forget the MAC addresses that were learned at ends that have gone.
-
-        They are by the end's name, which the next one will have, and nobody else tells them.
-        """
-        ends: dict[str, set[str]] = {}
-        for one in plans:
-            if one.guard is not None and one.guard.anti_spoof:
-                ends.setdefault(one.network, set()).add(one.host_interface)
-        for network, names in ends.items():
-            guard.sweep(network, self._host, names)
 
     def _unlink(self, plans: Sequence[Plan]) -> None:
         """Delete pairs, and return when nobody sees them any more. Raises: NetlinkError."""
