@@ -81,7 +81,9 @@ class Tool:
         group = words[:2] if words[0] == "pool" else words[:1]
         if group[0] == "pool":
             extra += ["--prefix", self.prefix]
-        if group not in (("pool", "exec"), ("pool", "return")) and words[0] not in (
+        if group not in (("pool", "exec"), ("pool", "return"), ("pool", "status")) and words[
+            0
+        ] not in (
             "migrate",
             "validate",
             "version",

@@ -237,14 +237,20 @@ def configure(
     kernel's own work queue; and it is the container that speaks first.
     Raises: NetlinkError; CniError 104 when the host already routes an address elsewhere.
     """
-    _configure_outer(host, plan)
+    configure_outer(host, plan)
     if between is not None:
         between()
+    configure_inner(inner, plan)
+
+
+def configure_inner(inner: Netlink, plan: Plan) -> None:
+    """Make the container's end as planned. Raises: NetlinkError."""
     routes = inner_routes.messages(inner, plan.ifindex, plan.inner_routes())
     inner.execute(inner_messages(plan, routes))
 
 
-def _configure_outer(host: Netlink, plan: Plan) -> None:
+def configure_outer(host: Netlink, plan: Plan) -> None:
+    """Make the host's end as planned. Raises: NetlinkError; CniError 104."""
     questions = [route.get_route(item.address) for item in plan.addresses]
     # In one exchange: the questions are answered after all is made.
     answers = host.execute_tolerant([*outer_messages(plan), *questions])

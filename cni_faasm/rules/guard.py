@@ -43,6 +43,7 @@ The tables follow the network's latest ADD.
 """
 
 import errno
+from collections.abc import Sequence
 
 from cni_faasm.attachment import plan_fields, record
 from cni_faasm.attachment.plan import Plan
@@ -76,29 +77,34 @@ _MAC_BYTES = 8  # of a key, whose fields take whole words
 _RACES = (errno.EEXIST, errno.ENOENT, errno.EINTR)
 
 
-def ensure(plan: Plan, state_dir: str | None, *, renew: bool = False) -> bool:
+def ensure(
+    plan: Plan, state_dir: str | None, *, renew: bool = False, others: Sequence[Plan] = ()
+) -> bool:
     """Make sure that the network is guarded as planned, and knows this attachment's end.
 
     Call it before the container's end is up. state_dir: where the other attachments' records
-    are, None for none. renew: make everything anew.
+    are, None for none. renew: make everything anew. others: of this network, which are made now,
+    and whose records have their indexes.
     Returns: whether there was nothing before.
     Raises: NetlinkError; CniError 11 when others change the tables all the time.
     """
     with IfNftables(needed=plan.guard is not None):
-        return _ensure(plan, state_dir, renew=renew)
+        return _ensure(plan, state_dir, others, renew=renew)
     return False
 
 
-def _ensure(plan: Plan, state_dir: str | None, *, renew: bool) -> bool:
+def _ensure(plan: Plan, state_dir: str | None, others: Sequence[Plan], *, renew: bool) -> bool:
     name = table_name(plan.network)
+    plans = [plan, *others]
     with Netlink(NETLINK_NETFILTER) as netfilter:
         for _ in range(_ATTEMPTS):
             tables = look(netfilter, name)
             anew = renew or not is_whole(tables, plan.guard)
             if not anew:
                 # What a container of that name has left in its last moment binds this one not.
-                messages = _removals(netfilter, name, _of_packets(plan) if _binds(plan) else [])
-                messages += _additions(plan, keys_of(plan))
+                left = [key for one in plans if _binds(one) for key in _of_packets(one)]
+                messages = _removals(netfilter, name, left)
+                messages += [each for one in plans for each in _additions(one, keys_of(one))]
             else:
                 if plan.guard is not None:
                     needed = tables if plan.guard.anti_spoof else tables[:1]

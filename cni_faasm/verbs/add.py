@@ -1,31 +1,25 @@
 """ADD: give a container its shaped network (CNI specification, section "ADD")."""
 
-import os
-import time
-
-from cni_faasm.attachment import accepted, plan, plan_fields, record
+from cni_faasm.attachment import accepted
 from cni_faasm.attachment.plan import Plan
 from cni_faasm.attachment.undo import Undo
 from cni_faasm.config import args_rates
 from cni_faasm.config import loading as configuration
 from cni_faasm.config.loading import NetworkConfig
-from cni_faasm.ipam import delegate, reclaim
-from cni_faasm.ipam.store import Store
+from cni_faasm.ipam import delegate
 from cni_faasm.link import claims, egress, first_packet, forwarding, kernel, netns, removal, veth
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.rules import backstop, firewall, guard, guard_several, nat, ports, ports_held
 from cni_faasm.spec import inet
 from cni_faasm.spec.errors import (
-    ALREADY_ATTACHED,
     INTERFACE_EXISTS,
-    TRY_AGAIN,
     UNSUPPORTED_FIELD,
     CniError,
 )
 from cni_faasm.spec.protocol import RATE_ARGS, Request
 from cni_faasm.spec.results import Interface, IPConfig, Result
-from cni_faasm.verbs import chained
+from cni_faasm.verbs import chained, leasing
 
 
 def add(request: Request, undo: Undo, warnings: list[str]) -> Result:
@@ -97,50 +91,14 @@ def _attach(
             f"CNI_IFNAME: the container already has an interface {request.ifname!r}",
             "DEL the attachment that made it, or ask for another name",
         )
-    lengths = {len(range_set[0].network) for range_set in config.range_sets}
-    mtu = plan.link_mtu(config, 0 if config.mtu else veth.uplink_mtu(host, lengths))
-    boot_id = record.boot_id()
-    with Store(config.data_dir, config.name, config.lock_timeout_ms) as store:
-        marker = reclaim.read_marker(config.state_dir, config.name)
-        dead = reclaim.reclaim_earlier_boot(
-            store, config.state_dir, config.name, boot_id, marker
-        ).delegated
-        queue = kernel.queue(config.state_dir, config.name, boot_id, marker)
-        scope = kernel.scope(config, boot_id, marker)
-        if record.read(config.state_dir, config.name, request.container_id, request.ifname):
-            raise CniError(
-                ALREADY_ATTACHED,
-                f"container {request.container_id!r} already has a lease for "
-                f"{request.ifname!r} in network {config.name!r}",
-                "DEL that attachment first",
-            )
-        # None when another plugin leases: there are no range sets then.
-        allocations = store.choose(config.range_sets, config.requested_addresses)
-        promised = plan.make(
-            config,
-            request,
-            [plan.PlannedAddress(item.address, item.gateway) for item in allocations],
-            mtu=mtu,
-            queue=queue,
-            boot_id=boot_id,
-            created=int(time.time()),
-            random=os.urandom(12),
-            scope=scope,
-        )
-        remarks = plan.burst_warnings(config, promised.ingress, promised.egress)
-        config.warnings += remarks
-        warnings += remarks
-        undo.push("release the address", _release, config, promised)
-        # The record first: from here on DEL and GC find whatever a kill leaves behind.
-        _write_record(config, promised)
-        store.commit(allocations, request.container_id, request.ifname)
+    [promised], dead = leasing.lease([request], config, host, undo, warnings)
     if config.ipam_plugin or dead:
         warnings.extend(delegate.release_dead(request, config, dead))
         if config.ipam_plugin:
             undo.push("have the IPAM plugin release", delegate.give_up, request, config)
             delegate.lease(request, config, promised, warnings)
     _make(config, promised, undo, sockets, namespaces, warnings=warnings)
-    warnings.extend(_refusals(promised, host))
+    warnings.extend(refusals(promised, host))
     first_packet.wait(host, inner, promised, last=veth.host_neighs(promised))
     return result_of(promised)
 
@@ -160,7 +118,7 @@ def _make(
     claims.demand_free(host, promised)
     undo.push("delete the pair", _delete_link, promised)
     veth.create(host, inner, promised, netns_fd)
-    _complete_record(config, promised)
+    leasing.complete_records(config, [promised])
     if promised.host_egress is not None:
         # After the record knows the pair's name: the ifb is found by that and nothing else.
         undo.push("delete its ifb", egress.undo, promised)
@@ -206,7 +164,7 @@ def _hold(
         warnings.append(backstop.WARNING)
 
 
-def _refusals(promised: Plan, host: Netlink) -> list[str]:
+def refusals(promised: Plan, host: Netlink) -> list[str]:
     """Return what the operator should know of a firewall that cuts the container off."""
     senders = firewall.Senders(
         promised.network,
@@ -224,61 +182,11 @@ def _refusals(promised: Plan, host: Netlink) -> list[str]:
     return [f"{cut_off.msg}: {cut_off.details}"]
 
 
-def _write_record(config: NetworkConfig, promised: Plan) -> None:
-    record.write(
-        config.state_dir,
-        promised.network,
-        promised.container_id,
-        promised.ifname,
-        {**plan_fields.to_fields(promised), **accepted.fields(config)},
-    )
-
-
-def _recorded(config: NetworkConfig, promised: Plan) -> Plan | None:
-    """Return what the attachment's record says now: it may be another ADD's."""
-    return plan_fields.load(
-        config.state_dir, promised.network, promised.container_id, promised.ifname
-    )
-
-
-def _complete_record(config: NetworkConfig, promised: Plan) -> None:
-    """Write the record anew with the indexes that the kernel chose.
-
-    Raises: CniError 11 when a DEL or GC took it away meanwhile: the lease went with it.
-    """
-    with Store(config.data_dir, config.name, config.lock_timeout_ms, create=False):
-        now = _recorded(config, promised)
-        if now is None or now.host_mac != promised.host_mac:
-            raise CniError(
-                TRY_AGAIN,
-                f"container {promised.container_id!r} was detached while it was being attached",
-                "call ADD again if it is still wanted",
-            )
-        _write_record(config, promised)
-
-
 def _delete_link(promised: Plan) -> None:
     with Netlink() as host:
         outer = veth.find_outer(host, promised)
         if outer is not None:
             removal.delete(host, outer.ifindex)
-
-
-def _release(config: NetworkConfig, promised: Plan) -> None:
-    """Free the addresses and forget the attachment, but nothing of an ADD that came after."""
-    with Store(config.data_dir, config.name, config.lock_timeout_ms, create=False) as store:
-        now = _recorded(config, promised)
-        is_own = now is None or now.host_mac == promised.host_mac
-        others = [] if now is None or is_own else [item.address for item in now.addresses]
-        store.release(
-            [item.address for item in promised.addresses if item.address not in others],
-            promised.container_id,
-            promised.ifname,
-        )
-        if is_own:
-            record.remove(
-                config.state_dir, promised.network, promised.container_id, promised.ifname
-            )
 
 
 def result_of(promised: Plan) -> Result:

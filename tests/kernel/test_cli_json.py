@@ -110,7 +110,14 @@ def test_every_command_has_its_schema(tool: Tool) -> None:
     assert known >= {
         "version", "install", "uninstall", "node-install", "status", "check", "repair", "set-rate",
         "apply", "gc", "metrics", "validate", "migrate", "firewall-trust", "network-check",
-        "iperf-servers", "pool up", "pool down", "pool list", "pool claim", "pool return",
+        "iperf-servers", "pool up", "pool down", "pool list", "pool status", "pool claim", "pool return",
     }  # fmt: skip
-    for words in (("version",), ("gc",), ("metrics",), ("pool", "list"), ("pool", "down")):
+    for words in (
+        ("version",),
+        ("gc",),
+        ("metrics",),
+        ("pool", "list"),
+        ("pool", "status"),
+        ("pool", "down"),
+    ):
         assert tool(*words, "--json").ok().document["command"] == " ".join(words)

@@ -459,3 +459,38 @@ def test_an_interrupted_down_is_completed_by_the_next(tool: Tool, how: signal.Si
     assert tool.host.leases() == {}
     tool.host.assert_unchanged(before, ignore=AFTER_LAST_DEL)
     assert not re.search(rf'"{tool.prefix}\d', tool.host.run(["nft", "list", "ruleset"]).stdout)
+
+
+def test_many_are_made_as_one_is(tool: Tool) -> None:
+    dual = [[{"subnet": "10.211.0.0/24"}], [{"subnet": "fd00:211::/64"}]]
+    tool.network(
+        ipam={"subnet": None, "ranges": dual},
+        bandwidth={**BANDWIDTH, "enforceEgress": "host"},
+        antiSpoof=True,
+        isolated=True,
+    )
+    tool("pool", "up", "1").ok()
+    [alone] = tool.host.records().values()
+    tool("pool", "up", "5").ok()
+    assert tool("check").ok().stdout
+    assert {tuple(rules(tool, number)) for number in range(1, 6)} == {tuple(rules(tool, 1))}
+    records = [json.loads(text) for text in tool.host.records().values()]
+    assert len(records) == 5
+    assert {frozenset(one) for one in records} == {frozenset(json.loads(alone))}
+    assert len({one["hostMAC"] for one in records}) == 5
+
+
+def test_many_heed_what_an_earlier_end_of_a_name_has_left(tool: Tool) -> None:
+    tool("pool", "up", "1").ok()
+    [table] = re.findall(
+        r"table inet (limit\S+) ", tool.host.run(["nft", "list", "ruleset"]).stdout
+    )
+    for family in ("inet", "arp"):
+        element = f"{tool.prefix}3 limit rate over 1000 bytes/second burst 1000 bytes"
+        tool.host.run(["nft", "add", "element", family, table, "egress", f"{{ {element} }}"])
+    tool("pool", "up", "4").ok()
+    listed = tool.host.run(["nft", "list", "table", "inet", table]).stdout
+    limits = re.findall(rf'"{tool.prefix}\d" (limit rate over \S+ \S+)', listed)
+    assert len(limits) == 4
+    assert len(set(limits)) == 1
+    assert tool("check").ok().stdout

@@ -72,7 +72,7 @@ def test_the_host_knows_a_mac_that_it_is_not_made_to_forget(
     Once a second at most it does so by itself: of several attachments it is late for some. Here
     each waits for it, between its two ends.
     """
-    configure_outer = veth._configure_outer
+    configure_outer = veth.configure_outer
 
     def looked_at(host: Netlink, plan: Plan) -> None:
         configure_outer(host, plan)
@@ -83,7 +83,7 @@ def test_the_host_knows_a_mac_that_it_is_not_made_to_forget(
 
         wait_until(is_seen, "linkwatch to see the host's end")
 
-    monkeypatch.setattr(veth, "_configure_outer", looked_at)
+    monkeypatch.setattr(veth, "configure_outer", looked_at)
     network = config(bare_host)
     netfolder.prepare()
     with bare_host.entered():

@@ -68,6 +68,33 @@ def test_a_claimed_slot_tells_what_a_runtime_needs(tool: Tool) -> None:
         slot.give_back()
 
 
+def test_status_counts_the_slots(tool: Tool) -> None:
+    nothing = tool("pool", "status", "--prefix", tool.prefix).ok().stdout
+    assert nothing == f"{tool.prefix}: no slots\n"
+    tool("pool", "up", "6").ok()
+    own, unknown, ended = (slots.claim(tool.prefix, pid=pid) for pid in (0, -1, -1))
+    with subprocess.Popen(["true"]) as process:
+        claimed = Path(f"{slots.ROOT}/{tool.prefix}/claimed/{ended.number}")
+        with claimed.open("a", encoding="ascii") as file:
+            file.write(json.dumps({"pid": process.pid, "startTicks": 1}) + "\n")
+    returned = slots.claim(tool.prefix)
+    returned.give_back()
+    free = sorted(number for number, state in states(tool).items() if state == "free")
+    tool.host.run(["ip", "link", "set", f"{tool.prefix}{free[0]}", "down"])
+    inside = f"{tool.prefix}p{own.number}"
+    subprocess.run(
+        ["nsenter", f"--net={own.netns}", "ip", "link", "set", inside, "down"], check=True
+    )
+    counted = tool("pool", "status", "--json").ok().document
+    assert counted["broken"] == sorted([free[0], own.number])
+    counts = {key: counted[key] for key in ("free", "claimed", "returned", "served")}
+    assert counts == {"free": 2, "claimed": 3, "returned": 1, "served": False}
+    assert (counted["ownersEnded"], counted["ownersUnknown"]) == (1, 1)
+    assert unknown.number not in counted["broken"]
+    text = tool("pool", "status").ok().stdout
+    assert "6 slots, 2 free, 3 claimed, 1 returned; no server runs" in text
+
+
 def _claim_some(pool: str, count: int) -> list[int]:
     taken = []
     for _ in range(count):

@@ -9,7 +9,7 @@ import typer
 
 from cni_faasm.cli import attachments, networks, output
 from cni_faasm.cli.fault import ToolError
-from cni_faasm.cli.pool import claiming, netfolder, removing, serve
+from cni_faasm.cli.pool import claiming, netfolder, overview, removing, serve
 from cni_faasm.cli.pool import making as pool
 from cni_faasm.cli.pool.offer import offer
 from cni_faasm.cli.pool.renewal import renew_returned
@@ -29,6 +29,7 @@ app = typer.Typer(
 app.command("claim")(claiming.claim)
 app.command("return")(claiming.return_)
 app.command("serve")(serve.serve)
+app.command("status")(overview.status)
 
 MAX_MEMBERS = 65_536
 ERRORS_SHOWN = 5
@@ -92,11 +93,13 @@ def up(
                 files.make()
                 returned = renew_returned(builder, files)
                 states = files.states()
-                for number in range(1, size + 1):
-                    outcomes.append(builder.up(number))
-                    if outcomes[-1].action != "failed" and number not in states:
-                        offer(files, builder, number)
-                    progress.step()
+                for first in range(1, size + 1, pool.AT_A_TIME):
+                    last = min(first + pool.AT_A_TIME - 1, size)
+                    for outcome in builder.up_many(range(first, last + 1)):
+                        outcomes.append(outcome)
+                        if outcome.action != "failed" and outcome.number not in states:
+                            offer(files, builder, outcome.number)
+                        progress.step()
         finally:
             builder.close()
     for one in returned:

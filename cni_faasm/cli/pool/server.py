@@ -28,7 +28,7 @@ from cni_faasm.netlink.transport import Netlink
 from cni_faasm.slots import STATES
 
 # So many are made or taken away before the folders' events are looked at again.
-_AT_A_TIME = 32
+_AT_A_TIME = making.AT_A_TIME
 _RETRY_S = (1.0, 2.0, 5.0, 15.0, 60.0)
 _BLOCKED_S = 60.0
 
@@ -184,9 +184,7 @@ class Server:
                 return
             with making.locked(lambda _: None):
                 # Whoever waits for a slot comes before what is to be tidied up.
-                for _ in range(min(missing, _AT_A_TIME)):
-                    if not self._make() or self._ended:
-                        break
+                self._make(min(missing, _AT_A_TIME))
                 self._take_away(some)
 
     def _room(self) -> int:
@@ -207,31 +205,38 @@ class Server:
                 self._used.discard(number)
                 heapq.heappush(self._gaps, number)
 
-    def _make(self) -> bool:
-        """Make one slot more; False when that failed, and is to be tried later."""
-        number = self._next()
-        try:
-            self._demand_free(number)
-        except ToolError as error:
-            self._tell("failed", number, str(error))
-            self._blocked[number] = time.monotonic() + _BLOCKED_S
-            return True
-        outcome = self._builder.up(number)
-        for warning in dict.fromkeys(self._builder.warnings):
-            self._tell("warning", number, warning)
-        self._builder.warnings.clear()
-        if outcome.action == "failed":
-            self._used.discard(number)
-            heapq.heappush(self._gaps, number)
-            delay = _RETRY_S[min(self._failures, len(_RETRY_S) - 1)]
-            self._failures += 1
-            self._retry_at = time.monotonic() + delay
-            self._tell("failed", number, f"{outcome.error}; trying again in {delay:.0f} s")
-            return False
-        self._failures = 0
-        offer(self._files, self._builder, number)
-        self._free.add(number)
-        return True
+    def _make(self, count: int) -> None:
+        """Make so many slots more; what fails is to be tried later."""
+        numbers = []
+        for _ in range(count):
+            number = self._next()
+            try:
+                self._demand_free(number)
+            except ToolError as error:
+                self._tell("failed", number, str(error))
+                self._blocked[number] = time.monotonic() + _BLOCKED_S
+            else:
+                numbers.append(number)
+        failed = None
+        for outcome in self._builder.up_many(numbers):
+            number = outcome.number
+            for warning in dict.fromkeys(self._builder.warnings):
+                self._tell("warning", number, warning)
+            self._builder.warnings.clear()
+            if outcome.action == "failed":
+                self._used.discard(number)
+                heapq.heappush(self._gaps, number)
+                failed = failed or outcome
+                continue
+            offer(self._files, self._builder, number)
+            self._free.add(number)
+        if failed is None:
+            self._failures = 0
+            return
+        delay = _RETRY_S[min(self._failures, len(_RETRY_S) - 1)]
+        self._failures += 1
+        self._retry_at = time.monotonic() + delay
+        self._tell("failed", failed.number, f"{failed.error}; trying again in {delay:.0f} s")
 
     def _next(self) -> int:
         """Return the lowest number that no slot has, and mark it as used."""
