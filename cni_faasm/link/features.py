@@ -127,9 +127,9 @@ def _nftables(*messages: Message) -> Callable[[Netlink], None]:
     return probe
 
 
-def _limits() -> Iterator[Message]:
+def _limits(*families: int) -> Iterator[Message]:
     """Yield what makes sets whose elements have limits, and takes them away again."""
-    for family in (nft.NFPROTO_INET, nft.NFPROTO_ARP):
+    for family in families:
         some = nft_limit.Limit(1, 1).encode()
         yield nft.new_table(family, _TABLE)
         yield nft_set.new_set(family, _TABLE, _CHAIN, nft_set.TYPE_IFNAME, each=some)
@@ -149,6 +149,7 @@ def _rule(family: int, *expressions: bytes, type: str = "filter") -> Callable[[N
 
 RATES = "bandwidth"
 BACKSTOP = "bandwidth.egressRate"  # which holds without it, but for who has CAP_NET_RAW
+BACKSTOP_BRIDGED = "bandwidth.egressRate at a bridge's port"
 ENFORCE = "bandwidth.enforceEgress"
 SUBNETS = "bandwidth.unshapedSubnets"
 SHAPED = "bandwidth.shapedSubnets"
@@ -277,7 +278,15 @@ FEATURES = (
         "limits in sets of nf_tables",
         "nft_limit, and nf_tables with CONFIG_NF_TABLES_INET and CONFIG_NF_TABLES_ARP",
         (BACKSTOP,),
-        _nftables(*_limits()),
+        _nftables(*_limits(nft.NFPROTO_INET, nft.NFPROTO_ARP)),
+        "",
+        "do without, and containers with CAP_NET_RAW can send more",
+    ),
+    Feature(
+        "limits in nf_tables' family bridge",
+        "nft_limit, and nf_tables with CONFIG_NF_TABLES_BRIDGE",
+        (BACKSTOP_BRIDGED,),
+        _nftables(*_limits(nft.NFPROTO_BRIDGE)),
         "",
         "do without, and containers with CAP_NET_RAW can send more",
     ),

@@ -21,7 +21,8 @@ def is_lacking(error: NetlinkError) -> bool:
         return False
     # All that chains and rules of ours refer to is made in the same transaction; but those
     # of iptables are others', and may be gone.
-    if label.startswith(("nft create", "nft add rule inet", "nft add rule arp")):
+    families = ("inet", "arp", "bridge")
+    if label.startswith(("nft create", *(f"nft add rule {one}" for one in families))):
         return True
     return any(word in error.ext_ack for word in _UNKNOWN)
 

@@ -64,6 +64,7 @@ IFLA_GRO_MAX_SIZE = 58
 IFLA_GSO_IPV4_MAX_SIZE = 63
 IFLA_GRO_IPV4_MAX_SIZE = 64
 IFLA_INFO_KIND = 1
+IFLA_INFO_SLAVE_KIND = 4
 IFLA_INFO_DATA = 2
 IFLA_INET6_ADDR_GEN_MODE = 8
 IN6_ADDR_GEN_MODE_NONE = 1
@@ -81,7 +82,7 @@ class Link:
     """What the kernel says about one interface.
 
     link: index of the other end of a pair (IFLA_LINK), in namespace link_netnsid when that
-    is not None. kind: "veth", ... or "" for a device without rtnl_link_ops.
+    is not None. kind: "veth", ... or "" for a device without rtnl_link_ops. slave_kind: its master's.
     stats: None when the request left them out. Sizes are 0 where the kernel does not know them.
     af_spec: what link_conf decodes.
     """
@@ -109,6 +110,7 @@ class Link:
         "qdisc",
         "rx_bytes",
         "rx_packets",
+        "slave_kind",
         "tx_bytes",
         "tx_packets",
         "txqlen",
@@ -137,8 +139,9 @@ class Link:
         self.qdisc = get_text(attrs, IFLA_QDISC)
         self.operstate = get_u8(attrs, IFLA_OPERSTATE)
         self.af_spec = attrs.get(IFLA_AF_SPEC, b"")
-        info = attrs.get(IFLA_LINKINFO)
-        self.kind = "" if info is None else get_text(parse_attrs(info), IFLA_INFO_KIND)
+        info = parse_attrs(attrs.get(IFLA_LINKINFO, b""))
+        self.kind = get_text(info, IFLA_INFO_KIND)
+        self.slave_kind = get_text(info, IFLA_INFO_SLAVE_KIND)
         self.rx_packets: int | None = None
         self.tx_packets: int | None = None
         self.rx_bytes: int | None = None

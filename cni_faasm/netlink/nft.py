@@ -32,6 +32,7 @@ from cni_faasm.netlink.wire import (
 NFPROTO_INET = 1
 NFPROTO_IPV4 = 2
 NFPROTO_ARP = 3
+NFPROTO_BRIDGE = 7
 NFPROTO_IPV6 = 10
 NF_DROP = 0
 NF_ACCEPT = 1
@@ -88,6 +89,7 @@ COMMENT_MAX = 128
 
 _NFGENMSG = Struct("=BBH")  # family, version, resource
 _FAMILIES = {NFPROTO_INET: "inet", NFPROTO_IPV4: "ip", NFPROTO_ARP: "arp", NFPROTO_IPV6: "ip6"}
+_FAMILIES[NFPROTO_BRIDGE] = "bridge"
 
 
 def head(family: int) -> bytes:

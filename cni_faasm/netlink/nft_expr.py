@@ -33,6 +33,7 @@ NFPROTO_IPV6 = 10
 # <linux/netfilter.h>, <linux/netfilter/nf_tables.h>: enum nft_verdicts
 DROP = 0
 ACCEPT = 1
+JUMP = -3
 RETURN = -5
 _VERDICTS = {DROP: "drop", ACCEPT: "accept", RETURN: "return"}
 
@@ -233,18 +234,18 @@ def counter() -> bytes:
     )
 
 
-def verdict(code: int) -> bytes:
-    """Decide: ACCEPT, DROP or RETURN.
+def verdict(code: int, chain: str = "") -> bytes:
+    """Decide: ACCEPT, DROP or RETURN; or JUMP to a chain.
 
-    Equivalent to: accept; drop; return
+    Equivalent to: accept; drop; return; jump CHAIN
     """
+    parts = [attr_be32(NFTA_VERDICT_CODE, code & 0xFFFFFFFF)]
+    if chain:
+        parts.append(attr_text(NFTA_VERDICT_CHAIN, chain))
     return expression(
         "immediate",
         attr_be32(NFTA_IMMEDIATE_DREG, NFT_REG_VERDICT),
-        nest(
-            NFTA_IMMEDIATE_DATA,
-            nest(NFTA_DATA_VERDICT, attr_be32(NFTA_VERDICT_CODE, code & 0xFFFFFFFF)),
-        ),
+        nest(NFTA_IMMEDIATE_DATA, nest(NFTA_DATA_VERDICT, *parts)),
     )
 
 
@@ -382,6 +383,9 @@ def _immediate(attrs: dict[int, bytes]) -> str:
     inner = data.get(NFTA_DATA_VERDICT)
     if inner is None:
         return f"immediate {data.get(NFTA_DATA_VALUE, b'').hex()}"
-    code = get_be32(parse_attrs(inner), NFTA_VERDICT_CODE)
+    attrs = parse_attrs(inner)
+    code = get_be32(attrs, NFTA_VERDICT_CODE)
     code = code - (1 << 32) if code >= 1 << 31 else code
+    if code == JUMP:
+        return f"jump {get_text(attrs, NFTA_VERDICT_CHAIN)}"
     return _VERDICTS.get(code, f"verdict {code}")

@@ -16,6 +16,7 @@ from cni_faasm.netlink.nft_expr import (
     compare,
     expression,
     mask,
+    match_daddr,
     meta,
     payload,
 )
@@ -26,6 +27,7 @@ NFT_REG32_04 = 12
 NFT_REG32_06 = 14
 NFT_PAYLOAD_LL_HEADER = 0
 NFT_PAYLOAD_TRANSPORT_HEADER = 2
+NFT_META_PROTOCOL = 1
 NFT_META_IIFNAME = 6
 NFT_META_IIFTYPE = 8
 NFT_META_L4PROTO = 16
@@ -54,6 +56,8 @@ NFT_CT_STATE = 0
 # <linux/netfilter/nf_conntrack_common.h>: NF_CT_STATE_BIT of ESTABLISHED and RELATED
 _ESTABLISHED_RELATED = 0b110
 ARPHRD_ETHER = 1  # <linux/if_arp.h>
+ETH_P_IP = 0x0800  # <linux/if_ether.h>
+ETH_P_IPV6 = 0x86DD
 IPPROTO_ICMP = 1
 IPPROTO_TCP = 6
 IPPROTO_UDP = 17
@@ -213,6 +217,16 @@ def protocol_family(number: int) -> bytes:
     Equivalent to: meta nfproto ipv4
     """
     return meta(NFT_META_NFPROTO) + compare(bytes((number,)), NFT_CMP_EQ)
+
+
+def bridged_to(network: bytes, prefix_len: int) -> bytes:
+    """Match frames to a network of IP in a table of family bridge.
+
+    Equivalent to: ether type ip ip daddr NET/N
+    """
+    kind = ETH_P_IP if len(network) == 4 else ETH_P_IPV6
+    address = match_daddr(network, prefix_len, inet=False)
+    return meta(NFT_META_PROTOCOL) + compare(_BE16.pack(kind), NFT_CMP_EQ) + address
 
 
 def _protocol(number: int) -> bytes:

@@ -1,16 +1,6 @@
 """Hold what a container sends to its limit on the host, too: a bucket for each, in one rule.
 
-    table inet limit_NETWORK {              comment "cni-faasm limits"
-        set egress {
-            type ifname; limit rate over ...
-            elements = { "faasm3" limit rate over 1287500 bytes/second burst 1 bytes, ... }
-        }
-        chain from {
-            type filter hook prerouting priority raw
-            iifgroup G iifname @egress counter drop
-        }
-    }
-    table arp limit_NETWORK { ... }         the same for ARP, at its input hook
+limit_tables.py shows what the tables hold.
 
 The queue on the container's own end makes senders wait. But who has CAP_NET_RAW sends past it
 (PACKET_QDISC_BYPASS), and who has CAP_NET_ADMIN takes it away. What is above the limit even so is
@@ -20,11 +10,13 @@ hands on to nobody.
 
 G is the interface group of the network's outer ends, so an element that was left behind limits no
 other network's container of that name. Another plugin's pair is in no group of ours: where
-there is one, the rule asks for the name alone, and the comment says so.
+there is one, the rule asks for the name alone, and the comment says so. What comes in by the port of
+a bridge never reaches the host's IP under the port's name, if at all. The family bridge sees it,
+whatever it is, so such a pair has its element there, and not in the others.
 
 All are kept by the interface's name, as in guard.py. Where the host's ifb enforces the limit
-already, or it holds for some subnets only, there is no element; nor for an end that is the port of a
-bridge, whose packets need not come by here. A kernel without nft_limit does without all of it.
+already there is no element; nor for the port of a switch that is no bridge of the kernel's (Open
+vSwitch). A kernel without nft_limit does without all of it.
 """
 
 import errno
@@ -32,79 +24,47 @@ import errno
 from cni_faasm.attachment import plan_fields, record
 from cni_faasm.attachment.plan import Plan
 from cni_faasm.config.policy import group
-from cni_faasm.limits.shaping import ETHERNET_HEADER_BYTES, Shape, gso_max_bytes
 from cni_faasm.link import features, veth
-from cni_faasm.netlink import nft, nft_expr, nft_limit, nft_match, nft_set
+from cni_faasm.netlink import dumps, nft, nft_limit, nft_set
 from cni_faasm.netlink.lacking import IfNftables, is_lacking
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
 from cni_faasm.netlink.wire import Message, NetlinkError, text_of
-from cni_faasm.rules import own_tables, seal
-from cni_faasm.rules.guard import end_key, has_name, keys_in, look
-from cni_faasm.rules.guard_rules import FAMILIES, NF_ARP_IN, NF_IP_PRI_RAW
+from cni_faasm.rules import limit_tables, own_tables, seal
+from cni_faasm.rules.guard import end_key, has_name, keys_in
+from cni_faasm.rules.limit_tables import BRIDGED, FAMILIES, ROUTED, Element, table_name
 from cni_faasm.spec.errors import TRY_AGAIN, CniError
 
-Buckets = dict[str, nft_limit.Limit]
-
-SET = "egress"
-CHAIN = "from"
-# A bucket of a second and 3 % let a cheat have 1.133 of its limit in ten seconds.
-PERCENT = 103
-_LATE_SECONDS_INVERSE = 10  # by so much what HTB has let through may come later than it was sent
-_OURS = f"{own_tables.MARK} limits"
-_OTHERS = f"{_OURS} any group"
 _ATTEMPTS = 8
 _RACES = (errno.EEXIST, errno.ENOENT, errno.EINTR)
-_HOOKS = {
-    nft.NFPROTO_INET: (nft.NF_INET_PRE_ROUTING, NF_IP_PRI_RAW),
-    nft.NFPROTO_ARP: (NF_ARP_IN, 0),
-}
 WARNING = (
     "bandwidth: this kernel lacks limits in sets of nf_tables (nft_limit), so a container with "
     "CAP_NET_RAW can send more than its egressRate (docs/kernels.md)"
 )
-PLACES = [(family, CHAIN) for family in FAMILIES]
+Place = tuple[int, str]  # a set of a family
+Present = dict[Place, nft_limit.Limit | None]
 
 
-def table_name(network: str) -> str:
-    """Return the name of a network's two tables."""
-    return own_tables.LIMIT + network
+class Held:
+    """What is to hold an attachment: in which families, by which elements."""
+
+    __slots__ = ("elements", "families")
+
+    def __init__(self, families: tuple[int, ...], elements: list[Element]) -> None:
+        self.families = families
+        self.elements = elements
 
 
-def bucket(plan: Plan) -> nft_limit.Limit | None:
-    """Return what the host lets an attachment send, None for all that its queue lets through.
-
-    The rate counts from the IP header on, and HTB's with the Ethernet header: so who obeys is
-    below it at any size of packet.
-    """
-    shape = plan.egress
-    if shape is None or plan.host_egress is not None or shape.scope is not None:
-        return None
-    return bucket_of_shape(shape, plan.mtu)
-
-
-def bucket_of_shape(shape: Shape, mtu: int) -> nft_limit.Limit | None:
-    """Return what who obeys a shape stays below, None when the kernel cannot count so."""
-    rate = -(-shape.rate_Bps * PERCENT // 100)
-    packet = max(gso_max_bytes(shape) or 0, mtu + ETHERNET_HEADER_BYTES)
-    # HTB's burst, one packet that it lets through on credit and one on the way, and what was
-    # late; all but the second that the kernel adds by itself.
-    burst = shape.burst_bytes + 2 * packet + rate // _LATE_SECONDS_INVERSE - rate
-    found = nft_limit.Limit(rate, max(burst, 1))
-    if found.burst_bytes > nft_limit.MAX_BURST_BYTES:
-        return None
-    return found if rate + found.burst_bytes <= nft_limit.MAX_RATE_AND_BURST else None
-
-
-def bucket_of(host: Netlink, plan: Plan) -> nft_limit.Limit | None:
-    """Do as bucket does; of another plugin's pair that is a bridge's port, None.
-
-    Raises: NetlinkError.
-    """
-    found = bucket(plan)
-    if found is None or not plan.shapes_only:
-        return found
-    outer = veth.find_outer(host, plan)
-    return None if outer is None or outer.master else found
+def held(host: Netlink, plan: Plan) -> Held:
+    """Return what is to hold an attachment. Raises: NetlinkError."""
+    families: tuple[int, ...] = ROUTED
+    if plan.shapes_only and limit_tables.elements(plan):
+        outer = veth.find_outer(host, plan)
+        if outer is None:
+            families = ()
+        elif outer.master:
+            # A VRF hands on what has been seen here under the port's name before.
+            families = {"bridge": BRIDGED, "vrf": ROUTED}.get(outer.slave_kind, ())
+    return Held(families, limit_tables.elements(plan, families))
 
 
 def ensure(plan: Plan, state_dir: str | None, host: Netlink, *, renew: bool = False) -> bool | None:
@@ -115,44 +75,49 @@ def ensure(plan: Plan, state_dir: str | None, host: Netlink, *, renew: bool = Fa
     Returns: whether there was nothing before; None when the kernel cannot do it.
     Raises: NetlinkError; CniError 11 when others change the tables all the time.
     """
-    wanted = bucket_of(host, plan)
-    if wanted is None:
+    wanted = held(host, plan)
+    if not wanted.elements:
         # One that has gone without a DEL has left its own to whoever gets its name.
-        take_out(plan.network, [plan.host_interface])
+        take_out(plan.network, [plan.host_interface], families_of(plan))
         return False
     try:
         return _ensure(plan, wanted, state_dir, host, renew=renew)
     except NetlinkError as error:
-        if not is_lacking(error) or not kernel_lacks():
+        if not is_lacking(error) or not kernel_lacks(wanted.families):
             raise
         return None
 
 
-def kernel_lacks() -> bool:
+def families_of(plan: Plan) -> tuple[int, ...]:
+    """Return the families that may hold something of an attachment."""
+    return FAMILIES if plan.shapes_only else ROUTED
+
+
+def kernel_lacks(families: tuple[int, ...] = ROUTED) -> bool:
     """Say whether this kernel has no such buckets. Raises: CniError 5 without a namespace."""
-    return bool(features.missing({features.BACKSTOP}, makes_pairs=False))
+    key = features.BACKSTOP_BRIDGED if families == BRIDGED else features.BACKSTOP
+    return bool(features.missing({key}, makes_pairs=False))
 
 
-def _ensure(
-    plan: Plan, wanted: nft_limit.Limit, state_dir: str | None, host: Netlink, *, renew: bool
-) -> bool:
+def _ensure(plan: Plan, wanted: Held, state_dir: str | None, host: Netlink, *, renew: bool) -> bool:
     name = table_name(plan.network)
     with Netlink(NETLINK_NETFILTER) as netfilter:
         for _ in range(_ATTEMPTS):
-            tables, present = _state(netfilter, name, plan.host_interface)
-            anew = renew or not is_whole(tables, plan)
+            tables, present = _state(netfilter, name, plan.host_interface, wanted)
+            anew = renew or not is_whole(tables, plan, wanted.elements)
             if not anew:
-                messages = []
-                for family in FAMILIES:
-                    if family in present and present[family] != wanted:
-                        messages.append(_removal(family, name, plan.host_interface))
-                    if present.get(family) != wanted:
-                        messages.append(_addition(family, name, plan.host_interface, wanted))
+                stale = _stale(netfilter, tables, plan.host_interface, wanted.elements)
+                messages = _removals(name, plan.host_interface, stale)
+                for one in wanted.elements:
+                    place = one.family, one.set
+                    if place in present and present[place] != one.bucket:
+                        messages += _removals(name, plan.host_interface, [place])
+                    if present.get(place) != one.bucket:
+                        messages.append(limit_tables.addition(name, plan.host_interface, one))
             else:
                 own_tables.demand(netfilter, tables)
                 messages = [own_tables.removal(table) for table in tables if table is not None]
-                buckets, any_group = _recorded(host, state_dir, plan)
-                messages += _made(plan.network, {**buckets, plan.host_interface: wanted}, any_group)
+                messages += _made(plan, wanted, state_dir, host)
             try:
                 netfilter.nft_batch(messages)
             except NetlinkError as error:
@@ -162,7 +127,7 @@ def _ensure(
                 renew = renew or (error.errno == errno.ENOENT and "add element" in error.label)
                 continue
             if anew:
-                seal.put(netfilter, name, PLACES)
+                _seal(netfilter, plan.network, wanted.families)
             return not any(tables)
     raise CniError(
         TRY_AGAIN, f"nft table {name} was changed by others at each attempt", "call again"
@@ -170,20 +135,21 @@ def _ensure(
 
 
 def _state(
-    netfilter: Netlink, name: str, interface: str
-) -> tuple[list[nft.Table | None], dict[int, nft_limit.Limit | None]]:
-    """Return a network's tables, and by family what they hold of an interface, in one exchange."""
+    netfilter: Netlink, name: str, interface: str, wanted: Held
+) -> tuple[list[nft.Table | None], Present]:
+    """Return a network's tables, and what they hold of an interface, in one exchange."""
     key = end_key(interface)
     answers = netfilter.ask(
         [
-            *(nft.get_table(family, name) for family in FAMILIES),
-            *(nft_set.get_element(family, name, SET, key) for family in FAMILIES),
+            *(nft.get_table(family, name) for family in wanted.families),
+            *(nft_set.get_element(one.family, name, one.set, key) for one in wanted.elements),
         ]
     )
-    tables = [None if body is None else nft.parse_table(body) for body in answers[:2]]
+    count = len(wanted.families)
+    tables = [None if body is None else nft.parse_table(body) for body in answers[:count]]
     present = {
-        family: bucket_in(body, key)
-        for family, body in zip(FAMILIES, answers[2:], strict=True)
+        (one.family, one.set): bucket_in(body, key)
+        for one, body in zip(wanted.elements, answers[count:], strict=True)
         if body is not None
     }
     return tables, present
@@ -197,99 +163,121 @@ def bucket_in(body: bytes, key: bytes) -> nft_limit.Limit | None:
     return None
 
 
-def is_whole(tables: list[nft.Table | None], plan: Plan) -> bool:
-    """Say by a network's two tables alone whether they see an attachment's packets."""
-    known = (_OTHERS,) if plan.shapes_only else (_OURS, _OTHERS)
+def is_whole(tables: list[nft.Table | None], plan: Plan, wanted: list[Element]) -> bool:
+    """Say by a network's tables alone whether they see an attachment's packets."""
+    needed = limit_tables.words(wanted)
     return all(
-        table is not None and table.comment in known and not table.is_dormant for table in tables
+        table is not None
+        and limit_tables.is_known(table)
+        and (limit_tables.is_any_group(table) or not plan.shapes_only)
+        and needed <= limit_tables.words_of(table)
+        for table in tables
     )
 
 
-def _recorded(host: Netlink, state_dir: str | None, plan: Plan) -> tuple[Buckets, bool]:
-    """Return the buckets of all of a network's attachments that are there, by name.
-
-    And whether any is another plugin's pair.
-    """
-    buckets: Buckets = {}
-    any_group = plan.shapes_only
+def _made(plan: Plan, wanted: Held, state_dir: str | None, host: Netlink) -> list[Message]:
+    """Return what makes a network's tables, of all attachments that are there."""
+    plans = [plan]
+    listed = {plan.host_interface: wanted.elements}
     for identity in [] if state_dir is None else record.list_network(state_dir, plan.network):
         other = plan_fields.load(state_dir or "", plan.network, *identity)
         # One without an index is not made yet, and adds itself.
         if other is None or not other.host_ifindex or other.boot_id != plan.boot_id:
             continue
-        found = bucket_of(host, other)
-        outer = None if found is None else veth.find(host, name=other.host_interface)
-        if found is not None and veth.owned(outer, other.alias, other.host_mac):
-            buckets[other.host_interface] = found
-            any_group = any_group or other.shapes_only
-    return buckets, any_group
+        if identity == (plan.container_id, plan.ifname):
+            continue
+        found = held(host, other)
+        if found.families != wanted.families or not found.elements:
+            continue
+        outer = veth.find(host, name=other.host_interface)
+        if veth.owned(outer, other.alias, other.host_mac):
+            listed.setdefault(other.host_interface, found.elements)
+            plans.append(other)
+    return limit_tables.made(
+        plan.network,
+        wanted.families,
+        listed,
+        limit_tables.scopes(plans),
+        any_group=any(one.shapes_only for one in plans),
+    )
 
 
-def _made(network: str, buckets: Buckets, any_group: bool) -> list[Message]:
-    """Return what makes both tables with all in them."""
+def _seal(netfilter: Netlink, network: str, families: tuple[int, ...]) -> None:
+    """Seal what was just made: the chains of all packets, and each list of subnets."""
     name = table_name(network)
-    comment = _OTHERS if any_group else _OURS
-    some = nft_limit.Limit(1, 1).encode()  # what an element without its own would have
-    made: list[Message] = []
-    for family in FAMILIES:
-        hook, priority = _HOOKS[family]
-        made += [
-            nft.new_table(family, name, comment=comment),
-            nft_set.new_set(family, name, SET, nft_set.TYPE_IFNAME, each=some),
-            nft.new_chain(family, name, CHAIN, type="filter", hook=hook, priority=priority),
-            *(_addition(family, name, *one) for one in buckets.items()),
-            nft.new_rule(family, name, CHAIN, rule(network, any_group=any_group)),
-        ]
-    return made
+    seal.put(netfilter, name, places(families))
+    for chain in dumps.chain_names(netfilter, families[0], name):
+        if chain.startswith(limit_tables.TO):
+            seal.put(netfilter, name, scope_places(families, chain))
 
 
-def rule(network: str, *, any_group: bool) -> bytes:
-    """Return the one rule of both tables."""
-    ours = b"" if any_group else nft_match.group(nft_match.IIFGROUP, group(network))
-    listed = nft_match.listed(nft_match.INTERFACE, SET)
-    return ours + listed + nft_expr.counter() + nft_expr.verdict(nft_expr.DROP)
+def places(families: tuple[int, ...]) -> seal.Places:
+    """Return the chains that see all packets, as they are sealed."""
+    return [(family, limit_tables.CHAIN) for family in families]
 
 
-def expects_any_group(table: nft.Table) -> bool:
-    """Say whether a table's rule is for all interfaces, by its comment."""
-    return table.comment == _OTHERS
+def scope_places(families: tuple[int, ...], chain: str) -> seal.Places:
+    """Return the chain of a list of subnets, as it is sealed."""
+    return [(families[0], chain)]  # ARP has none
 
 
-def chain_place(family: int) -> str:
-    """Return where the chain of a family must be hooked, as Chain.place says it."""
-    return nft.base_place("filter", *_HOOKS[family])
+def _stale(
+    netfilter: Netlink, tables: list[nft.Table | None], interface: str, wanted: list[Element]
+) -> list[Place]:
+    """Return the sets that an interface of this name was left in by somebody before it.
+
+    Nothing is asked where the tables have no other sets than those that are wanted.
+    """
+    asked: list[tuple[Place, Message]] = []
+    known = {(one.family, one.set) for one in wanted}
+    for table in tables:
+        if table is None or not own_tables.is_marked(table):
+            continue
+        for each in _sets(netfilter, table):
+            if (table.family, each) not in known:
+                question = nft_set.get_element(table.family, table.name, each, end_key(interface))
+                asked.append(((table.family, each), question))
+    answers = netfilter.ask([question for _, question in asked]) if asked else []
+    return [place for (place, _), body in zip(asked, answers, strict=True) if body is not None]
 
 
-def _addition(family: int, name: str, interface: str, one: nft_limit.Limit) -> Message:
-    return nft_set.new_elements(family, name, SET, [end_key(interface)], one.encode())
+def _sets(netfilter: Netlink, table: nft.Table) -> list[str]:
+    """Return the sets of a table; it is asked for them only where they are not known."""
+    if limit_tables.SUBNETS not in limit_tables.words_of(table):
+        return [limit_tables.SET]
+    return dumps.set_names(netfilter, table.family, table.name)
 
 
-def _removal(family: int, name: str, interface: str) -> Message:
-    return nft_set.del_elements(family, name, SET, [end_key(interface)])
+def _removals(name: str, interface: str, found: list[Place]) -> list[Message]:
+    return [limit_tables.removal(name, interface, *place) for place in found]
 
 
-def take_out(network: str, interfaces: list[str]) -> None:
+def take_out(network: str, interfaces: list[str], families: tuple[int, ...] = FAMILIES) -> None:
     """Limit interfaces of these names no more, as far as they are limited. Raises: NetlinkError."""
     name = table_name(network)
     with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
         for _ in range(_ATTEMPTS):
-            places = [(family, each) for each in interfaces for family in FAMILIES]
+            listed = [(family, each) for each in interfaces for family in families]
             answers = netfilter.ask(
                 [
-                    *(nft.get_table(family, name) for family in FAMILIES),
+                    *(nft.get_table(family, name) for family in families),
                     *(
-                        nft_set.get_element(family, name, SET, end_key(one))
-                        for family, one in places
+                        nft_set.get_element(family, name, limit_tables.SET, end_key(one))
+                        for family, one in listed
                     ),
                 ]
             )
-            tables = [nft.parse_table(body) for body in answers[:2] if body is not None]
+            count = len(families)
+            tables = [nft.parse_table(body) for body in answers[:count] if body is not None]
             own = [table.family for table in tables if own_tables.is_marked(table)]
             messages = [
-                _removal(family, name, one)
-                for (family, one), body in zip(places, answers[2:], strict=True)
+                limit_tables.removal(name, one, family, limit_tables.SET)
+                for (family, one), body in zip(listed, answers[count:], strict=True)
                 if body is not None and family in own
             ]
+            known = [Element(family, limit_tables.SET, _ANY) for family in own]
+            for one in interfaces:
+                messages += _removals(name, one, _stale(netfilter, [*tables], one, known))
             try:
                 netfilter.nft_batch(messages)
             except NetlinkError as error:
@@ -299,18 +287,21 @@ def take_out(network: str, interfaces: list[str]) -> None:
             return
 
 
+_ANY = nft_limit.Limit(1, 1)
+
+
 def forget(host: Netlink, *plans: Plan) -> None:
     """Take out what is of these attachments. Raises: NetlinkError.
 
     Call it before their links go: their names are given again at once. A name that is another's
     by now stays.
     """
-    names: dict[str, list[str]] = {}
+    names: dict[tuple[str, tuple[int, ...]], list[str]] = {}
     for plan in plans:
         if plan.egress is not None and has_name(host, plan):
-            names.setdefault(plan.network, []).append(plan.host_interface)
-    for network, listed in names.items():
-        take_out(network, listed)
+            names.setdefault((plan.network, families_of(plan)), []).append(plan.host_interface)
+    for (network, families), listed in names.items():
+        take_out(network, listed, families)
 
 
 def forget_again(plan: Plan) -> None:
@@ -335,14 +326,18 @@ def sweep(network: str, host: Netlink) -> None:
     name = table_name(network)
     stale: list[str] = []
     with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
-        tables = look(netfilter, name)
-        for family, table in zip(FAMILIES, tables, strict=True):
-            if table is None or not table.comment.startswith(_OURS):
+        for table in own_tables.look(netfilter, name, FAMILIES):
+            if table is None or not table.comment.startswith(limit_tables.OURS):
                 continue
-            for key in keys_in(netfilter, family, name, SET):
+            keys = {
+                key
+                for each in _sets(netfilter, table)
+                for key in keys_in(netfilter, table.family, name, each)
+            }
+            for key in sorted(keys):
                 found = veth.find(host, name=text_of(key))
                 if found is None or (
-                    not expects_any_group(table) and found.group != group(network)
+                    not limit_tables.is_any_group(table) and found.group != group(network)
                 ):
                     stale.append(text_of(key))
     if stale:

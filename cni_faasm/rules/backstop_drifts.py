@@ -1,12 +1,13 @@
 """Compare what holds a container to its limit on the host with the promise."""
 
+from collections.abc import Iterator
+
 from cni_faasm.attachment.plan import Plan
 from cni_faasm.netlink import dumps, nft, nft_expr, nft_set
 from cni_faasm.netlink.lacking import IfNftables
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
-from cni_faasm.rules import backstop, seal
+from cni_faasm.rules import backstop, limit_tables, seal
 from cni_faasm.rules.guard import end_key
-from cni_faasm.rules.guard_rules import FAMILIES
 
 Drift = tuple[str, str, str]
 
@@ -20,56 +21,89 @@ def drifts(plan: Plan, host: Netlink) -> list[Drift]:
     What an earlier version has attached is held to its limit from the network's next ADD on, or
     from its repair.
     """
-    wanted = backstop.bucket_of(host, plan)
-    if wanted is None:
+    wanted = backstop.held(host, plan)
+    if not wanted.elements:
         return []
-    name = backstop.table_name(plan.network)
+    families = wanted.families
+    name = limit_tables.table_name(plan.network)
     what = f"{WHERE}: nft table {name}"
     key = end_key(plan.host_interface)
     with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
         answers = netfilter.ask(
             [
-                *(nft.get_table(family, name) for family in FAMILIES),
-                *(nft.get_chain(family, name, backstop.CHAIN) for family in FAMILIES),
-                *(nft_set.get_element(family, name, backstop.SET, key) for family in FAMILIES),
+                *(nft.get_table(family, name) for family in families),
+                *(nft.get_chain(family, name, limit_tables.CHAIN) for family in families),
+                *(nft_set.get_element(one.family, name, one.set, key) for one in wanted.elements),
             ]
         )
-        tables = [None if body is None else nft.parse_table(body) for body in answers[:2]]
-        if not any(tables) and backstop.kernel_lacks():
+        count = len(families)
+        tables = [None if body is None else nft.parse_table(body) for body in answers[:count]]
+        if not any(tables) and backstop.kernel_lacks(families):
             return []
-        if not backstop.is_whole(tables, plan):
+        if not backstop.is_whole(tables, plan, wanted.elements):
             told = "none" if None in tables else "another"
             if any(table is not None and table.is_dormant for table in tables):
                 told = "dormant"
-            return [(what, "of families inet and arp", told)]
+            names = " and ".join(nft.family_name(family) for family in families)
+            return [(what, f"of families {names}", told)]
         found: list[Drift] = []
-        for family, body in zip(FAMILIES, answers[2:4], strict=True):
+        for family, body in zip(families, answers[count : 2 * count], strict=True):
             actual = "none" if body is None else nft.parse_chain(body).place
-            if actual != backstop.chain_place(family):
-                where = f"{what}: chain {nft.family_name(family, backstop.CHAIN)}"
-                found.append((where, backstop.chain_place(family), actual))
-        if not found and not seal.holds(netfilter, name, backstop.PLACES):
-            found += _rule_drifts(netfilter, plan.network, name, what, tables)
-        for body in answers[4:]:
+            if actual != limit_tables.chain_place(family):
+                where = f"{what}: chain {nft.family_name(family, limit_tables.CHAIN)}"
+                found.append((where, limit_tables.chain_place(family), actual))
+        if not found:
+            found += _rule_drifts(netfilter, plan, what, tables, wanted)
+        for one, body in zip(wanted.elements, answers[2 * count :], strict=True):
             limit = None if body is None else backstop.bucket_in(body, key)
-            if limit != wanted:
+            if limit != one.bucket:
                 told = "none" if body is None else str(limit or "another")
-                found.append((f"{what}{ELEMENT}", f"{plan.host_interface} {wanted}", told))
+                found.append((f"{what}{ELEMENT}", f"{plan.host_interface} {one.bucket}", told))
                 break
         return found
     return []
 
 
 def _rule_drifts(
-    netfilter: Netlink, network: str, name: str, what: str, tables: list[nft.Table | None]
-) -> list[Drift]:
-    found = []
-    for family, table in zip(FAMILIES, tables, strict=True):
-        any_group = table is not None and backstop.expects_any_group(table)
-        wanted = [nft_expr.describe(backstop.rule(network, any_group=any_group))]
-        rules = dumps.rules(netfilter, family, name, backstop.CHAIN)
-        actual = [nft_expr.describe(one.expressions) for one in rules]
-        if actual != wanted:
-            where = f"{what}: rules of {nft.family_name(family, backstop.CHAIN)}"
-            found.append((where, "1 rule", f"{len(actual)} rules, not the same"))
-    return found
+    netfilter: Netlink,
+    plan: Plan,
+    what: str,
+    tables: list[nft.Table | None],
+    wanted: backstop.Held,
+) -> Iterator[Drift]:
+    name = limit_tables.table_name(plan.network)
+    known = limit_tables.scopes([plan])
+    if not seal.holds(netfilter, name, backstop.places(wanted.families)):
+        for table in tables:
+            if table is None:
+                continue
+            rules = dumps.rules(netfilter, table.family, name, limit_tables.CHAIN)
+            others = {nft_expr.jump_target(one.expressions) for one in rules}
+            marks = {
+                one.removeprefix(limit_tables.TO)
+                for one in others
+                if one.startswith(limit_tables.TO)
+            }
+            if table.family != nft.NFPROTO_ARP:
+                marks |= set(known)
+            any_group = limit_tables.is_any_group(table)
+            expected = limit_tables.rules_of(plan.network, sorted(marks), any_group=any_group)
+            yield from _compare(what, table.family, limit_tables.CHAIN, expected, rules)
+    for key, scope in known.items():
+        chain = limit_tables.TO + key
+        sealed = backstop.scope_places(wanted.families, chain)
+        if not seal.holds(netfilter, name, sealed):
+            [(family, _)] = sealed
+            expected = limit_tables.scope_rules(family, key, scope)
+            rules = dumps.rules(netfilter, family, name, chain)
+            yield from _compare(what, family, chain, expected, rules)
+
+
+def _compare(
+    what: str, family: int, chain: str, wanted: list[bytes], rules: list[nft.Rule]
+) -> Iterator[Drift]:
+    actual = [one.expressions for one in rules]
+    if list(map(nft_expr.describe, actual)) != list(map(nft_expr.describe, wanted)):
+        where = f"{what}: rules of {nft.family_name(family, chain)}"
+        counted = f"{len(wanted)} rule" + ("s" if len(wanted) != 1 else "")
+        yield where, counted, f"{len(actual)} rules, not the same"

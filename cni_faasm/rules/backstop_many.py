@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from cni_faasm.attachment.plan import Plan
-from cni_faasm.netlink import nft_set
+from cni_faasm.netlink import nft, nft_set
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
 from cni_faasm.netlink.wire import Message, NetlinkError
-from cni_faasm.rules import backstop
+from cni_faasm.rules import backstop, limit_tables
 from cni_faasm.rules.guard import end_key
-from cni_faasm.rules.guard_rules import FAMILIES
+from cni_faasm.rules.limit_tables import ROUTED
 
 
 def ensure(plans: Sequence[Plan], state_dir: str, host: Netlink) -> bool | None:
@@ -17,38 +17,50 @@ def ensure(plans: Sequence[Plan], state_dir: str, host: Netlink) -> bool | None:
     others = plans[1:]
     if was_missing is None or not others:
         return was_missing
-    if any(backstop.bucket(plan) is None for plan in others):
-        backstop.take_out(plans[0].network, [plan.host_interface for plan in others])
+    if not all(limit_tables.elements(plan) for plan in others):
+        backstop.take_out(plans[0].network, [plan.host_interface for plan in others], ROUTED)
         return was_missing
     try:
-        _put(others)
+        is_put = _put(others)
     except NetlinkError:
-        # Others are at work in these tables.
+        is_put = False  # others are at work in these tables
+    if not is_put:
         for plan in others:
             backstop.ensure(plan, state_dir, host)
     return was_missing
 
 
-def _put(plans: Sequence[Plan]) -> None:
-    """Make the sets hold what attachments are to have. Raises: NetlinkError."""
-    name = backstop.table_name(plans[0].network)
-    places = [(family, plan) for family in FAMILIES for plan in plans]
+def _put(plans: Sequence[Plan]) -> bool:
+    """Make the sets hold what attachments are to have; nothing where there are other sets.
+
+    Raises: NetlinkError.
+    """
+    name = limit_tables.table_name(plans[0].network)
+    listed = [
+        (end_key(plan.host_interface), plan.host_interface, one)
+        for plan in plans
+        for one in limit_tables.elements(plan)
+    ]
     messages: list[Message] = []
     with Netlink(NETLINK_NETFILTER) as netfilter:
         answers = netfilter.ask(
             [
-                nft_set.get_element(family, name, backstop.SET, end_key(plan.host_interface))
-                for family, plan in places
+                *(nft.get_table(family, name) for family in ROUTED),
+                *(nft_set.get_element(one.family, name, one.set, key) for key, _, one in listed),
             ]
         )
-        for (family, plan), body in zip(places, answers, strict=True):
-            key, wanted = end_key(plan.host_interface), backstop.bucket(plan)
+        tables = [None if body is None else nft.parse_table(body) for body in answers[:2]]
+        needed = limit_tables.words(one for _, _, one in listed)
+        if limit_tables.SUBNETS in needed or any(
+            table is None or limit_tables.words_of(table) - needed for table in tables
+        ):
+            return False
+        for (key, interface, one), body in zip(listed, answers[2:], strict=True):
             present = None if body is None else backstop.bucket_in(body, key)
-            if wanted is None or present == wanted:
+            if present == one.bucket:
                 continue
             if body is not None:
-                messages.append(nft_set.del_elements(family, name, backstop.SET, [key]))
-            messages.append(
-                nft_set.new_elements(family, name, backstop.SET, [key], wanted.encode())
-            )
+                messages.append(limit_tables.removal(name, interface, one.family, one.set))
+            messages.append(limit_tables.addition(name, interface, one))
         netfilter.nft_batch(messages)
+    return True

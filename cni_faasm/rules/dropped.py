@@ -9,8 +9,9 @@ from cni_faasm.netlink import dumps, nft, nft_counter
 from cni_faasm.netlink.lacking import IfNftables
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
 from cni_faasm.netlink.wire import NetlinkError
-from cni_faasm.rules import backstop, guard_rules
-from cni_faasm.rules.own_tables import FAMILIES, GUARD, LIMIT, is_marked
+from cni_faasm.rules import guard_rules, limit_tables
+from cni_faasm.rules.limit_tables import FAMILIES
+from cni_faasm.rules.own_tables import GUARD, LIMIT, is_marked
 
 # What drops in which chain.
 _CHAINS = {
@@ -19,7 +20,7 @@ _CHAINS = {
         guard_rules.TO_HOST: "isolated",
         guard_rules.THROUGH: "isolated",
     },
-    LIMIT: {backstop.CHAIN: "limit"},
+    LIMIT: {limit_tables.CHAIN: "limit"},
 }
 
 
@@ -36,7 +37,11 @@ def every() -> Iterator[tuple[str, str, int]]:
                 if not prefix or not is_marked(table):
                     continue
                 network = table.name.removeprefix(prefix)
-                for chain, what in _CHAINS[prefix].items():
+                chains = dict(_CHAINS[prefix])
+                if limit_tables.SUBNETS in table.comment.split():
+                    listed = dumps.chain_names(netfilter, family, table.name)
+                    chains |= {one: "limit" for one in listed if one.startswith(limit_tables.TO)}
+                for chain, what in chains.items():
                     key = network, what
                     packets = _of_chain(netfilter, family, table, chain)
                     if packets is not None:

@@ -25,7 +25,7 @@ _PARTS = {
         {"from", "to_host", "through"},
         {"learned", "bound", "own", "also", "also6", "ends"},
     ),
-    LIMIT: ({"from"}, {"egress"}),
+    LIMIT: ({"from"}, {"egress"}),  # and those of subnets
     PORTS: (
         {"prerouting", "output", "postrouting", "from"},
         {f"{kind}{version}" for kind in ("any", "at", "own") for version in (4, 6)},
@@ -57,6 +57,9 @@ def is_ours(netfilter: Netlink, table: nft.Table) -> bool:
     sets = set(dumps.set_names(netfilter, table.family, table.name))
     seals = {one for one in chains if one.startswith(_SEAL) and len(one) == _SEAL_LENGTH}
     known_chains, known_sets = _PARTS[prefix]
+    if prefix == LIMIT:
+        chains -= {one for one in chains if one.startswith("to_")}
+        sets = {one.split("_")[0] for one in sets}
     return bool(sets or seals) and chains - seals <= known_chains and sets <= known_sets
 
 

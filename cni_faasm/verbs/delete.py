@@ -19,7 +19,7 @@ from cni_faasm.netlink import dumps
 from cni_faasm.netlink.link import Link
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
-from cni_faasm.rules import backstop, guard, ports
+from cni_faasm.rules import backstop, guard, limit_tables, ports
 from cni_faasm.spec.errors import TRY_AGAIN, CniError
 from cni_faasm.spec.protocol import Request
 from cni_faasm.verbs import chained
@@ -129,7 +129,9 @@ def _forget(
         elif outer is not None:
             backstop.take_out(name, [outer.name])
     except NetlinkError as error:
-        warnings.append(f"DEL: its limit stays in nft table {backstop.table_name(name)}: {error}")
+        warnings.append(
+            f"DEL: its limit stays in nft table {limit_tables.table_name(name)}: {error}"
+        )
 
 
 def _sweeping(promised: Plan | None) -> Callable[[], None] | None:

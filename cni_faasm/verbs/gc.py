@@ -16,7 +16,7 @@ from cni_faasm.link import egress, kernel, removal
 from cni_faasm.netlink import dumps, link
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
-from cni_faasm.rules import backstop, guard, guard_rules, nat, ports
+from cni_faasm.rules import backstop, guard, guard_rules, limit_tables, nat, ports
 from cni_faasm.spec.errors import INVALID_CONFIG, CniError
 from cni_faasm.spec.protocol import Request
 from cni_faasm.verbs import chained
@@ -166,7 +166,7 @@ def _remove_rules(
         if guard.remove(config.name, dry_run=dry_run):
             removed.append(f"nft tables {guard_rules.table_name(config.name)}")
         if backstop.remove(config.name, dry_run=dry_run):
-            removed.append(f"nft tables {backstop.table_name(config.name)}")
+            removed.append(f"nft tables {limit_tables.table_name(config.name)}")
         if ports.remove(config.name, dry_run=dry_run):
             removed.append(f"nft table {ports.table_name(config.name)}")
 

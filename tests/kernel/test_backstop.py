@@ -10,7 +10,7 @@ import pytest
 from cni_faasm.config.rates import Limit
 from cni_faasm.limits import shaping
 from cni_faasm.netlink import nft_limit
-from cni_faasm.rules import backstop
+from cni_faasm.rules import limit_tables
 from tests import frames, rates
 from tests.attached import GATEWAY, REMOTE, Attached, add_remote, config
 from tests.host import Host, Namespace, wait_until
@@ -249,19 +249,18 @@ def test_set_rate(host: Host, tool: Tool) -> None:
         host.check(one.inside, network, one.result).ok()
 
 
-def test_where_the_hosts_ifb_or_subnets_limit_there_is_none(host: Host) -> None:
-    for keys in ({"enforceEgress": "host"}, {"unshapedSubnets": ["192.0.2.0/24"]}):
-        network = config(host, bandwidth={"egressRate": "10M", **keys})
-        one = Attached(host, network)
-        host.check(one.inside, network, one.result).ok()
-        assert not set(TABLES) & set(host.nft_tables())
+def test_where_the_hosts_ifb_limits_there_is_none(host: Host) -> None:
+    network = config(host, bandwidth={"egressRate": "10M", "enforceEgress": "host"})
+    one = Attached(host, network)
+    host.check(one.inside, network, one.result).ok()
+    assert not set(TABLES) & set(host.nft_tables())
 
 
 def test_the_bucket_takes_the_largest_packet_at_the_lowest_rate() -> None:
     for rate, mtu in ((1000, 1500), (64_000, 65535), (MBIT, 1500), (10_000 * MBIT, 9000)):
         shape = shaping.shape(Limit(rate), None, mtu, "bfifo")
         assert shape is not None
-        found = backstop.bucket_of_shape(shape, mtu)
+        found = limit_tables.bucket_of_shape(shape, mtu)
         assert found is not None
         assert found.rate_Bps * 100 >= shape.rate_Bps * 103
         # The kernel's bucket: a second of the rate and the burst.
@@ -270,4 +269,4 @@ def test_the_bucket_takes_the_largest_packet_at_the_lowest_rate() -> None:
     for limit in (Limit(200_000_000 * 1000), Limit(1000 * MBIT, 1 << 40)):
         shape = shaping.shape(limit, None, 1500, "bfifo")
         assert shape is not None
-        assert backstop.bucket_of_shape(shape, 1500) is None
+        assert limit_tables.bucket_of_shape(shape, 1500) is None

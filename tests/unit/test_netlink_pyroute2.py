@@ -186,7 +186,10 @@ def test_a_link_of_pyroute2_is_read() -> None:
             ("IFLA_NUM_RX_QUEUES", 2),
             ("IFLA_MASTER", 9),
             ("IFLA_QDISC", "htb"),
-            ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "veth")]}),
+            (
+                "IFLA_LINKINFO",
+                {"attrs": [("IFLA_INFO_KIND", "veth"), ("IFLA_INFO_SLAVE_KIND", "bridge")]},
+            ),
         ],
     )
     found = link.parse_link(body)
@@ -209,6 +212,7 @@ def test_a_link_of_pyroute2_is_read() -> None:
         "master": 9,
         "qdisc": "htb",
         "kind": "veth",
+        "slave_kind": "bridge",
         "operstate": 0,
         "rx_packets": None,
         "tx_packets": None,

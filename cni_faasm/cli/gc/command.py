@@ -22,7 +22,7 @@ from cni_faasm.link import kernel, veth
 from cni_faasm.netlink import dumps, nft
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
 from cni_faasm.netlink.wire import NetlinkError
-from cni_faasm.rules import backstop, guard_rules, nat, ports
+from cni_faasm.rules import guard_rules, limit_tables, nat, ports
 from cni_faasm.spec.errors import CniError
 from cni_faasm.verbs.gc import gc as collect
 
@@ -32,7 +32,7 @@ _NAMED = 5  # in one message
 ALIAS = "cni-faasm"
 TABLE = nat.table_name("")
 GUARD_TABLE = guard_rules.table_name("")
-LIMIT_TABLE = backstop.table_name("")
+LIMIT_TABLE = limit_tables.table_name("")
 PORTS_TABLE = ports.table_name("")
 
 
@@ -159,7 +159,11 @@ def _traces(host: Netlink) -> set[str]:
             found.add(words[1])
     try:
         with Netlink(NETLINK_NETFILTER) as netfilter:
-            tables = dumps.tables(netfilter, nft.NFPROTO_INET)
+            tables = [
+                one
+                for family in (nft.NFPROTO_INET, nft.NFPROTO_BRIDGE)
+                for one in dumps.tables(netfilter, family)
+            ]
     except (NetlinkError, OSError):
         return found  # a kernel without nf_tables has no tables
     found |= {

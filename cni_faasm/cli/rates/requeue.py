@@ -11,7 +11,7 @@ from cni_faasm.limits.shaping import Shape
 from cni_faasm.link import egress
 from cni_faasm.netlink import link, tc, tc_mirred, tc_parse
 from cni_faasm.netlink.transport import Netlink
-from cni_faasm.rules import backstop
+from cni_faasm.rules import backstop, limit_tables
 
 # How long a queue that is to become shorter is waited for.
 DRAIN_S = 2.0
@@ -23,8 +23,8 @@ def requeue(before: Attachment, after: Attachment, host: Netlink, inner: Netlink
     old, new = before.promised, after.promised
     if old is None or new is None:
         return
-    had, wanted = backstop.bucket(old), backstop.bucket(new)
-    has_changed = had != wanted
+    had, wanted = limit_tables.bucket(old), limit_tables.bucket(new)
+    has_changed = limit_tables.elements(old) != limit_tables.elements(new)
     # What passes the container's end is never to be more than the host lets through.
     is_wider = had is not None and (wanted is None or wanted.rate_Bps > had.rate_Bps)
     if has_changed and is_wider:

@@ -19,7 +19,7 @@ _PLACES = {
 def lacks(config: NetworkConfig, where: str) -> Iterator[tuple[str, str]]:
     """Yield (place, text), as far as the caller may look: a namespace is made for it."""
     keys = features.keys_of(config)
-    if config.egress.rate_bps and not config.enforce_egress and not config.subnets:
+    if config.egress.rate_bps and not config.enforce_egress:
         keys.add(features.BACKSTOP)
     try:
         found = features.missing(keys, makes_pairs=not config.shapes_only)
