@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-from cni_faasm import arguments
+from cni_faasm import arguments, calls
 from cni_faasm.attachment.undo import Undo
 from cni_faasm.netavark import edge
 from cni_faasm.netlink import debuglog
@@ -38,13 +38,16 @@ def main() -> NoReturn:
     with an error document. Without CNI_COMMAND: what the arguments ask for, 2 when nobody
     knows them; without arguments a word on stderr about what this is.
     """
+    began_ns = time.monotonic_ns()
     environ = cni_variables(posix.environ)
     _fill_descriptors()
     if not environ.get("CNI_COMMAND"):
         words = arguments.given()
         if words and words[0] in arguments.NETAVARK:
             _catch_signals()
-            os._exit(_serve_netavark(words))
+            code = _serve_netavark(words)
+            calls.add(words[0], code, began_ns)
+            os._exit(1 if code else 0)
         status, stdout, stderr = arguments.answer(words)
         try:
             _write(1, stdout.encode())
@@ -53,9 +56,10 @@ def main() -> NoReturn:
             status = 1  # nobody listens
         os._exit(status)
     _catch_signals()
-    status = serve(environ)
+    code = serve(environ)
+    calls.add(environ["CNI_COMMAND"], code, began_ns)
     # Flushed and done: the interpreter's own tear-down would cost a millisecond.
-    os._exit(status)
+    os._exit(1 if code else 0)
 
 
 def cni_variables(environ: dict[bytes, bytes]) -> dict[str, str]:
@@ -68,7 +72,7 @@ def cni_variables(environ: dict[bytes, bytes]) -> dict[str, str]:
 
 
 def _serve_netavark(words: list[str]) -> int:
-    """Serve a call of podman's or netavark's. Returns: the exit status."""
+    """Serve a call of podman's or netavark's. Returns: 0, or the code of its error."""
 
     def tell(_: int, text: bytes) -> None:
         _write(1, text)
@@ -91,8 +95,8 @@ def _serve_netavark(words: list[str]) -> int:
         try:
             _write(1, edge.refusal(known))
         except OSError:
-            return 1  # nobody listens
-        return 1
+            return IO_FAILURE  # nobody listens
+        return known.code or INTERNAL
 
 
 def serve(
@@ -108,7 +112,7 @@ def serve(
 
     tell: gets the exit status and the document instead of stdout, and raises OSError when
     nobody took them. given: the configuration, in the place of stdin.
-    Returns: the exit status.
+    Returns: 0, or the code of the error that was told.
     """
     undo = Undo()
 
@@ -121,13 +125,14 @@ def serve(
     except BaseException as error:
         # The runtime never learnt of this attachment, so it must not exist.
         undo.roll_back(error)
+        known = _internal(error)
         if isinstance(error, (KeyboardInterrupt, MemoryError)):  # after which stdout is empty
-            document = protocol.error_document(_internal(error), protocol.LATEST_VERSION)
+            document = protocol.error_document(known, protocol.LATEST_VERSION)
             try:
                 tell(1, jsonio.dumps(document) + b"\n")
             except (OSError, MemoryError):
-                return 1  # nobody listens
-        return 1
+                return known.code  # nobody listens
+        return known.code
 
 
 def _answer(
@@ -148,25 +153,25 @@ def _answer(
         request = protocol.parse_request(environ, given)
         _begin_log(environ, request)
         document = _run(request, undo, warnings)
-        status = 0
+        code = 0
     except BaseException as error:
         undo.roll_back(error)
         known = error if isinstance(error, CniError) else _internal(error)
-        document, status = protocol.error_document(known, version), 1
+        document, code = protocol.error_document(known, version), known.code or INTERNAL
     _ignore_signals()
     try:
         for warning in dict.fromkeys(warnings):  # each once
             _write(stderr, f"cni-faasm: {warning}\n".encode("utf-8", "replace"))
     except OSError:
         pass  # nobody listens on stderr: not a reason to fail
-    tell(status, b"" if document is None else jsonio.dumps(document) + b"\n")
+    tell(1 if code else 0, b"" if document is None else jsonio.dumps(document) + b"\n")
     undo.drop()
     if "CNI_FAASM_LOG" in environ:
         try:
-            _end_log(environ, document if status else None)
+            _end_log(environ, document if code else None)
         except Exception:
-            return status  # the runtime has its answer: what the log lacks must not change it
-    return status
+            return code  # the runtime has its answer: what the log lacks must not change it
+    return code
 
 
 def _begin_log(environ: dict[str, str], request: protocol.Request) -> None:

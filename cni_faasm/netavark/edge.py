@@ -22,7 +22,7 @@ def answer(
     serve: Callable[[dict[str, str], dict[str, object], Tell], int],
     warn: Callable[[str], None],
 ) -> int:
-    """Answer a call by its arguments. Returns: the exit status.
+    """Answer a call by its arguments. Returns: 0, or the code of the error that was told.
 
     read: stdin. tell: takes the exit status and stdout; OSError when nobody reads it.
     serve: serves a CNI call, whatever happens, and tells its document. warn: a line on stderr.

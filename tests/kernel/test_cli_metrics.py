@@ -2,6 +2,7 @@
 
 import http.client
 import re
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from cni_faasm import calls
 from tests import frames
 from tests.attached import GATEWAY, REMOTE, Attached, add_remote, config, passes
 from tests.host import Host
 from tests.kernel.test_backstop import cheat
 from tests.kernel.test_cli_looking import plugin_config, send
+from tests.netavark import Netavark, error
 from tests.tool import Tool
 
 
@@ -31,7 +34,17 @@ def samples(text: str) -> dict[str, dict[tuple[str, ...], float]]:
     found: dict[str, dict[tuple[str, ...], float]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            keys = ("container", "direction", "range", "rule", "namespace", "pod", "name")
+            keys = (
+                "container",
+                "direction",
+                "range",
+                "rule",
+                "namespace",
+                "pod",
+                "name",
+                "verb",
+                "code",
+            )
             labels = tuple(sample.labels[key] for key in keys if key in sample.labels)
             found.setdefault(sample.name, {})[labels] = sample.value
     return found
@@ -75,6 +88,62 @@ def test_metrics_of_attachments_and_ranges(tool: Tool, tmp_path: Path) -> None:
 def test_no_attachment(tool: Tool) -> None:
     found = samples(tool("metrics").ok().stdout)
     assert found["cni_faasm_leases_free"] == {("10.200.0.1-10.200.0.14",): 13}
+
+
+def test_calls(tool: Tool) -> None:
+    """Those of runtimes and of netavark, with their errors; a full or missing folder is nothing."""
+    host = tool.host
+    count, seconds = "cni_faasm_call_duration_seconds_count", "cni_faasm_call_duration_seconds_sum"
+
+    def counted() -> dict[str, dict[tuple[str, ...], float]]:
+        return samples(tool("metrics").ok().stdout)
+
+    folder = Path(calls.FOLDER)
+    shutil.rmtree(folder, ignore_errors=True)  # of tests before this one
+    assert count not in counted()
+    inside, config = host.add_container(), plugin_config(tool)
+    result = host.add(inside, config)
+    tool("status").ok()
+    found = counted()
+    assert found[count] == {("ADD",): 1}
+    assert 0.0005 < found[seconds]["ADD",] < 10
+    assert found["cni_faasm_call_duration_seconds_bucket"]["ADD",] == 1  # the last: +Inf
+    assert "cni_faasm_call_errors_total" not in found
+
+    host.run(["tc", "qdisc", "del", "dev", "faasm0", "root"])
+    host.cni("CHECK", inside, {**config, "prevResult": result}).error(107)
+    host.cni("ADD", inside, {**config, "bandwidth": {"ingressRate": "1Q"}}).error(7)
+    network = Netavark(host)
+    assert "egresRate" in error(network.call("create", document={"options": {"egresRate": "1M"}}))
+    network.call("info").ok()
+    network.setup(inside, "10.200.0.9", ifname="eth1")
+    network.teardown(inside, "10.200.0.9", ifname="eth1")
+    host.delete_attachment(inside, config)
+    netavark = {"create": 2, "setup": 1, "teardown": 1}
+    found = counted()
+    assert found[count] == {
+        (verb,): number for verb, number in {"ADD": 2, "CHECK": 1, "DEL": 1, **netavark}.items()
+    }
+    assert found["cni_faasm_call_errors_total"] == {
+        ("ADD", "7"): 1,
+        ("CHECK", "107"): 1,
+        ("create", "7"): 1,
+    }
+
+    shutil.rmtree(folder)
+    folder.write_text("in the way")
+    try:
+        host.add(inside, config)
+        host.delete_attachment(inside, config)
+    finally:
+        folder.unlink()
+    folder.mkdir(0o700)
+    host.run(["mount", "-t", "tmpfs", "-o", "size=4k,nr_inodes=1", "tmpfs", str(folder)])
+    try:
+        host.add(inside, config)
+        host.delete_attachment(inside, config)
+    finally:
+        host.run(["umount", str(folder)])
 
 
 def test_what_rules_dropped(host: Host) -> None:

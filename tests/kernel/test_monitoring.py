@@ -148,6 +148,7 @@ def test_prometheus_scrapes_and_answers_the_dashboard(tool: Tool, tmp_path: Path
     inside = host.add_container()
     args = "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-1"
     host.add(inside, plugin_config(tool), args=args)
+    host.cni("ADD", inside, plugin_config(tool)).error(102)
     send(inside, 100_000)
     tool("gc").ok()
     with tool.start("metrics", "--listen", "0") as serving:
@@ -155,6 +156,8 @@ def test_prometheus_scrapes_and_answers_the_dashboard(tool: Tool, tmp_path: Path
         [target] = re.findall(r"http://(\S+)/metrics", serving.stderr.readline())
         try:
             with prometheus(host, target, tmp_path) as one:
+                host.cni("ADD", inside, plugin_config(tool)).error(102)
+                wait_until(lambda: one.query("cni_faasm:call_errors:ratio"), "the failed ADD", 30)
                 [up] = one.query("up")
                 assert up["value"][1] == "1"
                 for title, text in queries():

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cni_faasm.__main__ import serve
+from cni_faasm.spec.errors import IO_FAILURE
 from cni_faasm.spec.protocol import SUPPORTED_VERSIONS, VERBS
 from tests.property.test_jsonio import VALUES
 from tests.property.test_protocol import ENVIRONS
@@ -97,7 +98,7 @@ def judge(environ: dict[str, str], stdin: bytes) -> dict[str, Any] | None:
     assert isinstance(document, dict)
     assert document["cniVersion"] in SUPPORTED_VERSIONS
     if status:
-        assert status == 1
+        assert status == document["code"]
         assert isinstance(document["code"], int)
         assert document["code"] != 100, document
         assert document["msg"]
@@ -132,7 +133,7 @@ def test_an_endless_configuration_is_refused(verb: str) -> None:
     with open("/dev/zero", "rb") as endless, open(os.devnull, "wb") as stderr:
         stdout = os.memfd_create("stdout")
         try:
-            assert serve({"CNI_COMMAND": verb}, endless.fileno(), stdout, stderr.fileno()) == 1
+            assert serve({"CNI_COMMAND": verb}, endless.fileno(), stdout, stderr.fileno()) == 6
             os.lseek(stdout, 0, os.SEEK_SET)
             assert json.loads(os.read(stdout, 4096))["code"] == 6
         finally:
@@ -145,7 +146,7 @@ def test_nobody_listens(environ: dict[str, str]) -> None:
     os.close(read_end)
     stdin = os.memfd_create("stdin")
     try:
-        assert serve(environ, stdin, write_end, write_end) == 1
+        assert serve(environ, stdin, write_end, write_end) == IO_FAILURE
     finally:
         os.close(stdin)
         os.close(write_end)

@@ -12,6 +12,7 @@ from typing import Any
 from cni_faasm import __version__
 from cni_faasm.attachment import record
 from cni_faasm.cli import attachments, networks
+from cni_faasm.cli.metrics import of_calls
 from cni_faasm.cli.status.rows import Row, Watcher
 from cni_faasm.config import loading as configuration
 from cni_faasm.config import ranges
@@ -56,6 +57,7 @@ def collect(conf_dir: str, state_dir: str, *, quiet: bool = False) -> list[Any]:
         watcher.close()
     families = list(_families(rows, _leases(known, rows)))
     families += _of_networks(folders)
+    families += of_calls.families(PREFIX)
     families.append(_info(rows))
     families.append(
         _gauge(
