@@ -1,8 +1,9 @@
-"""podman 5 and netavark of Debian 13: tests/vm/jobs/podman.py in a guest, under --soak.
+"""podman 5 and netavark of Debian 13: tests/vm/jobs/podman.py and podman_reboot.py, under --soak.
 
 tests/vm/run.sh trixie -k podman
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from tests.vm.boot import Guest
 from tests.vm.test_firewalld import PACKAGES, SETTINGS, TIMEOUT_S
 
 JOB = "tests/vm/jobs/podman.py"
+REBOOT = "tests/vm/jobs/podman_reboot.py"
+PYTHON = ("env", *SETTINGS, PACKAGES, "/usr/bin/python3")
+PYTEST = (*PYTHON, "-m", "pytest", "-s", "-p", "no:cacheprovider", "--tb=short")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -21,16 +25,25 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("suite", [one for one in chosen if one in selection.PODMAN])
 
 
-def test_podman(suite: str, tmp_path: Path) -> None:
-    pytest_words = ("-m", "pytest", "-s", "-p", "no:cacheprovider", "--tb=short", JOB)
-    job = ["env", *SETTINGS, PACKAGES, "/usr/bin/python3", *pytest_words]
-    guest = Guest(
+def guest_of(suite: str, job: Sequence[str], out: Path, disk: Path | None = None) -> Guest:
+    return Guest(
         suite,
         job,
         root=f"{suite}-podman",
-        out=tmp_path,
+        disk=disk,
+        out=out,
         timeout_s=TIMEOUT_S,
         quiet_s=TIMEOUT_S,
     )
-    with guest:
+
+
+def test_podman(suite: str, tmp_path: Path) -> None:
+    with guest_of(suite, [*PYTEST, JOB], tmp_path) as guest:
         assert guest.wait() == 0, guest.tail(100)
+
+
+def test_ports_after_a_reboot(suite: str, tmp_path: Path) -> None:
+    module = REBOOT.removesuffix(".py").replace("/", ".")
+    for job in ([*PYTHON, "-m", module], [*PYTEST, REBOOT]):
+        with guest_of(suite, job, tmp_path / "out", tmp_path / "disk") as guest:
+            assert guest.wait() == 0, guest.tail(100)

@@ -26,6 +26,7 @@ NETWORKS = Path("/etc/containers/networks")
 PLUGIN = Path("/usr/libexec/netavark/faasm")
 STATE, LEASES = Path("/var/lib/cni/faasm"), Path("/var/lib/cni/networks")
 OUT, IN = 1_000_000, 2_000_000
+KILLED_AT = (8, 14)  # which of setup's messages to the kernel
 
 
 class Podman:
@@ -64,16 +65,21 @@ class Podman:
         self("rm", "--force", "--time", "0", *names)
 
 
+def install(machine: Machine) -> None:
+    """Install the bundle, and what podman asks for before it runs anything."""
+    machine.run_ok("/checkout/dist/faasm/cni-faasm", "install")
+    assert PLUGIN.is_symlink()
+    policy = Path("/etc/containers/policy.json")
+    policy.parent.mkdir(exist_ok=True)
+    policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
+
+
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """Return the guest with an uplink and the bundle installed."""
     made = Machine(tmp_path_factory.mktemp("machine"))
     add_remote(made)
-    made.run_ok("/checkout/dist/faasm/cni-faasm", "install")
-    assert PLUGIN.is_symlink()
-    policy = Path("/etc/containers/policy.json")
-    policy.parent.mkdir(exist_ok=True)
-    policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
+    install(made)
     yield made
     for remote in made.remotes:
         remote.delete()
@@ -169,7 +175,8 @@ def test_limits_both_ways(podman: Podman, network: str) -> None:
     serve(machine, machine.remotes[0])
     for download, limit in ((False, OUT), (True, IN)):
         flow = Flow(inside, "198.51.100.1", download=download)
-        assert_flows([flow], limit, seconds=5, low=0.85)
+        # Where a processor is emulated, iperf3 begins to count late, with what waited until then.
+        assert_flows([flow], limit, seconds=8, low=0.85, high=1.1)
     # By podman's name, with all of the tool.
     [row] = json.loads(machine.run_ok("cni-faasm", "status", "web", "--json").stdout)["attachments"]
     assert (row["name"], row["network"]) == ("web", network)
@@ -278,12 +285,12 @@ def test_a_setup_that_is_killed(podman: Podman, network: str) -> None:
     PLUGIN.unlink()
     killed = f"strace -f -qq -o /dev/null -e inject=sendto,sendmsg:signal=KILL:when=WHEN {PLUGIN.parent}/"
     try:
-        for when in (8, 14):
+        for when in KILLED_AT:
             script = f'#!/bin/sh\nexec {killed.replace("WHEN", str(when))}{real} "$@"\n'
             PLUGIN.write_text(script)
             PLUGIN.chmod(0o755)
             told = podman.refused(
-                *("run", "--name", "killed", "--network", network),
+                *("run", "--name", f"killed{when}", "--network", network),
                 *("--rootfs", str(podman.root_filesystem), "/bin/sh"),
             )
             assert "faasm" in told
@@ -291,7 +298,7 @@ def test_a_setup_that_is_killed(podman: Podman, network: str) -> None:
     finally:
         PLUGIN.unlink(missing_ok=True)
         PLUGIN.symlink_to(real)
-    podman.remove("killed")
+    podman.remove(*(f"killed{when}" for when in KILLED_AT))
     podman.machine.run_ok("cni-faasm", "gc")
     assert attachments() == []
 
