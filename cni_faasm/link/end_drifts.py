@@ -21,7 +21,6 @@ from cni_faasm.spec.results import ROUTE_NUMBERS, Result, Route
 
 Drift = tuple[str, str, str]
 
-RT_TABLE_LOCAL = 255  # <linux/rtnetlink.h>
 _LINK_LOCAL = b"\xfe\x80"  # how IPv6 addresses begin that the kernel makes up
 _PASSING = addr.IFA_F_DEPRECATED | addr.IFA_F_DADFAILED
 
@@ -103,6 +102,8 @@ def outer(promised: Plan, host: Netlink, *, forwards: bool) -> list[Drift]:
         _check_address(where, address, addresses, found)
     for item in promised.addresses:
         _check_host_route(where, item, host, one.ifindex, found)
+    if veth.loopback_routes(promised):
+        _check_loopback_route(where, host, one.ifindex, found)
     found += shaping_drifts.of_device(where, host, one.ifindex, promised.ingress)
     if promised.host_egress is not None:
         found += egress.drifts(host, promised)
@@ -223,6 +224,13 @@ def _check_host_route(
         found.append((what, f"{expected} by this interface", f"by interface {taken.oif}"))
 
 
+def _check_loopback_route(where: str, host: Netlink, ifindex: int, found: list[Drift]) -> None:
+    question = route.get_route(veth.LOOPBACK_IPV6, oif=ifindex)
+    [answer] = host.get_tolerant([question])
+    if isinstance(answer, NetlinkError) or route.parse_route(answer).oif != ifindex:
+        found.append((f"{where}: route", "::1/128 by this interface", "none"))
+
+
 def _check_address(
     where: str, address: bytes, addresses: dict[bytes, addr.Addr], found: list[Drift]
 ) -> None:
@@ -245,7 +253,7 @@ def _check_route(
     same = [one for one in alike if one.table == (wanted.table or plan.RT_TABLE_MAIN)]
     if not same:
         # A later plugin (sbr) may have moved the routes to a table of their own.
-        same = [one for one in alike if one.table != RT_TABLE_LOCAL]
+        same = [one for one in alike if one.table != route.RT_TABLE_LOCAL]
     expected = inet.cidr(dst, wanted.prefix_len)
     if gateway:
         expected += f" via {inet.unpack(gateway)}"

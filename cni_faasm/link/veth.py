@@ -19,6 +19,8 @@ from cni_faasm.spec import inet
 from cni_faasm.spec.errors import ADDRESS_UNAVAILABLE, CniError
 
 LOOPBACK_IFINDEX = 1
+LOOPBACK_IPV6 = bytes(15) + b"\x01"
+LOOPBACK_METRIC = 4096  # lo itself has 0
 NUD_STALE = 0x04  # <linux/neighbour.h>
 NUD_PERMANENT = 0x80
 
@@ -178,8 +180,31 @@ def outer_messages(plan: Plan) -> list[Message]:
     messages.extend(
         route.new_route(item.address, item.prefix_len, ifindex) for item in plan.addresses
     )
+    messages.extend(loopback_routes(plan))
     messages.extend(shaping.messages(ifindex, plan.ingress))
     return messages
+
+
+def loopback_routes(plan: Plan) -> list[Message]:
+    """Return what lets answers of published ports come back to ::1 by the host's end.
+
+    The kernel looks for that address on the very interface by which a packet has come, once it has
+    been translated back; what comes with it from outside is thrown away before (ip6_rcv_core).
+    It stands behind that of lo, and one of each container's end behind the other.
+    """
+    if not plan.ports or not any(len(item.address) == 16 for item in plan.addresses):
+        return []
+    return [
+        route.new_route(
+            LOOPBACK_IPV6,
+            128,
+            plan.host_ifindex,
+            priority=LOOPBACK_METRIC,
+            table=route.RT_TABLE_LOCAL,
+            kind=route.RTN_LOCAL,
+            append=True,
+        )
+    ]
 
 
 def inner_messages(plan: Plan, routes: Iterable[Message]) -> list[Message]:

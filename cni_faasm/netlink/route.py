@@ -36,6 +36,7 @@ RT_SCOPE_NOWHERE = 255
 RT_TABLE_UNSPEC = 0
 RT_TABLE_COMPAT = 252
 RT_TABLE_MAIN = 254
+RT_TABLE_LOCAL = 255
 RTM_F_CLONED = 0x200
 RTM_F_FIB_MATCH = 0x2000
 RTNH_F_ONLINK = 4
@@ -172,6 +173,7 @@ def new_route(
     protocol: int = RTPROT_BOOT,
     replace: bool = False,
     append: bool = False,
+    kind: int = RTN_UNICAST,
 ) -> Message:
     """Add a route; EEXIST when there is one to the same destination of the same priority.
 
@@ -179,6 +181,7 @@ def new_route(
     src: preferred source address. onlink: the gateway need not be reachable by a route.
     protocol: who made it; ip's own by default. replace: take the place of the other.
     append: stand after it; EEXIST only when it has the same gateway and interface.
+    kind: of RTN_*; with RTN_LOCAL the destination is the host itself.
     Raises: ValueError when gateway or src are not of dst's family.
     Equivalent to: ip route add DST via GATEWAY dev IF src SRC mtu N metric N table N onlink
     """
@@ -208,7 +211,7 @@ def new_route(
         _table(table),
         protocol,
         scope,
-        RTN_UNICAST,
+        kind,
         RTNH_F_ONLINK if onlink else 0,
     )
     how, verb = NLM_F_EXCL, "add"
@@ -216,7 +219,9 @@ def new_route(
         how, verb = NLM_F_REPLACE, "replace"
     elif append:
         how, verb = NLM_F_APPEND, "append"
-    return RTM_NEWROUTE, NLM_F_CREATE | how, head + b"".join(parts), f"ip route {verb} {words}"
+    local = "local " if kind == RTN_LOCAL else ""
+    what = f"ip route {verb} {local}{words}"
+    return RTM_NEWROUTE, NLM_F_CREATE | how, head + b"".join(parts), what
 
 
 def del_route(

@@ -10,6 +10,7 @@
             fib daddr type local dnat ip to meta l4proto . th dport map @any4 }
         chain postrouting { type nat hook postrouting priority srcnat - 1
             oifgroup G ip saddr 127.0.0.0/8 masquerade      from the host itself, by 127.0.0.1
+            oifgroup G ip6 saddr ::1 masquerade             and by ::1
             ip saddr . ip daddr @own4 masquerade }          from a container to its own port
         chain from { type filter hook prerouting priority raw
             iifgroup G ip daddr 127.0.0.0/8 drop }
@@ -17,8 +18,9 @@
 
 Behind portmap's rules, which have priority dstnat: what that has sent elsewhere stays so. For
 connections from 127.0.0.1 the host's end has route_localnet, by which a container could reach what
-listens there; so what comes from a container for 127.0.0.0/8 is dropped. IPv6 has nothing of the
-kind: ::1 is published to nobody.
+listens there; so what comes from a container for 127.0.0.0/8 is dropped. What comes for ::1 the
+kernel drops by itself, before any rule. Answers to connections from ::1 find it by a local route on
+the host's end (link/veth.py).
 
 UDP has no end of a connection that the kernel could see. So connections that it still tracks to a
 published port are forgotten when the port comes or goes.
@@ -57,6 +59,7 @@ CHAINS = {
 }
 PLACES = [(_INET, chain) for chain in CHAINS]
 _LOOPBACK = (b"\x7f\0\0\0", 8)
+_LOOPBACK_IPV6 = (bytes(15) + b"\x01", 128)
 _MOST = 512  # elements of a message, whose lengths are of 16 bits
 _ATTEMPTS = 8
 _RACES = (errno.EEXIST, errno.ENOENT, errno.EINTR, errno.EBUSY)
@@ -104,6 +107,7 @@ def rules(network: str) -> dict[str, list[bytes]]:
         "output": redirects,
         "postrouting": [
             out + nft_expr.match_saddr(*_LOOPBACK) + nft_expr.masquerade(),
+            out + nft_expr.match_saddr(*_LOOPBACK_IPV6) + nft_expr.masquerade(),
             nft_map.to_itself("own4", 4) + nft_expr.masquerade(),
             nft_map.to_itself("own6", 16) + nft_expr.masquerade(),
         ],

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests import frames
 from tests.attached import REMOTE, add_remote
 from tests.host import AFTER_LAST_DEL, DUAL_STACK, Host, Namespace, is_listening, wait_until
 from tests.tool import Tool
@@ -112,9 +114,10 @@ def test_from_everywhere(uplinked: Host) -> None:
             assert ask(one, address, 8080).startswith("tcp ")
             assert ask(one, address, 5353, "udp").startswith("udp ")
             assert ask(host, address, 8080).startswith("tcp ")
-            if version == 4:
-                assert ask(host, "127.0.0.1", 8080) == "tcp 10.200.0.1"
-                assert ask(host, "127.0.0.1", 5353, "udp") == "udp 10.200.0.1"
+            itself = "127.0.0.1" if version == 4 else "::1"
+            gateway = "10.200.0.1" if version == 4 else "fd00:200::1"
+            assert ask(host, itself, 8080) == f"tcp {gateway}"
+            assert ask(host, itself, 5353, "udp") == f"udp {gateway}"
     host.check(one, asked, result).ok()
     for each, given in ((one, asked), (other, config(host))):
         host.delete_attachment(each, given)
@@ -122,6 +125,55 @@ def test_from_everywhere(uplinked: Host) -> None:
     host.assert_unchanged(before, ignore=AFTER_LAST_DEL)
     host.cni("GC", None, {**asked, "cni.dev/valid-attachments": []}).ok()
     assert host.nft_tables() == []
+
+
+def sctp(ports: tuple[int, int], tag: int, chunk: int) -> bytes:
+    """Return an INIT (1) or INIT ACK (2); tag: that of whom it goes to. See RFC 9260, 3.3.2."""
+    body = struct.pack("!BBHIIHHI", chunk, 0, 20, 7000 + chunk, 65536, 1, 1, 1)
+    head = struct.pack("!HHI", *ports, tag)
+    return head + crc32c(head + bytes(4) + body).to_bytes(4, "little") + body
+
+
+def crc32c(data: bytes) -> int:
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+def received(raw: socket.socket) -> tuple[bytes, str]:
+    """Return the next packet of SCTP, whose checksum must be right, and its sender."""
+    data, peer = raw.recvfrom(200)
+    packet = data[20:] if raw.family == socket.AF_INET else data  # that of IPv6 has no header
+    checked = crc32c(packet[:8] + bytes(4) + packet[12:]).to_bytes(4, "little")
+    assert packet[8:12] == checked
+    return packet, peer[0]
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_sctp(uplinked: Host, container: Namespace, version: int) -> None:
+    """By its packets, for sockets of it are in few kernels."""
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    asked = config(uplinked, mapping(9000, 38412, "sctp"))
+    uplinked.add(container, asked)
+    raws = []
+    for namespace in (uplinked.remotes[0], container):
+        with namespace.entered():
+            raws.append(socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_SCTP))
+    client, server = raws
+    with client, server:
+        for one in raws:
+            one.settimeout(5)
+        client.sendto(sctp((5000, 9000), 0, 1), (HOST[version], 0))
+        packet, peer = received(server)
+        assert (struct.unpack_from("!HH", packet), peer) == ((5000, 38412), REMOTE[version])
+        server.sendto(sctp((38412, 5000), 7001, 2), (peer, 0))
+        packet, peer = received(client)
+        assert (struct.unpack_from("!HH", packet), peer) == ((9000, 5000), HOST[version])
+        assert packet[12] == 2
+        uplinked.delete_attachment(container, asked)
 
 
 def test_ranges_and_addresses_of_the_host(uplinked: Host, container: Namespace) -> None:
@@ -172,6 +224,35 @@ def test_a_container_reaches_nothing_of_the_hosts_loopback(
     with serving(serve(uplinked, 9999, "udp", b"secret", 4)):
         assert ask(uplinked, "127.0.0.1", 9999, "udp").startswith("secret ")
         assert ask(container, "127.0.0.1", 9999, "udp") == ""
+    uplinked.delete_attachment(container, asked)
+
+
+def test_nor_by_ipv6(uplinked: Host, container: Namespace) -> None:
+    """The kernel throws away what comes for ::1 from elsewhere than lo, also with our route to it."""
+    asked = config(uplinked, mapping(8080, 80))
+    uplinked.add(container, asked)
+    inner, outer = container.link("eth0"), uplinked.link("faasm0")
+    assert inner is not None
+    assert outer is not None
+    addresses = [address for address in container.addresses("eth0") if ":" in address]
+    source = addresses[0].partition("/")[0]
+    with uplinked.entered(), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as secret:
+        secret.bind(("::", 9999))
+        secret.settimeout(1)
+
+        def send(target: str) -> None:
+            packet = frames.udp(source, target, target.encode())
+            macs = frames.mac(outer["address"]), frames.mac(inner["address"])
+            frames.send(container, "eth0", frames.ethernet(*macs, 0x86DD, packet))
+
+        send("::1")
+        send("fd00:200::1")
+        assert secret.recv(100) == b"fd00:200::1"
+        with pytest.raises(TimeoutError):
+            secret.recv(100)
+    assert ask(uplinked, "::1", 8080) == ""  # nobody serves there, and none is shut out
+    with serving(serve(uplinked, 9998, "udp", b"lo", 6)):
+        assert ask(uplinked, "::1", 9998, "udp") == "lo ::1"
     uplinked.delete_attachment(container, asked)
 
 
@@ -286,8 +367,16 @@ def test_check_repair_and_gc(uplinked: Host, container: Namespace) -> None:
     host.sysctl("net.ipv4.conf.faasm0.route_localnet", "0")
     assert "route_localnet" in host.check(container, asked, result).error(107)["msg"]
     tool("repair").ok()
+    local = ["local", "::1", "dev", "faasm0", "table", "local"]
+    host.run(["ip", "-6", "route", "del", *local])
+    assert "route" in host.check(container, asked, result).error(107)["msg"]
+    tool("repair").ok()
+    host.check(container, asked, result).ok()
+    assert " dev lo " in host.run(["ip", "-6", "route", "get", "::1"]).stdout
     with serving(serve(container, 80, "tcp", b"in", 4)):
         assert ask(host.remotes[0], HOST[4], 8080) == f"in {REMOTE[4]}"
+    with serving(serve(container, 80, "tcp", b"in", 6)):
+        assert ask(host, "::1", 8080).startswith("in ")
     container.delete()
     host.containers.clear()
     tool("gc").ok()

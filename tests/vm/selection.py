@@ -59,6 +59,8 @@ JOBS = (
     "tests/kernel/test_netlink_nft.py",
     "tests/kernel/test_netlink_tc.py",
     "tests/kernel/test_netlink_transport.py",
+    "tests/kernel/test_ports.py::test_from_everywhere",
+    "tests/kernel/test_ports.py::test_sctp",
     "tests/kernel/test_own_tables.py::test_ours_without_its_comment_is_made_anew",
     "tests/kernel/test_own_tables.py::test_only_the_very_table_that_was_looked_at_is_deleted",
 )

@@ -230,6 +230,9 @@ class _Mender:
 
     def _host_routes(self, expected: str) -> "list[Message]":
         """Return what makes the host's route to the address that is expected."""
+        address, _ = inet.parse_cidr(expected.split(maxsplit=1)[0])
+        if address == veth.LOOPBACK_IPV6:
+            return veth.loopback_routes(self.promised)
         return [
             route.new_route(item.address, item.prefix_len, self.promised.host_ifindex, replace=True)
             for item in self.promised.addresses
