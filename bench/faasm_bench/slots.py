@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from . import cli
+from . import cli, slots_growth
 from .calls import (
     REFERENCE_PACKAGE,
     Attachment,
@@ -66,6 +66,9 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--times", type=int, default=CLAIMS, metavar="N", help="of each; default: %(default)s"
+    )
+    parser.add_argument(
+        "--growth", action="store_true", help="only how the cost grows with the number of slots"
     )
     return parser.parse_args()
 
@@ -268,9 +271,7 @@ def many(tool: list[str], conf: Path, size: int) -> dict[str, Any]:
     server = Server(tool, conf, str(size), "--rest", "0", "--look", "3600")
     made = server.seconds
     memory = (before - available_kib() - server.resident_kib()) / size
-    status, _ = timed(
-        lambda: run([*tool, "pool", "list", "--conf-dir", str(conf.parent), "--json"])
-    )
+    status, _ = timed(lambda: run([*tool, "pool", "status", "--json"]))
     used = turns(size, 20)
     return {
         "made": made,
@@ -289,6 +290,8 @@ def measure(given: argparse.Namespace) -> Report:
     tool = shlex.split(given.tool)
     Path("/etc/resolv.conf").write_text("nameserver 9.9.9.9\n", encoding="ascii")
     conf = configuration(scratch)
+    if given.growth:
+        return slots_growth.measure(tool, conf, scratch / "slots-state", given.sizes)
     progress = cli.Progress(4 + len(given.sizes))
     progress.step("ADD and DEL")
     verbs = calls(given.plugin, given.reference, scratch, min(given.times, CALLS))
@@ -338,7 +341,7 @@ def report(found: dict[str, list[float]], sizes: dict[int, dict[str, Any]]) -> R
         parts = [
             f"{size} slots: made in {one['made']:.1f} s ({1000 * one['made'] / size:.1f} ms each)",
             f"removed in {one['removed']:.1f} s",
-            f"pool list in {one['list']:.2f} s",
+            f"pool status in {one['list']:.2f} s",
             f"{one['kib']:.0f} KiB each",
             f"claim {1000 * median(one['claim']):.3f} ms",
             f"another one after {1000 * median(one['refilled']):.1f} ms",

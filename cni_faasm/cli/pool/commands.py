@@ -94,11 +94,12 @@ def up(
                 returned = renew_returned(builder, files)
                 states = files.states()
                 for first in range(1, size + 1, pool.AT_A_TIME):
-                    last = min(first + pool.AT_A_TIME - 1, size)
-                    for outcome in builder.up_many(range(first, last + 1)):
+                    after = min(first + pool.AT_A_TIME, size + 1)
+                    builder.make_ahead(range(after, min(after + pool.AT_A_TIME, size + 1)))
+                    for outcome in builder.up_many(range(first, after)):
                         outcomes.append(outcome)
                         if outcome.action != "failed" and outcome.number not in states:
-                            offer(files, builder, outcome.number)
+                            offer(files, builder, outcome.number, outcome.promised)
                         progress.step()
         finally:
             builder.close()

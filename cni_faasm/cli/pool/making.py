@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from cni_faasm.attachment import plan, record
@@ -74,13 +75,17 @@ class Member(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of one member: made, completed, kept, failed; removed by pool down."""
+    """What became of one member: made, completed, kept, failed; removed by pool down.
+
+    promised: its plan, where it was made just now.
+    """
 
     number: int
     action: str
     address: str = ""
     error: str = ""
     remedy: str = ""
+    promised: plan.Plan | None = None
 
 
 def names_of(prefix: str, most: int) -> Names:
@@ -148,6 +153,8 @@ class Builder:
         self.warnings: list[str] = []
         self._own_fd = netns.open_own()
         self._host = Netlink()
+        self._ahead: dict[int, Future[None]] = {}
+        self._thread = ThreadPoolExecutor(1)
         netfolder.prepare()
 
     def demand_free(self, size: int, state_dirs: Sequence[str]) -> None:
@@ -158,20 +165,32 @@ class Builder:
         pool_taken.demand_free(wanted, self.names.prefix)
 
     def close(self) -> None:
+        self._thread.shutdown(cancel_futures=True)
+        for number in self._ahead:
+            _remove_namespace(self.names.namespace(number))
         self._host.close()
         os.close(self._own_fd)
 
     def up_many(self, numbers: Sequence[int]) -> list[Outcome]:
         """Bring up members, new ones all at once. At most AT_A_TIME; never raises CniError."""
         made: dict[int, Outcome] = {}
-        new = [number for number in numbers if self._may_make_many and self._is_new(number)]
-        if len(new) > 1:
+        new = [one for one in numbers if one in self._ahead or self._is_new(one)]
+        if len(new) > 1 or not self._ahead.keys().isdisjoint(new):
             # What is wrong with which of them, making one after the other tells.
             with contextlib.suppress(CniError, NetlinkError, ToolError, OSError):
                 made = self._make_many(new)
         return [made.get(number) or self.up(number) for number in numbers]
 
+    def make_ahead(self, numbers: Sequence[int]) -> None:
+        """Have the namespaces of new members made by a thread, for `up_many` to attach later."""
+        for number in filter(self._is_new, numbers):
+            name = self.names.namespace(number)
+            self._ahead[number] = self._thread.submit(netfolder.add, name, self._own_fd)
+
     def _is_new(self, number: int) -> bool:
+        """Say whether a member can be made with others: there is nothing of it."""
+        if not self._may_make_many:
+            return False
         name, ifname = self.names.namespace(number), self.names.inner(number)
         if os.path.lexists(netfolder.path_of(name)):
             return False
@@ -181,9 +200,14 @@ class Builder:
         undo = Undo()
         try:
             for number in numbers:
+                undo.push("remove the namespace", self._unmake, number)
+            for number in numbers:
                 name = self.names.namespace(number)
-                undo.push("remove the namespace", _remove_namespace, name)
-                netfolder.add(name, self._own_fd)
+                if number in self._ahead:
+                    self._ahead[number].result()
+                    del self._ahead[number]
+                else:
+                    netfolder.add(name, self._own_fd)
                 if self.servers.text:
                     resolvers.put(name, self.servers.text)
             requests = [self._request("ADD", number) for number in numbers]
@@ -192,9 +216,15 @@ class Builder:
             undo.roll_back(cause)
             raise
         return {
-            number: Outcome(number, "made", _addresses(one))
+            number: Outcome(number, "made", _addresses(one), promised=one)
             for number, one in zip(numbers, plans, strict=True)
         }
+
+    def _unmake(self, number: int) -> None:
+        ahead = self._ahead.pop(number, None)
+        if ahead is not None and not ahead.cancel():
+            ahead.exception()
+        _remove_namespace(self.names.namespace(number))
 
     def up(self, number: int) -> Outcome:
         """Bring up one member, or complete what is missing of it. Never raises CniError."""

@@ -44,10 +44,14 @@ def limit_of(shape: Shape | None) -> dict[str, Any]:
     return output.limit(shape.rate_bps, shape.burst_bytes)
 
 
-def offer(files: SlotFiles, builder: Builder, number: int) -> None:
-    """Let anybody claim a member that is whole and in no state yet. Raises: OSError."""
+def offer(files: SlotFiles, builder: Builder, number: int, promised: Plan | None = None) -> None:
+    """Let anybody claim a member that is whole and in no state yet. Raises: OSError.
+
+    promised: its plan where it is known; else its record tells.
+    """
     name, ifname = builder.names.namespace(number), builder.names.inner(number)
-    promised = attachments.load(builder.state_dir, builder.network, name, ifname).promised
+    if promised is None:
+        promised = attachments.load(builder.state_dir, builder.network, name, ifname).promised
     if promised is None:
         return  # it was taken away this moment
     files.put(number, document(files.pool, number, promised, resolvers.text_of(name)))

@@ -1,10 +1,11 @@
 """Remove members of a pool, many at a time.
 
-What the kernel makes one wait for is done once for all: rules forget them in one transaction, and
+What the kernel makes one wait for is done once for many: rules forget them in one transaction, and
 their pairs go in one message. The order is that of DEL: rules, pair, lease, name.
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from cni_faasm.attachment.plan import Plan
 from cni_faasm.cli import networks
@@ -20,6 +21,13 @@ from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.spec.errors import CniError
 from cni_faasm.verbs.delete import delete, release
 
+# Each umount waits for RCU; several wait together.
+_THREADS = 8
+# The kernel keeps all queues that filters can be put on in one list, the newest first, and goes
+# through it for each that goes (find_indir_dev in net/core/flow_offload.c). So the newest pairs go
+# first, in parts: what is deleted by one message goes in the order of its making.
+_LINKS_AT_A_TIME = 500
+
 
 def down(names: Names, doomed: Sequence[Member], step: Callable[[], None]) -> list[Outcome]:
     """Remove members: their rules and links in one stroke, then each one's lease and namespace.
@@ -28,16 +36,27 @@ def down(names: Names, doomed: Sequence[Member], step: Callable[[], None]) -> li
     """
     plans = [plan for member in doomed for plan in map(_simple, member.attachments) if plan]
     outcomes = []
-    with Netlink() as host:
+    with Netlink() as host, ThreadPoolExecutor(_THREADS) as threads:
         is_forgotten = _forget(host, plans)
         _unlink(host, doomed)
         if is_forgotten:
             is_forgotten = _sweep(host, plans)
-        remover = _Remover(names, host, is_forgotten=is_forgotten)
-        for member in doomed:
-            outcomes.append(remover.remove(member))
+        remover = _Remover(names, host, threads, is_forgotten=is_forgotten)
+        begun = [(member.number, remover.begin(member)) for member in doomed]
+        for number, unnamed in begun:
+            problem = unnamed if isinstance(unnamed, str) else _problem(unnamed)
+            outcomes.append(Outcome(number, "failed" if problem else "removed", error=problem))
             step()
     return outcomes
+
+
+def _problem(unnamed: "Future[None]") -> str:
+    """Wait until a namespace has lost its name; say what was in the way."""
+    try:
+        unnamed.result()
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+    return ""
 
 
 def _simple(one: Attachment) -> Plan | None:
@@ -73,8 +92,11 @@ def _unlink(host: Netlink, doomed: Sequence[Member]) -> None:
         if plan.host_egress is not None and (device := egress.find(host, plan)) is not None
     ]
     marks = {(end.kind, end.address) for end in found}
+    found.sort(key=lambda end: -end.ifindex)
     try:
-        removal.delete_all(host, found, lambda one: (one.kind, one.address) in marks)
+        for start in range(0, len(found), _LINKS_AT_A_TIME):
+            some = found[start : start + _LINKS_AT_A_TIME]
+            removal.delete_all(host, some, lambda one: (one.kind, one.address) in marks)
     except NetlinkError as error:
         raise ToolError(kernel.refusal(error).msg) from None
 
@@ -82,27 +104,29 @@ def _unlink(host: Netlink, doomed: Sequence[Member]) -> None:
 class _Remover:
     """Remove what is left of members whose pairs have gone."""
 
-    def __init__(self, names: Names, host: Netlink, *, is_forgotten: bool) -> None:
+    def __init__(
+        self, names: Names, host: Netlink, threads: ThreadPoolExecutor, *, is_forgotten: bool
+    ) -> None:
         self._names = names
         self._host = host
+        self._threads = threads
         self._is_forgotten = is_forgotten
         self._configs: dict[tuple[str, str], NetworkConfig] = {}
 
-    def remove(self, member: Member) -> Outcome:
+    def begin(self, member: Member) -> "Future[None] | str":
+        """Do all but the unmounting, which threads do; return that, or what was in the way."""
         name = self._names.namespace(member.number)
-        problem = ""
         try:
             for one in member.attachments:
                 self._detach(one)
             resolvers.remove(name)
-            netfolder.remove(name)
         except NetlinkError as error:
-            problem = kernel.refusal(error).msg
+            return kernel.refusal(error).msg
         except CniError as error:
-            problem = error.msg
+            return error.msg
         except OSError as error:
-            problem = f"{error.filename}: {error.strerror}"
-        return Outcome(member.number, "failed" if problem else "removed", error=problem)
+            return f"{error.filename}: {error.strerror}"
+        return self._threads.submit(netfolder.remove, name)
 
     def _detach(self, one: Attachment) -> None:
         """Do the rest of a DEL. Raises: CniError, NetlinkError."""

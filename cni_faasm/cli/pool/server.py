@@ -228,7 +228,7 @@ class Server:
                 heapq.heappush(self._gaps, number)
                 failed = failed or outcome
                 continue
-            offer(self._files, self._builder, number)
+            offer(self._files, self._builder, number, outcome.promised)
             self._free.add(number)
         if failed is None:
             self._failures = 0
