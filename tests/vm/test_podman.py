@@ -10,10 +10,13 @@ import pytest
 
 from tests.vm import selection
 from tests.vm.boot import Guest
-from tests.vm.test_firewalld import PACKAGES, SETTINGS, TIMEOUT_S
 
 JOB = "tests/vm/jobs/podman.py"
 REBOOT = "tests/vm/jobs/podman_reboot.py"
+SETTINGS = ("PYTEST_DISABLE_PLUGIN_AUTOLOAD=1", "PYTHONDONTWRITEBYTECODE=1", "TERM=dumb")
+# That of the tests is Debian 12's; what pytest is made of runs under later ones, too.
+PACKAGES = "PYTHONPATH=/checkout/.venv/lib/python3.11/site-packages"
+TIMEOUT_S = 1500.0
 PYTHON = ("env", *SETTINGS, PACKAGES, "/usr/bin/python3")
 PYTEST = (*PYTHON, "-m", "pytest", "-s", "-p", "no:cacheprovider", "--tb=short")
 

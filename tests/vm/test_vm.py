@@ -3,9 +3,9 @@
     tests/vm/run.sh bookworm -k drift
 
 A guest does all that was selected for its kernel, in one run of pytest, and writes down what each
-check gave as soon as it is over. As many guests run at a time as there are processors. Where the
-"kernel" is a root with systemd, that is process 1; for jobs/power.py it finds on its disk what
-another guest had there when its power was cut.
+check gave as soon as it is over. As many guests run at a time as there are processors, those with
+most to do first. Where the "kernel" is a root with systemd, that is process 1; for jobs/power.py it
+finds on its disk what another guest had there when its power was cut.
 """
 
 import json
@@ -44,8 +44,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     soak = metafunc.config.getoption("soak")
     names = metafunc.config.getoption("kernels")
     jobs = (*selection.JOBS, *(selection.LONG_JOBS if soak else ()))
-    done = {name: selection.SYSTEM_JOBS[name] for name in selection.systems(names, soak=soak)}
-    done |= dict.fromkeys(selection.kernels(names, soak=soak), jobs)
+    # In this order they are started.
+    done = dict.fromkeys(selection.kernels(names, soak=soak), jobs)
+    done |= {name: selection.SYSTEM_JOBS[name] for name in selection.systems(names, soak=soak)}
     cases = []
     checks: dict[Sequence[str], list[str]] = {}
     for kernel, of_kernel in done.items():
@@ -136,6 +137,7 @@ class Guests:
         }
         settings = [f"{name}={value}" for name, value in variables.items()]
         is_system = kernel in selection.SYSTEM_JOBS
+        has_power_cut = selection.POWER_CUT in selection.SYSTEM_JOBS.get(kernel, ())
         job = [
             "env",
             *settings,
@@ -144,6 +146,7 @@ class Guests:
             "-p",
             "tests.vm.report",
             "-v",
+            "-s",  # what a long check prints is a sign of life
             "--tb=short",
             "@/out/checks",
         ]
@@ -155,13 +158,13 @@ class Guests:
             job,
             root=kernel if is_system else selection.ROOTS[0],
             systemd=is_system,
-            disk=out / "disk" if is_system else None,
+            disk=out / "disk" if has_power_cut else None,
             out=out,
             timeout_s=timeout_s,
             quiet_s=quiet_s,
         )
         try:
-            if is_system and selection.POWER_CUT in selection.SYSTEM_JOBS[kernel]:
+            if has_power_cut:
                 cut_power(kernel, out / "disk", out)
             guest.start()
             self._running.append(kernel)
