@@ -1,5 +1,6 @@
 """Take links away: ours alone, and without waiting for the kernel longer than needed."""
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -75,23 +76,33 @@ def _confirmed(
     return found
 
 
-def delete_detached(host: Netlink, ifindex: int, after: Callable[[], None] | None = None) -> None:
+def _nothing() -> None:
+    pass
+
+
+def delete_detached(
+    host: Netlink,
+    ifindex: int,
+    before: Callable[[], None] = _nothing,
+    after: Callable[[], None] = _nothing,
+) -> None:
     """Delete a pair and return as soon as nothing of it can be seen any more.
 
     The kernel keeps the deleting process for 16 to 24 ms after that, in rcu_barrier; so a
     child waits there instead, without the runtime's pipes, whose end the runtime awaits.
-    after: what the child does then, for it may take as long.
+    before, after: what the child does beside that, for it may take as long. Where before fails,
+    the pair goes all the same.
     Raises: NetlinkError; CniError when the link stays.
     """
     try:
         child = os.fork()
     except OSError:  # no process to be had: then it takes longer
+        _tolerate(before)
         delete(host, ifindex)
-        if after is not None:
-            after()
+        after()
         return
     if child == 0:
-        _delete_and_exit(ifindex, after)
+        _delete_and_exit(ifindex, before, after)
     deadline = time.monotonic() + DELETE_TIMEOUT_S
     ended = False
     while veth.find(host, ifindex=ifindex) is not None:
@@ -111,7 +122,12 @@ def delete_detached(host: Netlink, ifindex: int, after: Callable[[], None] | Non
         time.sleep(_POLL_S)
 
 
-def _delete_and_exit(ifindex: int, after: Callable[[], None] | None) -> None:
+def _tolerate(act: Callable[[], None]) -> None:
+    with contextlib.suppress(NetlinkError):
+        act()
+
+
+def _delete_and_exit(ifindex: int, before: Callable[[], None], after: Callable[[], None]) -> None:
     """Be the child: leave the session and every descriptor, delete, end."""
     status = 1
     try:
@@ -120,9 +136,9 @@ def _delete_and_exit(ifindex: int, after: Callable[[], None] | None) -> None:
         for fd in (0, 1, 2):
             os.dup2(null, fd)
         os.closerange(3, _MAX_DESCRIPTOR)
+        _tolerate(before)
         delete(Netlink(), ifindex)
-        if after is not None:
-            after()
+        after()
         status = 0
     finally:
         os._exit(status)

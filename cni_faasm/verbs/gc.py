@@ -135,7 +135,7 @@ def _collect(
         _remove_rules(config, choice, removed, dry_run=dry_run)
     if not dry_run:
         guard.sweep(config.name, host)
-        backstop.sweep(config.name, host)
+        backstop.sweep(config.name, host, config.state_dir)
         ports.sweep(config.name, config.state_dir)
         record.note_collected(config.state_dir, config.name)
     if failures:

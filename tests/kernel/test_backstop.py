@@ -153,12 +153,25 @@ def test_it_comes_and_goes_with_its_container(host: Host) -> None:
     }
     for each, of in ((free, config(host)), (one, network), (two, limited(host, 20 * MBIT))):
         host.check(each.inside, of, each.result).ok()
-    host.delete_attachment(one.inside, network)
-    assert set(limits(host)) == {two.outer}
-    host.delete_attachment(two.inside, network)
-    assert limits(host) == {}
+    for each, of in ((one, network), (two, limited(host, 20 * MBIT))):
+        host.delete_attachment(each.inside, of)
+    # They stay for who gets the names next, who in most networks has the same limit.
+    assert set(limits(host)) == {one.outer, two.outer}
+    again = Attached(host, network)
+    assert limits(host)[again.outer].startswith("limit rate over 1287500 bytes/second")
+    host.check(again.inside, network, again.result).ok()
+    host.delete_attachment(again.inside, network)
     host.cni("GC", None, {**network, "cni.dev/valid-attachments": []}).ok()
     assert host.nft() == []
+
+
+def test_what_a_runtime_gives_one_container_goes_with_it(host: Host) -> None:
+    """The next of its name will have another limit."""
+    network = {**limited(host), "runtimeConfig": {"bandwidth": {"egressRate": 4 * MBIT}}}
+    one = Attached(host, network)
+    assert limits(host)[one.outer].startswith("limit rate over 515000 bytes/second")
+    host.delete_attachment(one.inside, network)
+    wait_until(lambda: limits(host) == {}, "the limit to go")
 
 
 def lose(host: Host, one: Attached) -> None:
