@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
@@ -25,7 +26,7 @@ STDLIB = "/usr/lib/python3.11"
 INCLUDE = "/usr/include/python3.11"
 LIBRARY = f"{STDLIB}/config-3.11-{sysconfig.get_config_var('MULTIARCH')}/libpython3.11.a"
 
-OURS = ("adopt.o", "memory.o", "modules.o", "namespaces.o", "refused.o", "seed.o")
+OURS = ("adopt.o", "memory.o", "modules.o", "namespaces.o", "order.o", "refused.o", "seed.o")
 THEIRS = ("frozen.o", "speedups.o")
 INPUTS = (*OURS, *THEIRS)
 
@@ -237,19 +238,37 @@ def try_out(path: str) -> None:
             raise SystemExit(f"{environment}: {done}")
 
 
+def find_order(step: Step, seed: str) -> None:
+    """Have a seed find out what calls write to."""
+    with tempfile.TemporaryDirectory(dir=step.folder) as place:
+        step.run(seed, "code", "order", "calls", place, env={})
+
+
 def main() -> None:
     simplejson, folder = (os.path.abspath(one) for one in sys.argv[1:])
     os.makedirs(folder, exist_ok=True)
     step = Step(folder)
-    step.run(PYTHON, "-I", "-S", "-B", "-X", "no_debug_ranges", f"{HERE}/collect.py", ROOT, "code")
+    step.run(
+        PYTHON,
+        "-I",
+        "-S",
+        "-B",
+        "-X",
+        "no_debug_ranges",
+        f"{HERE}/collect.py",
+        ROOT,
+        "code",
+        "calls",
+    )
     link(step, simplejson)
     check_objects(step)
     check_symbols(step)
     seed = os.path.join(folder, "seed")
+    find_order(step, seed)
     dumps = []
     for name, roundabout in (("one", ""), ("other", "./" * 1000)):
         # A longer argument moves all that is on the stack, even where no address is random.
-        step.run(seed, "code", f"{roundabout}{name}", env={})
+        step.run(seed, "code", f"{roundabout}{name}", "order", env={})
         with open(os.path.join(folder, name), "rb") as file:
             dumps.append(pack.Dump(file.read()))
     pack.prove_same(*dumps)

@@ -1,11 +1,11 @@
 """Gather the code of all that the plugin imports; run by Debian's Python, alone.
 
-    python3 -I -S -B -X no_debug_ranges collect.py SOURCES OUT
+    python3 -I -S -B -X no_debug_ranges collect.py SOURCES OUT CALLS
 
 What is ours is found by reading: every module that cni_faasm.__main__ reaches, also from inside
 of functions, for in the snapshot it has been imported before the call. What is Python's own is
 found by importing ours. OUT is a dictionary for seed.c: by name, whether it is a package, and
-its code, with "" for the script.
+its code, with "" for the script. CALLS is the code of calls.py.
 """
 
 import ast
@@ -120,7 +120,7 @@ def compiled(path: str, shown: str) -> bytes:
 
 
 def main() -> None:
-    root, out = sys.argv[1:]
+    root, out, calls = sys.argv[1:]
     library = os.path.dirname(os.__file__)
     sys.path[:] = [root, *(path for path in sys.path if "dynload" in path), library]
     names, late = ours(root)
@@ -144,6 +144,8 @@ def main() -> None:
     for name in ("json_halves", "rehearse"):
         modules[name] = (False, compiled(f"{HERE}/{name}.py", f"{name}.py"))
     script = compiled(f"{HERE}/seed.py", "seed.py")
+    with open(calls, "wb") as file:
+        file.write(compiled(f"{HERE}/calls.py", "calls.py"))
     with open(out, "wb") as file:
         marshal.dump(
             {"": script, "MODULES": modules, "LATE": late, "FORBIDDEN": FORBIDDEN}, file, 2

@@ -16,9 +16,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define BLOCKS_SIZE (48UL << 20)
 #define PAGES_SIZE (2UL << 20)
-#define PAGE 4096UL
 
 /* The last sections of the executable, at addresses that build.py gives; it renames them, for by
  * this beginning of their names the compiler knows that they have nothing in the file. */
@@ -29,6 +27,7 @@ typedef struct {
     size_t size;
     size_t unused; /* blocks are aligned to 16 bytes, as malloc's are */
 } Head;
+_Static_assert(sizeof(Head) == HEAD_SIZE, "order.c reads it");
 
 /* Freed blocks by size / 16. What is larger is not used again. */
 #define CLASSES (1UL << 17)
@@ -44,9 +43,11 @@ void *snapshot_mmap64(void *address, size_t length, int protection, int flags, i
 int snapshot_munmap(void *address, size_t length);
 
 int memory_is_recorded;
-static size_t blocks_used, pages_used;
+static size_t pages_used;
+/* The blocks have three parts, hot, warm and cold, each after the other. */
+static size_t used[HEATS], end[HEATS];
 
-size_t memory_blocks_used(void) { return blocks_used; }
+size_t memory_blocks_used(void) { return used[COLD]; }
 size_t memory_pages_used(void) { return pages_used; }
 
 /* Compared with what is used and not with what there is: behind it may lie anything. */
@@ -54,7 +55,7 @@ static int
 in_blocks(const void *place)
 {
     const char *byte = place;
-    return byte >= snapshot_blocks && byte < snapshot_blocks + blocks_used;
+    return byte >= snapshot_blocks && byte < snapshot_blocks + used[COLD];
 }
 
 static int
@@ -64,34 +65,54 @@ in_pages(const void *place)
     return byte >= snapshot_pages && byte < snapshot_pages + pages_used;
 }
 
-static char *
-take_new(size_t rounded)
+/* Returns: where a block of this size with its head begins, NULL when there is no room. */
+static Head *
+take_new(size_t size, Heat heat)
 {
-    Head *head = (Head *)(snapshot_blocks + blocks_used);
+    char *place = snapshot_blocks + used[heat];
 
-    if (rounded + sizeof(Head) > BLOCKS_SIZE - blocks_used) {
+    if (order_is_sought) { /* pages of its own */
+        size = (size + PAGE - 1) & ~(PAGE - 1);
+    }
+    if (size > end[heat] - used[heat]) {
         return NULL;
     }
-    head->size = rounded;
-    blocks_used += rounded + sizeof(Head);
-    return (char *)(head + 1);
+    used[heat] += size;
+    return (Head *)(void *)place;
 }
 
 static void *
 take(size_t size)
 {
     size_t rounded = size == 0 ? 16 : (size + 15) & ~(size_t)15;
-    void **freed;
+    void **freed = NULL;
+    uint64_t key = order_key(rounded);
+    Head *head = NULL;
+    Heat heat;
 
     if (rounded < size || rounded > BLOCKS_SIZE) {
         return NULL;
     }
-    if (rounded / 16 < CLASSES && (freed = free_blocks[rounded / 16]) != NULL) {
+    heat = order_heat(key);
+    if (heat != COLD) { /* it is known to stay, so none that was freed is taken for it */
+        head = take_new(rounded + sizeof(Head), heat);
+    }
+    if (head == NULL && rounded / 16 < CLASSES && (freed = free_blocks[rounded / 16]) != NULL) {
         free_blocks[rounded / 16] = *freed;
         *freed = NULL;
-        return freed;
+        head = (Head *)(void *)freed - 1;
     }
-    return take_new(rounded);
+    if (head == NULL) {
+        head = take_new(rounded + sizeof(Head), COLD);
+    }
+    if (head == NULL) {
+        return NULL;
+    }
+    head->size = rounded;
+    if (order_is_sought) {
+        order_lies_at(key, (size_t)((char *)head - snapshot_blocks), rounded + sizeof(Head));
+    }
+    return head + 1;
 }
 
 static void
@@ -201,7 +222,7 @@ static const PyMemAllocatorDomain domains[] = {PYMEM_DOMAIN_MEM, PYMEM_DOMAIN_OB
 static PyMemAllocatorEx usual[2];
 static PyMemAllocatorEx recorder = {NULL, record_malloc, record_calloc, record_realloc, record_free};
 
-/* Call before anything of Python. */
+/* Call before anything of Python, and after order_begin(). */
 void
 memory_begin(void)
 {
@@ -209,6 +230,11 @@ memory_begin(void)
     if (free_blocks == NULL) {
         abort();
     }
+    end[HOT] = order_bytes(HOT);
+    used[WARM] = end[HOT];
+    end[WARM] = used[WARM] + order_bytes(WARM);
+    used[COLD] = end[WARM];
+    end[COLD] = BLOCKS_SIZE;
     memory_is_recorded = 1;
 }
 
@@ -227,7 +253,7 @@ memory_use_recorder(void)
 void
 memory_end(void)
 {
-    char *mark;
+    Head *mark;
     size_t i;
     for (i = 0; i < 2; i++) {
         PyMem_SetAllocator(domains[i], &usual[i]);
@@ -241,10 +267,11 @@ memory_end(void)
     }
     free(free_blocks);
     free_blocks = NULL;
-    mark = take_new(MARK_SIZE);
+    mark = take_new(sizeof(Head) + MARK_SIZE, COLD);
     if (mark == NULL) {
         abort();
     }
-    memset(mark, MARK, MARK_SIZE);
+    memset(mark + 1, MARK, MARK_SIZE);
+    order_end();
     memory_is_recorded = 0;
 }

@@ -1,6 +1,7 @@
 /* The seed: start Python, run seed.py, write all that there is then.
  *
- *   seed CODE OUT      CODE: collect.py's list of modules; OUT: what pack.py reads
+ *   seed CODE OUT ORDER                CODE: collect.py's list of modules; OUT: what pack.py reads
+ *   seed CODE ORDER SCRIPT FOLDER      run SCRIPT then, and write what it wrote to: order.c
  *
  * Relies on CPython 3.11: with _init_main = 0 an interpreter needs no files, streams, signal
  * handlers or text encodings; what differs from process to process are _PyRuntime.main_thread and
@@ -218,26 +219,11 @@ write_surroundings(FILE *out)
     }
 }
 
-int
-seed_main(int argc, char **argv)
+static void
+write_dump(const char *path)
 {
-    FILE *out; /* no variable that is kept */
+    FILE *out = fopen(path, "wb");
 
-    if (argc != 3) {
-        fail("seed CODE OUT");
-    }
-    memory_begin();
-    start_python();
-    if (namespaces_add() != 0) {
-        fail("posix.setns");
-    }
-    run_script(argv[1]);
-    tidy();
-    memory_end();
-    if (memory_blocks_used() == 0) {
-        fail("nothing was recorded: malloc has another name");
-    }
-    out = fopen(argv[2], "wb");
     if (out == NULL) {
         fail("cannot write");
     }
@@ -250,5 +236,51 @@ seed_main(int argc, char **argv)
     if (fclose(out) != 0) {
         fail("cannot write");
     }
+}
+
+/* path: marshalled code. folder: where it may write. */
+static void
+call_plugin(const char *path, const char *folder)
+{
+    size_t size;
+    char *contents = read_file(path, &size);
+    PyObject *script = PyMarshal_ReadObjectFromString(contents, (Py_ssize_t)size);
+    PyObject *names = PyDict_New(), *place = PyUnicode_FromString(folder);
+
+    if (script == NULL || names == NULL || place == NULL ||
+        PyDict_SetItemString(names, "__builtins__", PyEval_GetBuiltins()) != 0 ||
+        PyDict_SetItemString(names, "FOLDER", place) != 0) {
+        fail(path);
+    }
+    order_watch();
+    if (PyEval_EvalCode(script, names, names) == NULL) {
+        fail(path);
+    }
+}
+
+int
+seed_main(int argc, char **argv)
+{
+    if (argc != 4 && argc != 5) {
+        fail("seed CODE OUT ORDER, or seed CODE ORDER SCRIPT FOLDER");
+    }
+    order_begin(argc == 4 ? argv[3] : NULL);
+    memory_begin();
+    start_python();
+    if (namespaces_add() != 0) {
+        fail("posix.setns");
+    }
+    run_script(argv[1]);
+    tidy();
+    memory_end();
+    if (argc == 5) {
+        call_plugin(argv[3], argv[4]);
+        order_write(argv[2]);
+        _exit(0);
+    }
+    if (memory_blocks_used() == 0) {
+        fail("nothing was recorded: malloc has another name");
+    }
+    write_dump(argv[2]);
     _exit(0); /* none of this is to be taken down */
 }

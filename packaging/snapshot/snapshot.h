@@ -12,6 +12,8 @@
 
 #include <Python.h>
 
+#include <stdint.h>
+
 #if PY_VERSION_HEX < 0x030B0000 || PY_VERSION_HEX >= 0x030C0000
 #error "read every file of packaging/snapshot anew for this version of Python"
 #endif
@@ -20,7 +22,25 @@
 #define MARK 0xfa
 #define MARK_SIZE 16UL
 
+#define PAGE 4096UL
+/* Up to 1 << 30: below, the address of an object is a number of one digit to Python, as it is in
+ * the plugin, wherever blocks lie while their order is sought. */
+#define BLOCKS_SIZE ((1UL << 30) - 0x20400000UL)
+
+/* order.c: what calls do with a block. */
+typedef enum { COLD, WARM, HOT, HEATS } Heat; /* nothing, read it, write to it */
+extern int order_is_sought;
+void order_begin(const char *path);
+size_t order_bytes(Heat heat);
+uint64_t order_key(size_t size);
+Heat order_heat(uint64_t key);
+void order_lies_at(uint64_t key, size_t place, size_t size);
+void order_end(void);
+void order_watch(void);
+void order_write(const char *path);
+
 /* memory.c */
+#define HEAD_SIZE 16UL
 extern int memory_is_recorded;
 void memory_begin(void);
 void memory_use_recorder(void);

@@ -138,6 +138,20 @@ def test_other_layouts_of_memory(answer: bytes, kinds: int) -> None:
         assert (done.returncode, done.stdout, done.stderr) == (0, answer, b"")
 
 
+def test_what_calls_write_to_lies_together() -> None:
+    """The kernel copies few pages: scattered, it was 305."""
+    with subprocess.Popen(
+        [PLUGIN], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env={"CNI_COMMAND": "VERSION"}
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write(INPUT)
+        process.stdin.close()
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = status
+    assert status == 0
+    assert used.ru_minflt < 260
+
+
 def test_it_needs_little_memory(answer: bytes) -> None:
     """Ten MiB, of which most is shared among all calls; and little more of addresses."""
     with subprocess.Popen(
