@@ -13,7 +13,7 @@ from cni_faasm.spec.errors import KERNEL_REFUSED, CniError
 
 GC_GROUP = 0xFAA5  # an interface group that links are in only while they are deleted
 DELETE_TIMEOUT_S = 10.0
-_POLL_S = 0.0002
+_POLL_S = 0.0005
 # Ours are few and low. Where close_range(2) is refused, closing a million one by one takes long.
 _MAX_DESCRIPTOR = 1 << 10
 
@@ -94,15 +94,21 @@ def delete_detached(
     the pair goes all the same.
     Raises: NetlinkError; CniError when the link stays.
     """
+    ready, told = os.pipe()
     try:
         child = os.fork()
     except OSError:  # no process to be had: then it takes longer
+        os.close(ready)
+        os.close(told)
         _tolerate(before)
         delete(host, ifindex)
         after()
         return
     if child == 0:
         _delete_and_exit(ifindex, before, after)
+    os.close(told)
+    os.read(ready, 1)  # its end, when the child closes it: from then on there is something to see
+    os.close(ready)
     deadline = time.monotonic() + DELETE_TIMEOUT_S
     ended = False
     while veth.find(host, ifindex=ifindex) is not None:
@@ -135,8 +141,8 @@ def _delete_and_exit(ifindex: int, before: Callable[[], None], after: Callable[[
         null = os.open("/dev/null", os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(null, fd)
-        os.closerange(3, _MAX_DESCRIPTOR)
         _tolerate(before)
+        os.closerange(3, _MAX_DESCRIPTOR)
         delete(Netlink(), ifindex)
         after()
         status = 0
