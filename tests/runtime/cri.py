@@ -101,11 +101,19 @@ class Cri:
         request = messages.UpdateRuntimeConfigRequest(runtime_config=config)
         self._service.UpdateRuntimeConfig(request, timeout=10)
 
-    def run(self, name: str, annotations: dict[str, str] | None = None) -> str:
-        """Run a pod's sandbox; return its id."""
+    def run(
+        self,
+        name: str,
+        annotations: dict[str, str] | None = None,
+        *,
+        ports: Sequence[tuple[int, int]] = (),
+    ) -> str:
+        """Run a pod's sandbox; return its id. ports: of the host, and of the pod, of TCP."""
+        mappings = [messages.PortMapping(host_port=one, container_port=two) for one, two in ports]
         config = messages.PodSandboxConfig(
             metadata=messages.PodSandboxMetadata(name=name, uid=f"uid-{name}", namespace="test"),
             hostname=name,
+            port_mappings=mappings,
             annotations=annotations or {},
             linux=messages.LinuxPodSandboxConfig(cgroup_parent=f"/{CGROUP}"),
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.attached import answers
 from tests.host import AFTER_LAST_DEL, REPO, Host
 from tests.rates import Flow, assert_flows
 from tests.runtime.conftest import EGRESS, INGRESS, Attached
@@ -82,18 +83,21 @@ def test_the_nodes_own_addresses(runtime_host: Host, short_path: Path) -> None:
     try:
         assert not cri.network_is_ready()
         cri.give_cidr("10.210.3.0/24,fd00:210:3::/64")
-        (plugin, _) = json.loads(RENDERED.read_bytes())["plugins"]
+        (plugin,) = json.loads(RENDERED.read_bytes())["plugins"]
         assert plugin["ipam"]["ranges"] == [
             [{"subnet": "10.210.3.0/24"}],
             [{"subnet": "fd00:210:3::/64"}],
         ]
         assert plugin["ipam"]["routes"] == [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]
         assert cri.network_is_ready()
-        pod = cri.run("one", {"kubernetes.io/egress-bandwidth": "4M"})
+        pod = cri.run("one", {"kubernetes.io/egress-bandwidth": "4M"}, ports=[(8080, 80)])
         assert cri.addresses(pod) == ["10.210.3.2", "fd00:210:3::2"]
         inside = cri.namespace(pod)
         (inner,) = inside.classes("eth0")
         assert inner["rate"] == 4_000_000
+        [remote] = host.remotes
+        assert answers(inside, remote, "", port=80, to=("198.51.100.2", 8080))
+        assert answers(inside, remote, "::", port=80, to=("2001:db8:100::2", 8080))
         inside.run(["busybox", "ping", "-c1", "-W2", REMOTE])
         inside.run(["busybox", "ping", "-6", "-c1", "-W2", "2001:db8:100::1"])
         cri.stop(pod)
