@@ -23,10 +23,9 @@ from cni_faasm.cli import attachments
 from cni_faasm.cli.pool import netfolder
 from cni_faasm.limits import shaping
 from cni_faasm.link import netns, veth
-from cni_faasm.netlink import addr, link, nft_set, route
+from cni_faasm.netlink import addr, link, route
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
-from cni_faasm.rules import backstop
-from cni_faasm.rules.guard import end_key
+from cni_faasm.rules import limit_tables
 from cni_faasm.rules.guard_rules import FAMILIES
 
 TURNS = 15
@@ -127,17 +126,13 @@ def _turn(
             host.execute(shaping.messages(made.ifindex, shape))
         with _timed(steps, "queues of the other end"):
             inner.execute(shaping.messages(made.link, shape))
-        table, key = backstop.table_name(NETWORK), end_key(outside)
-        bucket = backstop.bucket_of_shape(shape, 1500)
+        table, bucket = limit_tables.table_name(NETWORK), limit_tables.bucket_of_shape(shape, 1500)
         if bucket is not None:
-            elements = [
-                nft_set.new_elements(family, table, backstop.SET, [key], bucket.encode())
-                for family in FAMILIES
-            ]
+            held = [limit_tables.Element(one, limit_tables.SET, bucket) for one in FAMILIES]
             with _timed(steps, "nft elements put in"):
-                netfilter.nft_batch(elements)
+                netfilter.nft_batch([limit_tables.addition(table, outside, one) for one in held])
             netfilter.nft_batch(
-                [nft_set.del_elements(family, table, backstop.SET, [key]) for family in FAMILIES]
+                [limit_tables.removal(table, outside, one.family, one.set) for one in held]
             )
         with _timed(steps, "link looked up"):
             veth.find(host, ifindex=made.ifindex)

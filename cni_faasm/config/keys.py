@@ -320,6 +320,20 @@ TABLES = {
         Key("search", "list of text", "none", "domains to try for short names", at="dns"),
         Key("options", "list of text", "none", 'such as `"ndots:5"`', at="dns"),
     ),
+    "slot": (
+        Key("slot", "object", "none", "what each member of a pool has inside: the keys below"),
+        Key("tap", "text", "required", "name of the TAP in the namespace", at="slot"),
+        Key(
+            "address",
+            "address",
+            "required",
+            "of the machine behind the TAP, IPv4 with a prefix length of at most 30: "
+            '`"169.254.100.2/30"`. Its gateway is the first other address of that network',
+            at="slot",
+        ),
+        Key("mac", "text", '`"02:fa:a5:00:00:02"`', "the machine's", at="slot"),
+        Key("user", "number", "`0`", "uid of who may open the TAP", at="slot"),
+    ),
     "runtime": (
         Key(
             "runtimeConfig",

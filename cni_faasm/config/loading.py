@@ -11,6 +11,7 @@ from cni_faasm.config.guard import read_guard
 from cni_faasm.config.ipam import read_plugin, read_range_sets, read_routes
 from cni_faasm.config.rates import SUBNET_KEYS, Limit, limit, read_subnets
 from cni_faasm.config.schema import Fault, Section
+from cni_faasm.config.slot import read_slot
 from cni_faasm.config.values import NetworkConfig
 from cni_faasm.config.wishes import read_wishes
 from cni_faasm.spec.errors import INVALID_CONFIG, CniError
@@ -101,6 +102,7 @@ def _read(
     _read_flat(config, top)
     _read_shaping(config, top, runtime)
     config.guard = read_guard(top)
+    config.slot = read_slot(top)
     config.ipam_plugin = read_plugin(top, config.plugin_type)
     ipam = None if config.ipam_plugin else top.section("ipam", schema.IPAM)
     # After another plugin, like `bandwidth`: nothing of the addresses is ours.

@@ -11,6 +11,7 @@ from cni_faasm.config.policy import Guard
 from cni_faasm.config.ports import Port
 from cni_faasm.config.ranges import Range
 from cni_faasm.config.rates import Limit
+from cni_faasm.config.slot import Slot
 from cni_faasm.spec.results import SUPPORTED_VERSIONS, Result, Route
 
 
@@ -25,7 +26,7 @@ class NetworkConfig:
     another range set. ipam_plugin: another plugin that leases the addresses, "" for
     ourselves. ports: of the host's, which are to lead to the container. guard: what containers must not do, None for nothing. prev_result: of the plugins before this one, or at CHECK and DEL of the whole
     chain's ADD. shapes_only: there is no "ipam", and the pair is an earlier plugin's.
-    valid_attachments: GC's (container id, ifname) pairs, None when it was given none.
+    slot: what members of pools have inside. valid_attachments: GC's (container id, ifname) pairs, None when it was given none.
     warnings: what was changed. unknown: the paths of keys that nobody reads.
     """
 
@@ -57,6 +58,7 @@ class NetworkConfig:
         "routes",
         "sandbox",
         "shapes_only",
+        "slot",
         "state_dir",
         "subnets",
         "subnets_only",
@@ -92,6 +94,7 @@ class NetworkConfig:
         self.enforce_egress = False
         self.guard: Guard | None = None
         self.sandbox = ""
+        self.slot: Slot | None = None
         self.ipam_plugin = ""
         self.ipam_timeout_ms = DEFAULT_IPAM_TIMEOUT_MS
         self.prev_result: Result | None = None

@@ -119,6 +119,9 @@ def test_keys_match_without_regard_to_case_and_null_is_absent() -> None:
     assert len(config.routes) == 1
 
 
+SLOT = {"tap": "tap0", "address": "169.254.1.2/30"}
+
+
 @pytest.mark.parametrize(
     ("keys", "path"),
     [
@@ -136,6 +139,19 @@ def test_keys_match_without_regard_to_case_and_null_is_absent() -> None:
         ({"mtu": 1400.5}, "plugins[0].mtu"),
         ({"sandbox": "kata"}, "plugins[0].sandbox"),
         ({"ipMasq": "true"}, "plugins[0].ipMasq"),
+        ({"slot": True}, "plugins[0].slot"),
+        ({"slot": {"address": "169.254.1.2/30"}}, "plugins[0].slot.tap"),
+        ({"slot": {"tap": "tap 0", "address": "169.254.1.2/30"}}, "plugins[0].slot.tap"),
+        ({"slot": {"tap": "t" * 16, "address": "169.254.1.2/30"}}, "plugins[0].slot.tap"),
+        ({"slot": {"tap": "tap0"}}, "plugins[0].slot.address"),
+        ({"slot": {"tap": "tap0", "address": "169.254.1.2"}}, "plugins[0].slot.address"),
+        ({"slot": {"tap": "tap0", "address": "169.254.1.4/30"}}, "plugins[0].slot.address"),
+        ({"slot": {"tap": "tap0", "address": "169.254.1.7/30"}}, "plugins[0].slot.address"),
+        ({"slot": {"tap": "tap0", "address": "169.254.1.2/31"}}, "plugins[0].slot.address"),
+        ({"slot": {"tap": "tap0", "address": "fe80::2/64"}}, "plugins[0].slot.address"),
+        ({"slot": {**SLOT, "mac": "01:00:5e:00:00:01"}}, "plugins[0].slot.mac"),
+        ({"slot": {**SLOT, "user": -1}}, "plugins[0].slot.user"),
+        ({"slot": {**SLOT, "user": "root"}}, "plugins[0].slot.user"),
         ({"ipMasq": 1}, "plugins[0].ipMasq"),
         ({"hostInterfacePrefix": ""}, "plugins[0].hostInterfacePrefix"),
         ({"hostInterfacePrefix": "x" * 12}, "plugins[0].hostInterfacePrefix"),
@@ -703,3 +719,21 @@ def test_loading_is_quick() -> None:
         load(full)
         best = min(best, time.perf_counter() - start)
     assert best < 0.0003
+
+
+@pytest.mark.parametrize(
+    ("address", "gateway"),
+    [
+        ("169.254.1.2/30", "169.254.1.1"),
+        ("169.254.1.1/30", "169.254.1.2"),
+        ("10.1.2.3/8", "10.0.0.1"),
+    ],
+)
+def test_the_gateway_of_a_machine_is_another_address(address: str, gateway: str) -> None:
+    config = read({"slot": {"tap": "tap0", "address": address, "user": 7}})
+    assert config.slot is not None
+    assert (inet.cidr(config.slot.address, config.slot.prefix_len), config.slot.user) == (
+        address,
+        7,
+    )
+    assert inet.unpack(config.slot.gateway) == gateway

@@ -23,7 +23,7 @@ from cni_faasm.attachment.undo import Undo
 from cni_faasm.cli import attachments, networks
 from cni_faasm.cli.attachments import Attachment
 from cni_faasm.cli.fault import ToolError
-from cni_faasm.cli.pool import netfolder, resolvers
+from cni_faasm.cli.pool import machines, netfolder, resolvers
 from cni_faasm.cli.pool import taken as pool_taken
 from cni_faasm.cli.repair import mending
 from cni_faasm.config import loading as configuration
@@ -146,6 +146,7 @@ class Builder:
         document = {k: v for k, v in network.document.items() if k.lower() != _PREFIX_KEY.lower()}
         self.document: dict[str, object] = {**document, _PREFIX_KEY: names.prefix}
         config = configuration.load(self.document)
+        self.slot = config.slot
         self._may_make_many = add_many.is_possible(config)
         self.network = network.name
         self.state_dir = config.state_dir
@@ -197,7 +198,7 @@ class Builder:
         return not record.exists(self.state_dir, self.network, name, ifname)
 
     def _make_many(self, numbers: Sequence[int]) -> dict[int, Outcome]:
-        undo = Undo()
+        undo, undo_add = Undo(), Undo()
         try:
             for number in numbers:
                 undo.push("remove the namespace", self._unmake, number)
@@ -211,8 +212,11 @@ class Builder:
                 if self.servers.text:
                     resolvers.put(name, self.servers.text)
             requests = [self._request("ADD", number) for number in numbers]
-            plans = add_many.add_many(requests, Undo(), self.warnings)
+            plans = add_many.add_many(requests, undo_add, self.warnings)
+            for one in plans:
+                self._complete(one)
         except BaseException as cause:
+            undo_add.roll_back(cause)
             undo.roll_back(cause)
             raise
         return {
@@ -261,13 +265,29 @@ class Builder:
         if one.fields:
             kept = None if fresh else self._keep(one)
             if kept is not None:
+                if one.promised is not None and self._complete(one.promised):
+                    done = "completed"
                 address = _addresses(one.promised)
                 return Outcome(number, done if kept == "kept" else kept, address)
             # Of a namespace that has gone, or half made: nothing of it can be used.
             delete(self._request("DEL", number), self.warnings, detach=False)
-        result = add(self._request("ADD", number), Undo(), self.warnings)
+        undo = Undo()
+        result = add(self._request("ADD", number), undo, self.warnings)
+        try:
+            promised = attachments.load(self.state_dir, self.network, name, ifname).promised
+            if promised is not None:
+                self._complete(promised)
+        except BaseException as cause:
+            undo.roll_back(cause)
+            raise
         addresses = ", ".join(inet.unpack(ip.address) for ip in result.ips)
         return Outcome(number, "made" if fresh else "completed", addresses)
+
+    def _complete(self, promised: plan.Plan) -> bool:
+        """Make what the network's `slot` wants inside; say whether something was missing."""
+        if self.slot is None:
+            return False
+        return machines.ensure(promised.netns, self._own_fd, promised, self.slot)
 
     def _keep(self, one: Attachment) -> str | None:
         """Leave alone an attachment that is whole, mend one that is not.

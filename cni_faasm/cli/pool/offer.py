@@ -4,17 +4,20 @@ from typing import Any
 
 from cni_faasm.attachment.plan import Plan
 from cni_faasm.cli import attachments, output
-from cni_faasm.cli.pool import netfolder, resolvers
+from cni_faasm.cli.pool import machines, netfolder, resolvers
 from cni_faasm.cli.pool.making import Builder
 from cni_faasm.cli.pool.slotfiles import SlotFiles
+from cni_faasm.config.slot import Slot
 from cni_faasm.limits.shaping import Shape
 from cni_faasm.spec import inet
 
 
-def document(pool: str, number: int, promised: Plan, resolv_conf: str) -> dict[str, Any]:
+def document(
+    pool: str, number: int, promised: Plan, resolv_conf: str, slot: Slot | None = None
+) -> dict[str, Any]:
     """Return what the file of a member says.
 
-    resolv_conf: the text of the one that it has, "" for none.
+    resolv_conf: the text of the one that it has, "" for none. slot: what it has inside.
     """
     name = promised.container_id
     words = [line.split() for line in resolv_conf.splitlines()]
@@ -34,6 +37,7 @@ def document(pool: str, number: int, promised: Plan, resolv_conf: str) -> dict[s
         "resolvConf": f"{netfolder.ETC}/{name}/resolv.conf" if resolv_conf else None,
         "ingress": limit_of(promised.ingress),
         "egress": limit_of(promised.egress),
+        "machine": None if slot is None else machines.document(slot),
     }
 
 
@@ -54,4 +58,5 @@ def offer(files: SlotFiles, builder: Builder, number: int, promised: Plan | None
         promised = attachments.load(builder.state_dir, builder.network, name, ifname).promised
     if promised is None:
         return  # it was taken away this moment
-    files.put(number, document(files.pool, number, promised, resolvers.text_of(name)))
+    text = resolvers.text_of(name)
+    files.put(number, document(files.pool, number, promised, text, builder.slot))
