@@ -24,7 +24,8 @@ from cni_faasm.netlink import (
     tc_filter,
     tc_mirred,
 )
-from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
+from cni_faasm.netlink.nftables import Nftables
+from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import Message, NetlinkError
 from cni_faasm.spec.errors import KERNEL_LACKS_FEATURE, CniError
 
@@ -118,7 +119,7 @@ def _classifier(parent: int, *kinds: str) -> Callable[[Netlink], None]:
 
 def _nftables(*messages: Message) -> Callable[[Netlink], None]:
     def probe(_: Netlink) -> None:
-        with Netlink(NETLINK_NETFILTER) as netfilter:
+        with Nftables() as netfilter:
             if messages:
                 netfilter.nft_batch(messages)
             else:

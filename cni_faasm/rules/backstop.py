@@ -32,7 +32,8 @@ from cni_faasm.config.policy import group
 from cni_faasm.link import features, veth
 from cni_faasm.netlink import dumps, nft, nft_limit, nft_set
 from cni_faasm.netlink.lacking import IfNftables, is_lacking
-from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
+from cni_faasm.netlink.nftables import Nftables
+from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import Message, NetlinkError, text_of
 from cni_faasm.rules import limit_tables, own_tables, seal
 from cni_faasm.rules.guard import end_key, has_name, keys_in
@@ -106,7 +107,7 @@ def kernel_lacks(families: tuple[int, ...] = ROUTED) -> bool:
 
 def _ensure(plan: Plan, wanted: Held, state_dir: str | None, host: Netlink, *, renew: bool) -> bool:
     name = table_name(plan.network)
-    with Netlink(NETLINK_NETFILTER) as netfilter:
+    with Nftables() as netfilter:
         for _ in range(_ATTEMPTS):
             tables, present = _state(netfilter, name, plan.host_interface, wanted)
             anew = renew or not is_whole(tables, plan, wanted.elements)
@@ -270,7 +271,7 @@ def take_out(
     Raises: NetlinkError.
     """
     name = table_name(network)
-    with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
+    with IfNftables(), Nftables() as netfilter:
         for _ in range(_ATTEMPTS):
             listed = [(family, each) for each in interfaces for family in families]
             answers = netfilter.ask(
@@ -343,7 +344,7 @@ def sweep(network: str, host: Netlink, state_dir: str) -> None:
     """Take out what is of names that no end of the network's has. Raises: NetlinkError."""
     name = table_name(network)
     stale: list[str] = []
-    with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
+    with IfNftables(), Nftables() as netfilter:
         for table in own_tables.look(netfilter, name, FAMILIES):
             if table is None or not table.comment.startswith(limit_tables.OURS):
                 continue

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from cni_faasm.attachment.plan import Plan
 from cni_faasm.netlink import dumps, nft, nft_expr, nft_set
 from cni_faasm.netlink.lacking import IfNftables
-from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
+from cni_faasm.netlink.nftables import Nftables
+from cni_faasm.netlink.transport import Netlink
 from cni_faasm.rules import backstop, limit_tables, seal
 from cni_faasm.rules.guard import end_key
 
@@ -28,7 +29,7 @@ def drifts(plan: Plan, host: Netlink) -> list[Drift]:
     name = limit_tables.table_name(plan.network)
     what = f"{WHERE}: nft table {name}"
     key = end_key(plan.host_interface)
-    with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
+    with IfNftables(), Nftables() as netfilter:
         answers = netfilter.ask(
             [
                 *(nft.get_table(family, name) for family in families),

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from cni_faasm.attachment.plan import Plan
 from cni_faasm.netlink import nft, nft_set
-from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
+from cni_faasm.netlink.nftables import Nftables
+from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import Message, NetlinkError
 from cni_faasm.rules import backstop, limit_tables
 from cni_faasm.rules.guard import end_key
@@ -42,7 +43,7 @@ def _put(plans: Sequence[Plan]) -> bool:
         for one in limit_tables.elements(plan)
     ]
     messages: list[Message] = []
-    with Netlink(NETLINK_NETFILTER) as netfilter:
+    with Nftables() as netfilter:
         answers = netfilter.ask(
             [
                 *(nft.get_table(family, name) for family in ROUTED),

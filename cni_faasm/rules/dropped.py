@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from cni_faasm.netlink import dumps, nft, nft_counter
 from cni_faasm.netlink.lacking import IfNftables
-from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
+from cni_faasm.netlink.nftables import Nftables
+from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.rules import guard_rules, limit_tables
 from cni_faasm.rules.limit_tables import FAMILIES
@@ -30,7 +31,7 @@ def every() -> Iterator[tuple[str, str, int]]:
     What drops is "antiSpoof", "isolated" or "limit". Raises: NetlinkError.
     """
     found: dict[tuple[str, str], int] = {}
-    with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
+    with IfNftables(), Nftables() as netfilter:
         for family in FAMILIES:
             for table in dumps.tables(netfilter, family):
                 prefix = next((one for one in _CHAINS if table.name.startswith(one)), "")

@@ -13,7 +13,8 @@ from cni_faasm.config import policy
 from cni_faasm.config.loading import NetworkConfig
 from cni_faasm.link import veth
 from cni_faasm.netlink import nft
-from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
+from cni_faasm.netlink.nftables import Nftables
+from cni_faasm.netlink.transport import Netlink
 from cni_faasm.rules import nat, packet
 from cni_faasm.rules.packet import Packet
 from cni_faasm.rules.packet_path import Table
@@ -116,7 +117,7 @@ def refusals(host: Netlink, senders: Senders, *, all_chains: bool = True) -> lis
         places.append((_FAMILIES[length], *_NFT))
         if all_chains:
             places.append((_FAMILIES[length], *_IPTABLES))
-    with Netlink(NETLINK_NETFILTER) as netfilter:
+    with Nftables() as netfilter:
         bodies = netfilter.ask([nft.get_chain(*place) for place in places])
         chains = [nft.parse_chain(body) for body in bodies if body is not None]
         # One that is no base chain, or of another hook, is somebody's with the same name.

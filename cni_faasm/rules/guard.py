@@ -51,7 +51,8 @@ from cni_faasm.config.policy import Guard, group
 from cni_faasm.link import veth
 from cni_faasm.netlink import dumps, nft, nft_set
 from cni_faasm.netlink.lacking import IfNftables, is_lacking
-from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
+from cni_faasm.netlink.nftables import Nftables
+from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import Message, NetlinkError, text_of
 from cni_faasm.rules import own_tables, seal
 from cni_faasm.rules.guard_rules import (
@@ -96,7 +97,7 @@ def ensure(
 def _ensure(plan: Plan, state_dir: str | None, others: Sequence[Plan], *, renew: bool) -> bool:
     name = table_name(plan.network)
     plans = [plan, *others]
-    with Netlink(NETLINK_NETFILTER) as netfilter:
+    with Nftables() as netfilter:
         for _ in range(_ATTEMPTS):
             tables = look(netfilter, name)
             anew = renew or not is_whole(tables, plan.guard)
@@ -232,7 +233,7 @@ def complete(plan: Plan) -> None:
 
     Raises: NetlinkError.
     """
-    with Netlink(NETLINK_NETFILTER) as netfilter:
+    with Nftables() as netfilter:
         netfilter.nft_batch(_additions(plan, keys_of(plan)))
 
 
@@ -249,7 +250,7 @@ def forget(host: Netlink, *plans: Plan) -> None:
     ends = [plan for plan in plans if has_name(host, plan)]
     names = [end_key(plan.host_interface) for plan in ends]
     inet = nft.NFPROTO_INET
-    with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
+    with IfNftables(), Nftables() as netfilter:
         tables = {
             family: [one.name for one in dumps.tables(netfilter, family) if is_by_name(one)]
             for family in FAMILIES
@@ -329,7 +330,7 @@ def sweep(network: str, host: Netlink, only: set[str] | None = None) -> None:
     only: the names that may be concerned, None for all.
     """
     name = table_name(network)
-    with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
+    with IfNftables(), Nftables() as netfilter:
         tables = look(netfilter, name)
         if not is_by_name(tables[0]):
             return

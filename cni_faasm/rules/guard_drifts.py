@@ -3,7 +3,8 @@
 from cni_faasm.attachment.plan import Plan
 from cni_faasm.config.policy import Guard
 from cni_faasm.netlink import dumps, nft, nft_expr, nft_set
-from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
+from cni_faasm.netlink.nftables import Nftables
+from cni_faasm.netlink.transport import Netlink
 from cni_faasm.rules import guard, guard_several, seal
 from cni_faasm.rules.guard_rules import chains, comment, places, rules_of, table_name
 
@@ -21,7 +22,7 @@ def drifts(plan: Plan, host: Netlink, inner: Netlink) -> list[Drift]:
     name = table_name(plan.network)
     what = f"guard: nft table {name}"
     found: list[Drift] = []
-    with Netlink(NETLINK_NETFILTER) as netfilter:
+    with Nftables() as netfilter:
         tables = guard.look(netfilter, name)
         if not guard.is_whole(tables, policy):
             told = tables[0].comment if tables[0] is not None else "none"

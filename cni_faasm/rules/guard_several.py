@@ -11,7 +11,8 @@ from cni_faasm.link import veth
 from cni_faasm.netlink import dumps, nft, nft_set, route
 from cni_faasm.netlink.lacking import IfNftables
 from cni_faasm.netlink.link import Link
-from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
+from cni_faasm.netlink.nftables import Nftables
+from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.rules.guard import Keys, end_key, look
 from cni_faasm.rules.guard_rules import ALSO, is_by_name, table_name
@@ -34,7 +35,7 @@ def let_several(plan: Plan, host: Netlink, inner: Netlink) -> None:
     if not additions:
         return
     inet = nft.NFPROTO_INET
-    with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
+    with IfNftables(), Nftables() as netfilter:
         for network, pairs in additions.items():
             if not is_by_name(look(netfilter, table_name(network))[0]):
                 continue  # nothing is bound there, or its next ADD makes all anew

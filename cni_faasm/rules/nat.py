@@ -26,7 +26,8 @@ from cni_faasm.config.policy import digest
 from cni_faasm.link import features
 from cni_faasm.netlink import dumps, nft, nft_expr
 from cni_faasm.netlink.lacking import IfNftables, is_lacking
-from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
+from cni_faasm.netlink.nftables import Nftables
+from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import Message, NetlinkError
 from cni_faasm.rules import own_tables, seal
 from cni_faasm.spec import inet
@@ -61,7 +62,7 @@ def ensure(plan: Plan, *, renew: bool = False) -> None:
     renew: make the table anew even when it looks right; connections keep their addresses.
     Raises: NetlinkError; CniError 11 when others change the table all the time.
     """
-    with IfNftables(needed=plan.ip_masq), Netlink(NETLINK_NETFILTER) as netfilter:
+    with IfNftables(needed=plan.ip_masq), Nftables() as netfilter:
         for _ in range(_ATTEMPTS):
             if _ensure_table(netfilter, plan, renew=renew):
                 break
@@ -281,7 +282,7 @@ def remove(network: str, *, dry_run: bool = False) -> bool:
     Raises: NetlinkError.
     """
     removed = own_tables.remove(table_name(network), FAMILIES, dry_run=dry_run)
-    with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
+    with IfNftables(), Nftables() as netfilter:
         for family in _IPTABLES.values():
             if _forward_chain(netfilter, family) is None:
                 continue
@@ -301,7 +302,7 @@ def drifts(plan: Plan) -> list[tuple[str, str, str]]:
     """
     found: list[tuple[str, str, str]] = []
     name = table_name(plan.network)
-    with IfNftables(needed=plan.ip_masq), Netlink(NETLINK_NETFILTER) as netfilter:
+    with IfNftables(needed=plan.ip_masq), Nftables() as netfilter:
         if plan.ip_masq:
             what = f"masquerade: nft table inet {name}"
             table, chain = _look(netfilter, name)

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 
 from cni_faasm.netlink import dumps, nft
 from cni_faasm.netlink.lacking import IfNftables
-from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
+from cni_faasm.netlink.nftables import Nftables
+from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import Message, NetlinkError
 from cni_faasm.spec.errors import TABLE_TAKEN, CniError
 
@@ -88,7 +89,7 @@ def _taken(table: nft.Table) -> CniError:
 
 def demand_free(names: Iterable[str]) -> None:
     """Refuse names that tables of somebody else's have. Raises: NetlinkError; CniError 109."""
-    with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
+    with IfNftables(), Nftables() as netfilter:
         for name in names:
             # One by one: where there is no nf_tables, each question has the kernel call modprobe.
             for family in FAMILIES[:1] if name.startswith((MASQUERADE, PORTS)) else FAMILIES:
@@ -97,7 +98,7 @@ def demand_free(names: Iterable[str]) -> None:
 
 def remove(name: str, families: tuple[int, ...], *, dry_run: bool) -> bool:
     """Take away our tables of a name; say if there were any. Raises: NetlinkError."""
-    with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
+    with IfNftables(), Nftables() as netfilter:
         found = ours(netfilter, look(netfilter, name, families))
         for table in [] if dry_run else found:
             try:

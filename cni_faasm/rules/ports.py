@@ -34,7 +34,8 @@ from cni_faasm.attachment.plan import Plan
 from cni_faasm.config.policy import group
 from cni_faasm.netlink import conntrack, dumps, nft, nft_expr, nft_map, nft_match, nft_set
 from cni_faasm.netlink.lacking import IfNftables, is_lacking
-from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
+from cni_faasm.netlink.nftables import Nftables
+from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import Message, NetlinkError, parse_attrs
 from cni_faasm.rules import own_tables, seal
 from cni_faasm.rules.guard_rules import NF_IP_PRI_RAW
@@ -164,7 +165,7 @@ def ensure(plan: Plan, state_dir: str | None, *, renew: bool = False) -> bool:
     if not wanted:
         return False
     name = table_name(plan.network)
-    with Netlink(NETLINK_NETFILTER) as netfilter:
+    with Nftables() as netfilter:
         _demand_free(netfilter, plan, wanted, state_dir, others=True)
         stale: list[Message] = []
         for _ in range(_ATTEMPTS):
@@ -288,7 +289,7 @@ def forget(*plans: Plan) -> None:
         if not wanted:
             continue
         name = table_name(plan.network)
-        with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
+        with IfNftables(), Nftables() as netfilter:
             for _ in range(_ATTEMPTS):
                 [table] = own_tables.look(netfilter, name, FAMILIES)
                 if table is None or not own_tables.is_ours(netfilter, table):
@@ -351,7 +352,7 @@ def remove_again(plan: Plan, state_dir: str) -> None:
 def sweep(network: str, state_dir: str) -> None:
     """Take out what leads to an address of no attachment of the network. Raises: NetlinkError."""
     name = table_name(network)
-    with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
+    with IfNftables(), Nftables() as netfilter:
         [table] = own_tables.look(netfilter, name, FAMILIES)
         if table is None or not own_tables.is_ours(netfilter, table):
             return

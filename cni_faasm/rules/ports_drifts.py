@@ -3,7 +3,8 @@
 from cni_faasm.attachment.plan import Plan
 from cni_faasm.netlink import dumps, nft, nft_expr
 from cni_faasm.netlink.lacking import IfNftables
-from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
+from cni_faasm.netlink.nftables import Nftables
+from cni_faasm.netlink.transport import Netlink
 from cni_faasm.rules import own_tables, ports, seal
 
 WHERE = "ports"
@@ -18,7 +19,7 @@ def drifts(plan: Plan) -> list[tuple[str, str, str]]:
         return []
     name = ports.table_name(plan.network)
     what = f"{WHERE}: nft table inet {name}"
-    with IfNftables(), Netlink(NETLINK_NETFILTER) as netfilter:
+    with IfNftables(), Nftables() as netfilter:
         [table] = own_tables.look(netfilter, name, ports.FAMILIES)
         if table is None or table.is_dormant or table.comment != ports.COMMENT:
             told = "none" if table is None else "dormant" if table.is_dormant else "another"

@@ -1,11 +1,15 @@
 """Where there is no nf_tables: who masquerades and guards nothing does without it."""
 
+import errno
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from cni_faasm.netlink import lacking, nft, nftables
+from cni_faasm.netlink.nftables import Nftables
+from cni_faasm.netlink.wire import NetlinkError
 from tests.host import Host, wait_until
 from tests.tool import Tool
 
@@ -77,3 +81,26 @@ def test_what_needs_it_is_refused(poor: Host, keys: dict[str, bool]) -> None:
     assert f"which {next(iter(keys))} needs" in error["msg"]
     poor.cni("STATUS", None, network).error(50)
     poor.assert_unchanged(before)
+
+
+def test_the_kernel_is_asked_once(bare_host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A question to a subsystem that is missing has it run modprobe."""
+    nobodys = (0x7F << 8, 0, bytes(4), "nft list tables")
+    monkeypatch.setattr(Nftables, "absent_until_s", 0.0)
+    with bare_host.entered():
+        with Nftables() as netfilter:
+            assert netfilter.dump(nft.dump_tables(nft.NFPROTO_INET)) == []
+            for ask in (netfilter.dump, netfilter.get):
+                monkeypatch.setattr(Nftables, "absent_until_s", 0.0)
+                with pytest.raises(NetlinkError) as told:
+                    ask(nobodys)
+                assert told.value.errno == errno.EINVAL
+                with pytest.raises(NetlinkError, match="no nf_tables") as told:
+                    Nftables()
+                assert lacking.is_lacking(told.value)
+        monkeypatch.setattr(nftables, "REMEMBERED_S", 0.0)
+        monkeypatch.setattr(Nftables, "absent_until_s", 0.0)
+        with Nftables() as netfilter, pytest.raises(NetlinkError):
+            netfilter.get(nobodys)
+        with Nftables() as netfilter:
+            assert netfilter.dump(nft.dump_tables(nft.NFPROTO_INET)) == []

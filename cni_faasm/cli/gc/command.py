@@ -20,7 +20,8 @@ from cni_faasm.config import loading as configuration
 from cni_faasm.ipam.store import Store
 from cni_faasm.link import kernel, veth
 from cni_faasm.netlink import dumps, nft
-from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
+from cni_faasm.netlink.nftables import Nftables
+from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.rules import guard_rules, limit_tables, nat, ports
 from cni_faasm.spec.errors import CniError
@@ -158,7 +159,7 @@ def _traces(host: Netlink) -> set[str]:
         if len(words) >= 3 and words[0] == ALIAS:
             found.add(words[1])
     try:
-        with Netlink(NETLINK_NETFILTER) as netfilter:
+        with Nftables() as netfilter:
             tables = [
                 one
                 for family in (nft.NFPROTO_INET, nft.NFPROTO_BRIDGE)

@@ -15,6 +15,7 @@ from tests.tool import Tool
 # Which modules this may take out: what others of the guest's need, stays.
 PREFIXES = ("act_", "cls_", "sch_", "nf_", "nfnetlink", "nft_", "x_tables", "xt_", "ifb", "veth")
 FORBIDDEN = Path("/etc/modprobe.d/taken-away.conf")
+ASKED = Path("/run/asked-for")  # a line for each time that the kernel wanted one of them
 LIMITS = {"ingressRate": 10**7, "egressRate": 10**7}
 EVERYTHING = {
     "ipMasq": True,
@@ -80,11 +81,21 @@ def taken_away(words: str) -> Iterator[None]:
     """Let modules be absent for a block: out of the kernel, and not to be loaded."""
     names = words.split()
     wait_until(lambda: unload(names), f"{words} to be out of use", 60)
-    FORBIDDEN.write_text("".join(f"install {name} /bin/false\n" for name in names))
+    FORBIDDEN.write_text(
+        "".join(f"install {name} echo {name} >>{ASKED}; false\n" for name in names)
+    )
+    ASKED.write_text("")
     try:
         yield
     finally:
         FORBIDDEN.unlink()
+
+
+def asked_for() -> list[str]:
+    """Return the modules that the kernel has wanted since the last time."""
+    names = ASKED.read_text().split()
+    ASKED.write_text("")
+    return names
 
 
 @pytest.mark.parametrize("taken", CASES)
@@ -119,19 +130,28 @@ def validated(host: Host, values: dict[str, Any]) -> str:
 @pytest.mark.parametrize("taken", ["nf_tables", "nf_tables nfnetlink", "nft_limit"])
 def test_who_masquerades_and_guards_nothing_needs_no_nf_tables(host: Host, taken: str) -> None:
     config = host.config(cniVersion="1.1.0", **BARE, bandwidth=LIMITS)
+    asked: dict[str, list[str]] = {}
     with taken_away(taken):
         host.cni("STATUS", None, config).ok()
+        asked["STATUS"] = asked_for()
         container, other = host.add_container(), host.add_container()
         result = host.add(container, config)
+        asked["ADD"] = asked_for()
         host.add(other, config)
+        asked_for()
         host.check(container, config, result).ok()
+        asked["CHECK"] = asked_for()
         attached = [{"containerID": container.name, "ifname": "eth0"}]
         host.cni("GC", None, {**config, "cni.dev/valid-attachments": attached}).ok()
+        asked["GC"] = asked_for()
         container.run(["ping", "-c1", "-W2", "10.200.0.1"])
         host.check(container, config, result).ok()
         host.delete_attachment(container, config)
         assert host.leases() == {}
         assert host.links() == []
+    if "nf_tables" in taken:
+        # Two where the first exchange asks for the tables of two families.
+        assert {verb: names for verb, names in asked.items() if len(names) > 2} == {}
 
 
 def test_a_queue_without_a_cutter(host: Host) -> None:
