@@ -121,11 +121,20 @@ packages_of() {
 recipe_of() { echo "$1 $(packages_of "$1" | sort -u | xargs)"; }
 suite_of() { sed -n "s/^$1 \([^ ]*\) .*/\1/p" "$here/roots.txt"; }
 
+# Have the dpkg of a root know which package has brought a file: for packages that are only unpacked.
+# shellcheck disable=SC2016 # for mmdebstrap, which says where the root is
+tell_dpkg='cd "$1/var/lib/dpkg" && echo 1 >info/format && for deb in "$1"/var/cache/apt/archives/*.deb; do
+    name=$(dpkg-deb --show --showformat="\${Package}" "$deb")
+    case $(dpkg-deb --field "$deb" Multi-Arch) in same) name=$name:arm64 ;; esac
+    dpkg-deb --fsys-tarfile "$deb" | tar --list | sed "s,^\./,/,; s,/\$,,; s,^\$,/.," >"info/$name.list"
+    { dpkg-deb --field "$deb" | sed "/^Package:/a Status: install ok unpacked"; echo; } >>status
+done'
+
 fetch_root() {
     local root=$cache/roots/$1 suite how=(--variant=minbase)
     suite=$(suite_of "$1")
     # Nothing of it can be run before there is a processor for it.
-    case $1 in *-arm64) how=(--variant=extract --architectures=arm64 --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr) ;; esac
+    case $1 in *-arm64) how=(--variant=extract --architectures=arm64 --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr --extract-hook="$tell_dpkg") ;; esac
     mkdir -p "$cache/roots"
     rm -rf "$root.new" "$root.recipe"
     # How the machine's apt reaches a mirror counts for mmdebstrap as well.
@@ -144,11 +153,14 @@ fetch_root() {
     recipe_of "$1" >"$root.recipe"
 }
 
+has_recipe() { [ -d "$cache/roots/$1" ] && recipe_of "$1" | cmp -s "$cache/roots/$1.recipe" -; }
+
 is_there() {
     local name=${1#*/}
     case $1 in
     kernel/*) [ -d "$cache/kernels/$name" ] ;;
-    root/*) [ -d "$cache/roots/$name" ] && recipe_of "$name" | cmp -s "$cache/roots/$name.recipe" - ;;
+    root/*-arm64) [ -e "$cache/roots/$name/var/lib/dpkg/info/libc6:arm64.list" ] && has_recipe "$name" ;;
+    root/*) has_recipe "$name" ;;
     esac
 }
 
