@@ -230,17 +230,23 @@ def make_disk(path: Path, size: str = "4G") -> None:
 
 
 def archive_of_init(script: bytes) -> bytes:
-    """Return a cpio archive ("newc") with an executable /init, to go behind another archive.
+    """Return a cpio archive ("newc") with an executable /init, to go behind another archive."""
+    return archive_of({"init": script})
+
+
+def archive_of(files: dict[str, bytes]) -> bytes:
+    """Return a cpio archive ("newc") of executable files, to go behind another archive.
 
     Layout: struct cpio_newc_header, 13 fields of 8 hexadecimal digits; see the kernel's
     Documentation/driver-api/early-userspace/buffer-format.rst.
     """
-    entries = ((b"init\0", 0o100755, script), (b"TRAILER!!!\0", 0, b""))
+    entries = [(name.encode(), 0o100755, data) for name, data in files.items()]
     packed = b""
-    for number, (name, mode, data) in enumerate(entries):
-        fields = (number, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name), 0)
+    for number, (name, mode, data) in enumerate([*entries, (b"TRAILER!!!", 0, b"")]):
+        size = len(name) + 1
+        fields = (number, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, size, 0)
         header = b"070701" + b"".join(b"%08x" % field for field in fields)
-        for part in (header + name, data):
+        for part in (header + name + b"\0", data):
             packed += part + bytes(-len(part) % 4)
     return packed
 

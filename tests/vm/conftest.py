@@ -14,9 +14,11 @@ FIGURES = pytest.StashKey[dict[str, dict[str, dict[str, Any]]]]()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave podman's tests out where no chosen kernel has a root with podman: not a skip."""
+    """Leave tests out whose kernel is not chosen, or has no root with podman: not a skip."""
     chosen = selection.kernels(config.getoption("kernels"), soak=config.getoption("soak"))
     if collection_path.name == "test_podman.py" and not set(chosen) & set(selection.PODMAN):
+        return True
+    if collection_path.name == "test_slots.py" and selection.OF_SLOTS not in chosen:
         return True
     return None
 

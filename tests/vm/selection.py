@@ -19,6 +19,8 @@ ROOTS = ("bookworm",)
 # Whose own podman, with netavark in the place of CNI, is booted with their kernel under --soak
 # (tests/vm/test_podman.py).
 PODMAN = ("trixie",)
+# Which is booted in slots (tests/vm/test_slots.py).
+OF_SLOTS = "bookworm"
 # What tests/roots runs things in, and boots under --soak.
 OTHER_RELEASES = ("bullseye-tools", "trixie-tools")
 PACKAGED_FOR = "bookworm"  # beside Debian 13
