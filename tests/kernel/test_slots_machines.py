@@ -18,6 +18,7 @@ from cni_faasm import slots
 from cni_faasm.netlink import tun
 from tests import rates
 from tests.host import Host, Namespace
+from tests.kernel.test_slots_server import Served
 from tests.tool import Tool
 
 ADDRESS = "169.254.100.2"
@@ -200,6 +201,20 @@ def test_up_completes_what_is_missing_inside(tool: Tool) -> None:
     listed = inside.run(["nft", "list", "table", "ip", "slot"]).stdout
     assert f"ip daddr set {ADDRESS}" in listed
     assert "ip saddr set 10.200.0." in listed
+
+
+def test_the_server_replaces_a_slot_whose_tap_has_gone(tool: Tool) -> None:
+    network(tool)
+    served = Served(tool, "1", "--look", "1")
+    try:
+        served.hear("ready")
+        path = f"/run/netns/{tool.prefix}ns1"
+        Namespace(f"{tool.prefix}ns1", path=path).run(["ip", "link", "del", "tap0"])
+        told = served.hear("replaced")
+        assert told["slot"] == 1
+        assert "TAP tap0 expected" in told["reason"]
+    finally:
+        served.end()
 
 
 def test_a_network_without_ipv4_makes_nothing(tool: Tool) -> None:

@@ -150,7 +150,7 @@ def down(
             )
         if not force:
             doomed = _without_claimed(names, _without_foreign(names, doomed), files)
-            pool.demand_none_stranded(names, doomed)
+            removing.demand_none_stranded(names, doomed)
         with output.Progress("pool down", len(doomed), quiet=as_json) as progress:
             outcomes = removing.down(names, doomed, progress.step)
         for one in outcomes:

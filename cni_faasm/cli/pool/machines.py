@@ -31,6 +31,7 @@ import os
 from typing import Any
 
 from cni_faasm.attachment.plan import Plan
+from cni_faasm.cli.attachments import Drift
 from cni_faasm.cli.fault import ToolError
 from cni_faasm.config.slot import Slot
 from cni_faasm.link import forwarding, netns, veth
@@ -74,9 +75,8 @@ def ensure(path: str, own_fd: int, plan: Plan, slot: Slot) -> bool:
 def _ensure(plan: Plan, slot: Slot, address: bytes) -> bool:
     """Do as `ensure`, inside of the namespace."""
     with Netlink() as inner, Netlink(NETLINK_NETFILTER) as netfilter:
-        found = veth.find(inner, name=slot.tap)
-        [table] = netfilter.ask([nft.get_table(nft.NFPROTO_IPV4, TABLE)])
-        if found is not None and table is not None and found.is_up:
+        has_tap, has_table = _look(inner, netfilter, slot)
+        if has_tap and has_table:
             return False
         try:
             tun.add_tap(slot.tap, slot.user)
@@ -90,9 +90,36 @@ def _ensure(plan: Plan, slot: Slot, address: bytes) -> bool:
             raise ToolError(f"slot: the TAP {slot.tap} went as soon as it was made")
         forwarding.switch_on({4})
         inner.execute(_link_messages(made.ifindex, plan.mtu, slot))
-        if table is None:
+        if not has_table:
             netfilter.nft_batch(_rules(plan.ifname, address, slot.address))
     return True
+
+
+def _look(inner: Netlink, netfilter: Netlink, slot: Slot) -> tuple[bool, bool]:
+    """Say whether the TAP is there and up, and whether the table is there."""
+    found = veth.find(inner, name=slot.tap)
+    [table] = netfilter.ask([nft.get_table(nft.NFPROTO_IPV4, TABLE)])
+    return found is not None and found.is_up, table is not None
+
+
+def drifts(path: str, own_fd: int, slot: Slot) -> list[Drift]:
+    """Say what of a member's TAP is missing. Raises: CniError, NetlinkError."""
+    fd = netns.open_container(path, own_fd)
+    try:
+        with (
+            netns.Inside(fd, own_fd),
+            Netlink() as inner,
+            Netlink(NETLINK_NETFILTER) as netfilter,
+        ):
+            has_tap, has_table = _look(inner, netfilter, slot)
+    finally:
+        os.close(fd)
+    found: list[Drift] = []
+    if not has_tap:
+        found.append(("machine", f"TAP {slot.tap}", "none that is up"))
+    if not has_table:
+        found.append(("machine", f"nft table ip {TABLE}", "none"))
+    return found
 
 
 _REMEDIES = {

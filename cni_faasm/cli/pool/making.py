@@ -289,6 +289,16 @@ class Builder:
             return False
         return machines.ensure(promised.netns, self._own_fd, promised, self.slot)
 
+    def drifts(self, one: Attachment) -> list[attachments.Drift]:
+        """Return what of a member is not as promised, its machine's part included.
+
+        Raises: CniError, NetlinkError.
+        """
+        found = attachments.look(one, self._host)
+        if found or self.slot is None or one.promised is None:
+            return found
+        return machines.drifts(one.promised.netns, self._own_fd, self.slot)
+
     def _keep(self, one: Attachment) -> str | None:
         """Leave alone an attachment that is whole, mend one that is not.
 
@@ -346,7 +356,7 @@ def demand_one_network(names: Names, size: int, network: str, conf_dir: str) -> 
         for member in members(names, networks.state_dirs(known, "")):
             if member.number <= size and member.namespace:
                 named = {one.network for one in member.attachments}
-                for other in (named or {_network_of(names, member, host)}) - {network, ""}:
+                for other in (named or {network_of(names, member, host)}) - {network, ""}:
                     attached.setdefault(other, []).append(names.namespace(member.number))
     for other, namespaces in attached.items():
         remedy = f"--network {other} goes on with that one"
@@ -361,31 +371,9 @@ def demand_one_network(names: Names, size: int, network: str, conf_dir: str) -> 
         )
 
 
-def _network_of(names: Names, member: Member, host: Netlink) -> str:
+def network_of(names: Names, member: Member, host: Netlink) -> str:
     """Return the network that the host's end of a member says, "" when there is none of ours."""
     found = veth.find(host, name=names.outer(member.number))
     words = found.alias.split() if found is not None else []
     ours = words[:1] == ["cni-faasm"] and words[2:3] == [names.namespace(member.number)]
     return words[1] if ours else ""
-
-
-def demand_none_stranded(names: Names, doomed: Sequence[Member]) -> None:
-    """Refuse to remove members that are attached and whose records are not found.
-
-    Raises: ToolError that names their networks.
-    """
-    stranded: dict[str, list[str]] = {}
-    with Netlink() as host:
-        for member in doomed:
-            if not member.namespace or member.attachments:
-                continue
-            network = _network_of(names, member, host)
-            if network:
-                stranded.setdefault(network, []).append(names.namespace(member.number))
-    for network, namespaces in stranded.items():
-        raise ToolError(
-            f"{', '.join(namespaces[:5])}: attached to the network {network!r}, whose records are "
-            "not found: its leases would be stranded",
-            "put the network's file back, say where they are by --state-dir, or leave them behind "
-            "by --force",
-        )

@@ -12,7 +12,7 @@ from cni_faasm.cli import networks
 from cni_faasm.cli.attachments import Attachment
 from cni_faasm.cli.fault import ToolError
 from cni_faasm.cli.pool import netfolder, resolvers, traces
-from cni_faasm.cli.pool.making import Member, Names, Outcome
+from cni_faasm.cli.pool.making import Member, Names, Outcome, network_of
 from cni_faasm.config import loading as configuration
 from cni_faasm.config.loading import NetworkConfig
 from cni_faasm.link import egress, kernel, removal, veth
@@ -27,6 +27,28 @@ _THREADS = 8
 # through it for each that goes (find_indir_dev in net/core/flow_offload.c). So the newest pairs go
 # first, in parts: what is deleted by one message goes in the order of its making.
 _LINKS_AT_A_TIME = 500
+
+
+def demand_none_stranded(names: Names, doomed: Sequence[Member]) -> None:
+    """Refuse to remove members that are attached and whose records are not found.
+
+    Raises: ToolError that names their networks.
+    """
+    stranded: dict[str, list[str]] = {}
+    with Netlink() as host:
+        for member in doomed:
+            if not member.namespace or member.attachments:
+                continue
+            network = network_of(names, member, host)
+            if network:
+                stranded.setdefault(network, []).append(names.namespace(member.number))
+    for network, namespaces in stranded.items():
+        raise ToolError(
+            f"{', '.join(namespaces[:5])}: attached to the network {network!r}, whose records are "
+            "not found: its leases would be stranded",
+            "put the network's file back, say where they are by --state-dir, or leave them behind "
+            "by --force",
+        )
 
 
 def down(names: Names, doomed: Sequence[Member], step: Callable[[], None]) -> list[Outcome]:

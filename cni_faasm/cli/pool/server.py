@@ -24,7 +24,6 @@ from cni_faasm.cli.pool.offer import offer
 from cni_faasm.cli.pool.renewal import Renewal
 from cni_faasm.cli.pool.resting import Resting
 from cni_faasm.cli.pool.slotfiles import CLAIMED, FREE, RETURNED, SlotFiles, is_number
-from cni_faasm.netlink.transport import Netlink
 from cni_faasm.slots import STATES
 
 # So many are made or taken away before the folders' events are looked at again.
@@ -69,7 +68,6 @@ class Server:
         self._retry_at = 0.0
         self._looking: list[int] = []
         self._look_at = 0.0
-        self._host = Netlink()
         self._ended = False
         self._wakeup, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._is_ready = False
@@ -93,7 +91,6 @@ class Server:
             if self._events is not None:
                 self._events.close()
             self._poll.close()
-            self._host.close()
 
     def _end(self, *_: object) -> None:
         self._ended = True
@@ -305,7 +302,7 @@ class Server:
         names, builder = self._builder.names, self._builder
         identity = names.namespace(number), names.inner(number)
         one = attachments.load(builder.state_dir, builder.network, *identity)
-        drifts = attachments.look(one, self._host) if one.fields else [("attachment", "", "gone")]
+        drifts = builder.drifts(one) if one.fields else [("attachment", "", "gone")]
         if drifts and self._files.withdraw(number):
             what, expected, found = drifts[0]
             self._tell("replaced", number, f"{what}: {expected} expected, {found} found")
