@@ -126,6 +126,8 @@ def _turn(
             host.execute(shaping.messages(made.ifindex, shape))
         with _timed(steps, "queues of the other end"):
             inner.execute(shaping.messages(made.link, shape))
+        with _timed(steps, "link looked up"):
+            veth.find(host, ifindex=made.ifindex)
         table, bucket = limit_tables.table_name(NETWORK), limit_tables.bucket_of_shape(shape, 1500)
         if bucket is not None:
             held = [limit_tables.Element(one, limit_tables.SET, bucket) for one in FAMILIES]
@@ -134,8 +136,6 @@ def _turn(
             netfilter.nft_batch(
                 [limit_tables.removal(table, outside, one.family, one.set) for one in held]
             )
-        with _timed(steps, "link looked up"):
-            veth.find(host, ifindex=made.ifindex)
         with _timed(steps, "pair deleted"):
             host.execute([link.del_link(ifindex=made.ifindex)])
 
