@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from . import cli
-from .calls import Settings, Spawner, faasm_network, reference_network
+from .calls import Network, Settings, Spawner, faasm_network, reference_network
 from .privatehost import enter, run
 from .report import Report
 from .timing import VERBS, Series, Table, compare, ratio, verdict
@@ -25,6 +25,8 @@ CASES: dict[str, tuple[Settings, dict[str, float]]] = {
     ),
     "isolated": (Settings(keys={"isolated": True}), WITH_OPTIONS),
 }
+PORTS = (0, 1, 32)  # published, of TCP
+TARGET_PORTS_MS = 0.5  # of an ADD, more with all of them than with none
 STATUS_OF = "masquerading"
 TARGET_STATUS = 0.5  # of an ADD of ours
 TARGET_PEAK_MIB = 10
@@ -33,7 +35,8 @@ WARM_UP = 2
 DESCRIPTION = """\
 Time ADD, CHECK and DEL of the built plugin and of Debian's reference chain (ptp with
 host-local, then bandwidth), alternately in one run: plain, with masquerading, and with what
-ours has beside that (the chain as in plain). Time STATUS beside our own ADD."""
+ours has beside that (the chain as in plain). Time STATUS beside our own ADD, and that with
+published ports beside that without."""
 
 EPILOG = """\
 Run as root after ./build.sh. Everything happens in a private host; nothing is left.
@@ -59,7 +62,7 @@ def measure(given: argparse.Namespace) -> Report:
     """Take all measurements."""
     scratch = enter(given.scratch, {"iptables": "iptables"})
     spawner = Spawner()
-    progress = cli.Progress(len(CASES) * (given.times + WARM_UP))
+    progress = cli.Progress((len(CASES) + 1) * (given.times + WARM_UP))
     tables: dict[str, Table] = {}
     status = Series()
     for case, (settings, _) in CASES.items():
@@ -71,13 +74,44 @@ def measure(given: argparse.Namespace) -> Report:
         if case == STATUS_OF:
             timed = [networks[0].status() for _ in range(WARM_UP + given.times)]
             status.operations += timed[WARM_UP:]
+    published = [_publishing(count, spawner, given.plugin, scratch) for count in PORTS]
+    of_ports = compare(published, given.times, WARM_UP, progress.step)
     progress.end()
     report = _report(tables, status, given.times, scratch)
+    _report_ports(of_ports, report)
     report.notes.append(
         f"No memory figure can be below {spawner.floor_kib() / 1024:.1f} MiB: that is the measuring process."
     )
     spawner.close()
     return report
+
+
+def _publishing(count: int, spawner: Spawner, plugin: Path, scratch: Path) -> Network:
+    """Return a network of ours whose containers publish so many ports."""
+    ports = [{"hostPort": 20000 + 7 * each, "containerPort": 80 + each} for each in range(count)]
+    settings = Settings(masquerade=True, keys={"runtimeConfig": {"portMappings": ports}})
+    made = faasm_network(spawner, plugin, settings, scratch, f"bench-ports-{count}")
+    made.title = f"{count} ports"
+    return made
+
+
+def _report_ports(table: Table, report: Report) -> None:
+    series = [table[f"{count} ports"]["ADD"] for count in PORTS]
+    more_ms = series[-1].median_ms() - series[0].median_ms()
+    report.figures["ports"] = {
+        **{f"{count}": one.figures() for count, one in zip(PORTS, series, strict=True)},
+        "moreMs": more_ms,
+        "target": TARGET_PORTS_MS,
+        "met": more_ms <= TARGET_PORTS_MS,
+    }
+    times = ", ".join(
+        f"{count}: {one.median_ms():.2f} ms (CPU {one.cpu_ms():.2f})"
+        for count, one in zip(PORTS, series, strict=True)
+    )
+    report.notes.append(
+        f"ADD, masquerading, by published ports: {times}; {more_ms:.2f} ms more with {PORTS[-1]};"
+        f" {verdict(more_ms, TARGET_PORTS_MS)}."
+    )
 
 
 def _report(tables: dict[str, Table], status: Series, times: int, scratch: Path) -> Report:

@@ -66,7 +66,7 @@ def dump_from(address: bytes, which: int) -> Message:
 
 
 def dump(family: int) -> Message:
-    """Ask for all connections of a family. Equivalent to: conntrack -L -f FAMILY."""
+    """Ask for all connections of a family, of both with 0. Equivalent to: conntrack -L -f FAMILY."""
     return IPCTNL_MSG_CT_GET, 0, _NFGENMSG.pack(family, 0, 0), "conntrack -L"
 
 

@@ -28,6 +28,7 @@ published port are forgotten when the port comes or goes.
 
 import errno
 from collections.abc import Iterable
+from socket import AF_UNSPEC
 
 from cni_faasm.attachment import plan_fields, record
 from cni_faasm.attachment.plan import Plan
@@ -330,10 +331,10 @@ def _forget_connections(netfilter: Netlink, plan: Plan) -> None:
         return
     services = {(_UDP, one.host_port + index) for one in udp for index in range(one.count)}
     try:
-        for family in conntrack.FAMILIES.values():
-            known = dumps.connections(netfilter, family)
-            stale = [conntrack.delete(one) for one in known if one.service in services]
-            netfilter.execute_tolerant(stale)
+        # The kernel walks through its whole table, however little is in it: so once for both versions.
+        known = dumps.connections(netfilter, AF_UNSPEC)
+        stale = [conntrack.delete(one) for one in known if one.service in services]
+        netfilter.execute_tolerant(stale)
     except NetlinkError:
         return
 

@@ -81,6 +81,9 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     add_remote(made)
     install(made)
     yield made
+    for process in made.processes:
+        process.kill()
+        process.wait()
     for remote in made.remotes:
         remote.delete()
 
