@@ -56,7 +56,9 @@ done
     date -u -R -d "@$SOURCE_DATE_EPOCH" | sed 's/^/ /'
 } | gzip -9n >$doc/changelog.gz
 
-size=$(du -sk --apparent-size $tree | cut -f1)
+# As dpkg-gencontrol counts: what a folder takes is another thing on each file system.
+size=$(find $tree -path $tree/DEBIAN -prune -o -printf '%y %s\n' |
+    awk '{ kib += $1 == "f" ? int(($2 + 1023) / 1024) : 1 } END { print kib }')
 sed "s/@VERSION@/$version/; s/@ARCHITECTURE@/$architecture/; s/@SIZE@/$size/" $here/control \
     >$tree/DEBIAN/control
 echo /etc/cni-faasm/10-faasm.conflist >$tree/DEBIAN/conffiles

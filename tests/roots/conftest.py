@@ -16,7 +16,7 @@ TOOL = "/usr/bin/cni-faasm"
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave arm64 and what takes long to the long run."""
-    long = collection_path.name in {"test_arm64.py", "test_lintian.py"}
+    long = collection_path.name in {"test_arm64.py", "test_lintian.py", "test_same_package.py"}
     return True if long and not config.getoption("--soak") else None
 
 
