@@ -4,6 +4,7 @@ ADD makes a plan real, the attachment record keeps it, CHECK and the operator's 
 it back and compare. So whatever is promised to a container stands in one place.
 """
 
+from cni_faasm.config.counted import Counted
 from cni_faasm.config.loading import NetworkConfig
 from cni_faasm.config.policy import Guard, digest
 from cni_faasm.config.ports import Port
@@ -46,7 +47,7 @@ class Plan:
     the configuration asks for, `subnets` those of its own ranges, both by the gateway.
     shapes_only: the pair is an earlier plugin's, and only its queues are promised.
     ipam_plugin: who leased the addresses, "" for ourselves.
-    ports: of the host's, which lead to the container.
+    ports: of the host's, which lead to the container. counted: limits of packets and connections.
     sandbox: "gvisor" where the container's end may lose its addresses and routes, else "".
     """
 
@@ -54,6 +55,7 @@ class Plan:
         "addresses",
         "boot_id",
         "container_id",
+        "counted",
         "created",
         "data_dir",
         "dns",
@@ -108,6 +110,7 @@ class Plan:
         host_egress: Shape | None = None,
         sandbox: str = "",
         ports: list[Port] | None = None,
+        counted: Counted | None = None,
     ) -> None:
         self.network = network
         self.container_id = container_id
@@ -135,6 +138,12 @@ class Plan:
         self.host_egress = host_egress
         self.sandbox = sandbox
         self.ports = [] if ports is None else ports
+        self.counted = counted
+
+    @property
+    def is_held(self) -> bool:
+        """Say whether rules on the host may hold it to limits."""
+        return self.egress is not None or self.counted is not None
 
     @property
     def alias(self) -> str:
@@ -331,6 +340,7 @@ def make(
         host_egress=on_host(config, mtu, queue, scope),
         sandbox=config.sandbox,
         ports=config.ports,
+        counted=config.counted,
     )
 
 

@@ -7,6 +7,7 @@ plan is no error here, but None.
 from cni_faasm.attachment import record
 from cni_faasm.attachment.plan import Plan, PlannedAddress, route_fields
 from cni_faasm.config import ports
+from cni_faasm.config.counted import Counted
 from cni_faasm.config.policy import PROTOCOLS, Guard
 from cni_faasm.config.ports import Port
 from cni_faasm.limits.shaping import Shape
@@ -50,6 +51,7 @@ def to_fields(plan: Plan) -> dict[str, object]:
         **({"guard": _guard_fields(plan.guard)} if plan.guard is not None else {}),
         **({"sandbox": plan.sandbox} if plan.sandbox else {}),
         **({"ports": [one.to_fields() for one in plan.ports]} if plan.ports else {}),
+        **({"counted": plan.counted.to_fields()} if plan.counted is not None else {}),
         **({"hostEgress": plan.host_egress.to_fields()} if plan.host_egress is not None else {}),
     }
 
@@ -113,6 +115,7 @@ def _from_fields(fields: dict[str, object]) -> Plan:
         host_egress=_shape(fields.get("hostEgress")),
         sandbox=_text(fields, "sandbox") if "sandbox" in fields else "",
         ports=_ports(fields["ports"]) if "ports" in fields else [],
+        counted=Counted.from_fields(_dict(fields["counted"])) if "counted" in fields else None,
     )
 
 

@@ -20,6 +20,7 @@ from cni_faasm.spec import inet
 from cni_faasm.spec.errors import CniError
 
 DIRECTIONS = ("ingress", "egress")
+COUNTED = "counted"  # of the record: limits of packets and connections
 APPLIED = "applied"  # of the record: the configuration whose limits it has, if not that of ADD
 SUBNET_KEYS = ("unshapedSubnets", "shapedSubnets")
 RUNTIMES = ("runtimeconfig", "args")
@@ -176,12 +177,13 @@ def differences_of(one: Attachment, files: Files) -> list[Difference]:
 
     Raises: UnfiledError, ToolError, CniError, NetlinkError.
     """
-    return differences(one, shapes(one, files.of(one)))
+    return differences(one, files.of(one))
 
 
-def differences(one: Attachment, wanted: Shapes) -> list[Difference]:
+def differences(one: Attachment, file: Filed) -> list[Difference]:
     """Return the limits that an attachment has otherwise than its file says."""
     promised = one.promised
+    wanted = shapes(one, file)
     if promised is None:
         return []
     now = {"ingress": promised.ingress, "egress": promised.egress}
@@ -195,6 +197,14 @@ def differences(one: Attachment, wanted: Shapes) -> list[Difference]:
     if enforced[0] != enforced[1] and promised.egress and wanted["egress"]:
         words = ['"host"' if each else '""' for each in enforced]
         found.append(Difference("enforceEgress", "egress", *words))
+    counts = [each.to_fields() if each else {} for each in (promised.counted, file.config.counted)]
+    for key in output.COUNTED:
+        numbers = [each.get(key) for each in counts]
+        if numbers[0] != numbers[1]:
+            direction = next((each for each in DIRECTIONS if key.startswith(each)), "both")
+            found.append(
+                Difference(key, direction, *(str(each or "unlimited") for each in numbers))
+            )
     return found
 
 

@@ -11,6 +11,7 @@ import typer
 
 from cni_faasm.cli import fitting
 from cni_faasm.config import units
+from cni_faasm.config.counted import Counted
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
@@ -68,6 +69,34 @@ def camel(name: str) -> str:
 def limit(rate_bps: int | None, burst_bytes: int | None) -> dict[str, Any]:
     """Return one direction's limit for machines; both null where there is none."""
     return {"limitBitsPerSecond": rate_bps, "burstBytes": burst_bytes}
+
+
+COUNTED = (
+    *("ingressPacketRate", "ingressPacketBurst", "egressPacketRate", "egressPacketBurst"),
+    "maxConnections",
+)
+
+
+def counted(found: Counted | None) -> dict[str, int | None]:
+    """Return limits of packets and connections for machines; null where there is none."""
+    fields = found.to_fields() if found else {}
+    return {key: fields.get(key) for key in COUNTED}
+
+
+def counted_text(found: Counted | None) -> str:
+    """Return the same for people."""
+    parts = (
+        [
+            f"{packets.rate_pps} packets/s {word} (burst {packets.burst})"
+            for word, packets in (("in", found.ingress), ("out", found.egress))
+            if packets is not None
+        ]
+        if found
+        else []
+    )
+    if found and found.connections:
+        parts.append(f"{found.connections} connections")
+    return ", ".join(parts) or "unlimited"
 
 
 def note(text: str) -> None:

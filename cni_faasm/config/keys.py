@@ -139,7 +139,7 @@ TABLES = {
         ),
     ),
     "bandwidth": (
-        Key("bandwidth", "object", "none", "the four rates and bursts below, and `latency`"),
+        Key("bandwidth", "object", "none", "the rates and bursts below, and what else is limited"),
         Key(
             "ingressRate",
             "rate",
@@ -202,6 +202,56 @@ TABLES = {
             'length of the queue at the rate: 1 to 10000, as a number or `"5ms"`, `"1s"`. Shorter '
             "queues answer sooner and drop more. At least six packets fit; CoDel lets packets wait "
             "a third of it",
+            at="bandwidth",
+        ),
+        Key(
+            "packetRate",
+            "packets/s",
+            "0: unlimited",
+            "limit of packets in each direction, beside that of bits: 0 to 100000000",
+            at="bandwidth",
+        ),
+        Key(
+            "packetBurst",
+            "number",
+            "50 ms at the rate, at least 16",
+            "how many packets may come at once, in each direction: 1 to 10000000",
+            at="bandwidth",
+        ),
+        Key(
+            "ingressPacketRate",
+            "packets/s",
+            "`packetRate`",
+            "limit of packets to the container",
+            at="bandwidth",
+        ),
+        Key(
+            "ingressPacketBurst",
+            "number",
+            "`packetBurst`, of the same rate",
+            "how many may come at once, to the container",
+            at="bandwidth",
+        ),
+        Key(
+            "egressPacketRate",
+            "packets/s",
+            "`packetRate`",
+            "limit of packets from the container",
+            at="bandwidth",
+        ),
+        Key(
+            "egressPacketBurst",
+            "number",
+            "`packetBurst`, of the same rate",
+            "how many may come at once, from the container",
+            at="bandwidth",
+        ),
+        Key(
+            "maxConnections",
+            "number",
+            "0: unlimited",
+            "how many connections the container may have that the host tracks, opened by it or "
+            "to it, IPv4 and IPv6 together: 0 to 10000000",
             at="bandwidth",
         ),
         Key(

@@ -5,7 +5,7 @@ what the runtime says (runtimeConfig) wins over args.cni, that over CNI_ARGS, an
 them over the file; the addresses they ask for join. All faults are found in one go.
 """
 
-from cni_faasm.config import dns, ports, schema, units
+from cni_faasm.config import counted, dns, ports, schema, units
 from cni_faasm.config.defaults import DEFAULT_DATA_DIR, DEFAULT_STATE_DIR, GVISOR
 from cni_faasm.config.guard import read_guard
 from cni_faasm.config.ipam import read_plugin, read_range_sets, read_routes
@@ -217,6 +217,7 @@ def _read_shaping(config: NetworkConfig, top: Section, runtime: Section | None) 
         if where not in ("", "host"):
             nested.fault("enforceEgress", '"host", or "" for the container\'s end alone')
         config.enforce_egress = where == "host"
+        config.counted = counted.read(nested)
     places = [place for place in (asked, nested, top) if place is not None]
     if any(key in place.values for place in places for key in SUBNET_KEYS):
         config.subnets, config.subnets_only = read_subnets(places)

@@ -1,5 +1,6 @@
 """A network's configuration as everybody else reads it."""
 
+from cni_faasm.config.counted import Counted
 from cni_faasm.config.defaults import (
     DEFAULT_DATA_DIR,
     DEFAULT_IPAM_TIMEOUT_MS,
@@ -22,7 +23,7 @@ class NetworkConfig:
     set by ADD, too. dns_is_told: no other source's counts. mtu None: that of the default
     route's interface. ingress: to the container; egress: from it. latency_ms None: the
     shaping's default. subnets: (packed, prefix length) of those whose traffic alone is not
-    limited, or with subnets_only alone is. enforce_egress: on the host, too. range_sets: one address of each. requested_addresses: packed, each in
+    limited, or with subnets_only alone is. counted: limits of packets and connections. enforce_egress: on the host, too. range_sets: one address of each. requested_addresses: packed, each in
     another range set. ipam_plugin: another plugin that leases the addresses, "" for
     ourselves. ports: of the host's, which are to lead to the container. guard: what containers must not do, None for nothing. prev_result: of the plugins before this one, or at CHECK and DEL of the whole
     chain's ADD. shapes_only: there is no "ipam", and the pair is an earlier plugin's.
@@ -34,6 +35,7 @@ class NetworkConfig:
         "accepted",
         "called",
         "cni_version",
+        "counted",
         "data_dir",
         "dns",
         "dns_is_told",
@@ -81,6 +83,7 @@ class NetworkConfig:
         self.ingress = Limit()
         self.egress = Limit()
         self.latency_ms: int | None = None
+        self.counted: Counted | None = None
         self.subnets: list[tuple[bytes, int]] = []
         self.subnets_only = False
         self.ports: list[Port] = []

@@ -8,32 +8,23 @@ that vanishes. Trying loads the modules that there are.
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 from cni_faasm.config.loading import NetworkConfig
-from cni_faasm.link import forwarding, netns
+from cni_faasm.link import netns, probes
 from cni_faasm.netlink import (
-    dumps,
-    link,
     nft,
     nft_expr,
-    nft_limit,
     nft_match,
-    nft_set,
     tc,
     tc_filter,
     tc_mirred,
 )
-from cni_faasm.netlink.nftables import Nftables
 from cni_faasm.netlink.transport import Netlink
-from cni_faasm.netlink.wire import Message, NetlinkError
+from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.spec.errors import KERNEL_LACKS_FEATURE, CniError
 
 OLDEST = (5, 10)
-_LOOPBACK = 1
-_ROOT = 0x10000  # 1:
-_TABLE = "faasm_probe"
-_CHAIN = "probe"
 # What the kernel answers to a request for what it does not have. Anything else says nothing of
 # that: a lack of rights or memory, say.
 _MISSING = (
@@ -90,67 +81,11 @@ class Lack:
         )
 
 
-def _devices(name: str, kind: str) -> Callable[[Netlink], None]:
-    made = link.new_link(kind, name, group=0, mtu=1500, address=b"\2\0\0\0\0\1")
-    return lambda netlink: _execute(netlink, made)
-
-
-def _execute(netlink: Netlink, *messages: Message) -> None:
-    netlink.execute(messages)
-
-
-def _ipv6(_: Netlink) -> None:
-    if not forwarding.has_ipv6():
-        raise NetlinkError(errno.EAFNOSUPPORT, "IPv6")
-
-
-def _classifier(parent: int, *kinds: str) -> Callable[[Netlink], None]:
-    one = tc_filter.Filter(bytes(4), 0, _ROOT, by_source=False)
-
-    def probe(netlink: Netlink) -> None:
-        answers = netlink.execute_tolerant(
-            tc_filter.new_filter(_LOOPBACK, parent, kind, one) for kind in kinds
-        )
-        if all(isinstance(answer, NetlinkError) for answer in answers):
-            raise NetlinkError(errno.ENOENT, f"tc filter add dev lo {kinds[0]}")
-
-    return probe
-
-
-def _nftables(*messages: Message) -> Callable[[Netlink], None]:
-    def probe(_: Netlink) -> None:
-        with Nftables() as netfilter:
-            if messages:
-                netfilter.nft_batch(messages)
-            else:
-                dumps.tables(netfilter, nft.NFPROTO_INET)
-
-    return probe
-
-
-def _limits(*families: int) -> Iterator[Message]:
-    """Yield what makes sets whose elements have limits, and takes them away again."""
-    for family in families:
-        some = nft_limit.Limit(1, 1).encode()
-        yield nft.new_table(family, _TABLE)
-        yield nft_set.new_set(family, _TABLE, _CHAIN, nft_set.TYPE_IFNAME, each=some)
-        yield nft_set.new_elements(family, _TABLE, _CHAIN, [b"probe0".ljust(16, b"\0")], some)
-        yield nft.del_table(family, _TABLE)
-
-
-def _rule(family: int, *expressions: bytes, type: str = "filter") -> Callable[[Netlink], None]:  # noqa: A002
-    hook = nft.NF_INET_POST_ROUTING if type == "nat" else nft.NF_INET_PRE_ROUTING
-    return _nftables(
-        nft.new_table(family, _TABLE),
-        nft.new_chain(family, _TABLE, _CHAIN, type=type, hook=hook, priority=1),
-        *(nft.new_rule(family, _TABLE, _CHAIN, one) for one in expressions),
-        nft.del_table(family, _TABLE),
-    )
-
-
 RATES = "bandwidth"
 BACKSTOP = "bandwidth.egressRate"  # which holds without it, but for who has CAP_NET_RAW
 BACKSTOP_BRIDGED = "bandwidth.egressRate at a bridge's port"
+PACKETS = "bandwidth.packetRate"
+CONNECTIONS = "bandwidth.maxConnections"
 ENFORCE = "bandwidth.enforceEgress"
 SUBNETS = "bandwidth.unshapedSubnets"
 SHAPED = "bandwidth.shapedSubnets"
@@ -163,36 +98,40 @@ _INET, _ARP = nft.NFPROTO_INET, nft.NFPROTO_ARP
 _NO_SPOOF = 'set "antiSpoof": false, and containers can spoof'
 
 FEATURES = (
-    Feature("veth pairs", "veth", (), _devices("probe0", "veth")),
+    Feature("veth pairs", "veth", (), probes.devices("probe0", "veth")),
     Feature(
-        "IPv6", "ipv6, and no ipv6.disable=1", (RANGES6,), _ipv6, remedy="leave the ranges out"
+        "IPv6",
+        "ipv6, and no ipv6.disable=1",
+        (RANGES6,),
+        probes.ipv6,
+        remedy="leave the ranges out",
     ),
     Feature(
         "HTB",
         "sch_htb",
         (RATES,),
-        lambda netlink: _execute(netlink, tc.new_qdisc_htb(_LOOPBACK, _ROOT, 0)),
+        lambda netlink: probes.execute(netlink, tc.new_qdisc_htb(probes.LOOPBACK, probes.ROOT, 0)),
         remedy="leave bandwidth out, and nothing is limited",
     ),
     Feature(
         "clsact",
         "sch_ingress",
         (ENFORCE,),
-        lambda netlink: _execute(netlink, tc_mirred.new_clsact(_LOOPBACK)),
+        lambda netlink: probes.execute(netlink, tc_mirred.new_clsact(probes.LOOPBACK)),
         remedy="leave bandwidth.enforceEgress out",
     ),
     Feature(
         "ifb devices",
         "ifb",
         (ENFORCE,),
-        _devices("probe1", "ifb"),
+        probes.devices("probe1", "ifb"),
         remedy="leave bandwidth.enforceEgress out",
     ),
     Feature(
         "the classifier u32",
         "cls_u32",
         (ENFORCE,),
-        _classifier(tc_mirred.CLSACT_INGRESS, tc_filter.U32),
+        probes.classifier(tc_mirred.CLSACT_INGRESS, tc_filter.U32),
         "clsact",
         "leave bandwidth.enforceEgress out",
     ),
@@ -200,7 +139,9 @@ FEATURES = (
         "the action mirred",
         "act_mirred",
         (ENFORCE,),
-        lambda netlink: _execute(netlink, tc_mirred.new_redirect(_LOOPBACK, _LOOPBACK)),
+        lambda netlink: probes.execute(
+            netlink, tc_mirred.new_redirect(probes.LOOPBACK, probes.LOOPBACK)
+        ),
         "the classifier u32",
         "leave bandwidth.enforceEgress out",
     ),
@@ -208,7 +149,7 @@ FEATURES = (
         "a classifier for subnets",
         "cls_u32 or cls_flower",
         (SUBNETS, SHAPED),
-        _classifier(_ROOT, tc_filter.U32, tc_filter.FLOWER),
+        probes.classifier(probes.ROOT, tc_filter.U32, tc_filter.FLOWER),
         "HTB",
         "leave the subnets out, and all traffic is limited",
     ),
@@ -216,14 +157,14 @@ FEATURES = (
         "nf_tables",
         "nf_tables, nfnetlink",
         (MASQ, SPOOF, ISOLATED),
-        _nftables(),
+        probes.nftables(),
         remedy='set "antiSpoof": false and leave ipMasq and isolated out',
     ),
     Feature(
         "nf_tables' family inet",
         "nf_tables with CONFIG_NF_TABLES_INET",
         (MASQ, SPOOF, ISOLATED),
-        _rule(_INET),
+        probes.rule(_INET),
         "nf_tables",
         'set "antiSpoof": false and leave ipMasq and isolated out',
     ),
@@ -231,7 +172,7 @@ FEATURES = (
         "nf_tables' family arp",
         "nf_tables with CONFIG_NF_TABLES_ARP",
         (SPOOF,),
-        _rule(_ARP),
+        probes.rule(_ARP),
         "nf_tables",
         _NO_SPOOF,
     ),
@@ -239,7 +180,7 @@ FEATURES = (
         "NAT in nf_tables",
         "nft_chain_nat",
         (MASQ,),
-        _rule(_INET, type="nat"),
+        probes.rule(_INET, type="nat"),
         "nf_tables' family inet",
         "leave ipMasq out, and let the routers know the way back",
     ),
@@ -247,7 +188,7 @@ FEATURES = (
         "masquerading in nf_tables",
         "nft_masq",
         (MASQ,),
-        _rule(_INET, nft_expr.masquerade(), type="nat"),
+        probes.rule(_INET, nft_expr.masquerade(), type="nat"),
         "NAT in nf_tables",
         "leave ipMasq out, and let the routers know the way back",
     ),
@@ -255,7 +196,7 @@ FEATURES = (
         "routing lookups in nf_tables",
         "nft_fib_inet, with nft_fib_ipv4 and nft_fib_ipv6",
         (SPOOF,),
-        _rule(_INET, nft_match.source_not_routed_back()),
+        probes.rule(_INET, nft_match.source_not_routed_back()),
         "nf_tables' family inet",
         _NO_SPOOF,
     ),
@@ -263,7 +204,7 @@ FEATURES = (
         "connection tracking in nf_tables",
         "nft_ct, nf_conntrack",
         (ISOLATED,),
-        _rule(_INET, nft_match.known_connection()),
+        probes.rule(_INET, nft_match.known_connection()),
         "nf_tables' family inet",
         "leave isolated out",
     ),
@@ -271,7 +212,7 @@ FEATURES = (
         "counters in nf_tables",
         "nft_counter; part of nf_tables since Linux 5.17",
         (SPOOF, ISOLATED),
-        _rule(_INET, nft_expr.counter()),
+        probes.rule(_INET, nft_expr.counter()),
         "nf_tables' family inet",
         'set "antiSpoof": false and leave isolated out',
     ),
@@ -279,15 +220,39 @@ FEATURES = (
         "limits in sets of nf_tables",
         "nft_limit, and nf_tables with CONFIG_NF_TABLES_INET and CONFIG_NF_TABLES_ARP",
         (BACKSTOP,),
-        _nftables(*_limits(nft.NFPROTO_INET, nft.NFPROTO_ARP)),
+        probes.nftables(*probes.limits(nft.NFPROTO_INET, nft.NFPROTO_ARP)),
         "",
         "do without, and containers with CAP_NET_RAW can send more",
+    ),
+    Feature(
+        "limits of packets in nf_tables",
+        "nft_limit, nft_counter, and nf_tables with CONFIG_NF_TABLES_INET and CONFIG_NF_TABLES_ARP",
+        (PACKETS,),
+        probes.nftables(*probes.limits(nft.NFPROTO_INET, nft.NFPROTO_ARP)),
+        "",
+        "leave packetRate and its like out of bandwidth",
+    ),
+    Feature(
+        "counts of connections in nf_tables",
+        "nft_connlimit, nf_conncount, nf_conntrack",
+        (CONNECTIONS,),
+        probes.nftables(*probes.counts()),
+        "",
+        "leave maxConnections out of bandwidth",
+    ),
+    Feature(
+        "refusals in nf_tables",
+        "nft_reject_inet, nft_ct",
+        (CONNECTIONS,),
+        probes.rule(_INET, nft_match.new_connection(), nft_match.refuse()),
+        "",
+        "leave maxConnections out of bandwidth",
     ),
     Feature(
         "limits in nf_tables' family bridge",
         "nft_limit, and nf_tables with CONFIG_NF_TABLES_BRIDGE",
         (BACKSTOP_BRIDGED,),
-        _nftables(*_limits(nft.NFPROTO_BRIDGE)),
+        probes.nftables(*probes.limits(nft.NFPROTO_BRIDGE)),
         "",
         "do without, and containers with CAP_NET_RAW can send more",
     ),
@@ -295,7 +260,7 @@ FEATURES = (
         "iptables' matches in nf_tables",
         "nft_compat, xt_conntrack, xt_comment",
         (FORWARD,),
-        _rule(
+        probes.rule(
             nft.NFPROTO_IPV4,
             nft_expr.iptables_accept(
                 saddr=(bytes(4), 1), states=nft_expr.XT_CONNTRACK_STATE_ESTABLISHED
@@ -316,6 +281,10 @@ def keys_of(config: NetworkConfig) -> set[str]:
             used.add(SHAPED if config.subnets_only else SUBNETS)
     if config.enforce_egress and config.egress.rate_bps:
         used.add(ENFORCE)
+    if config.counted is not None and (config.counted.ingress or config.counted.egress):
+        used.add(PACKETS)
+    if config.counted is not None and config.counted.connections:
+        used.add(CONNECTIONS)
     if config.shapes_only:
         return used
     if config.ip_masq:

@@ -14,11 +14,16 @@ LIST = "a list"
 
 _RATES = ["egressRate", "ingressRate", "egressBurst", "ingressBurst"]
 _SUBNETS = ["unshapedSubnets", "shapedSubnets"]
+_COUNTED = [
+    *("packetRate", "ingressPacketRate", "egressPacketRate"),
+    *("packetBurst", "ingressPacketBurst", "egressPacketBurst", "maxConnections"),
+]
 
 # What option stands for which place of the configuration; "" for none alone.
 NETWORK: dict[str, tuple[str, str]] = {
     **{name: (TEXT, f"bandwidth.{name}") for name in (*_RATES, "latency", "enforceEgress")},
     **{name: (LIST, f"bandwidth.{name}") for name in _SUBNETS},
+    **{name: (NUMBER, f"bandwidth.{name}") for name in _COUNTED},
     "maxEgressRate": (TEXT, "maxEgressRate"),
     "maxIngressRate": (TEXT, "maxIngressRate"),
     "mtu": (NUMBER, "mtu"),

@@ -1,9 +1,10 @@
-"""Encode and decode nf_tables' token buckets, as elements of a set have them.
+"""Encode and decode nf_tables' token buckets and counts, as elements of a set have them.
 
-The bucket holds what the rate gives in one second, and the burst beside it. A packet counts
-from its IP header on (in tables of family arp from its ARP header on), a super-packet once.
+A bucket of bytes holds what the rate gives in one second, and the burst beside it. A packet counts
+from its IP header on (in tables of family arp from its ARP header on), a super-packet once. One of
+packets holds the burst alone.
 
-Layout: <linux/netfilter/nf_tables.h>, enum nft_limit_attributes.
+Layout: <linux/netfilter/nf_tables.h>, enum nft_limit_attributes, enum nft_connlimit_attributes.
 """
 
 from cni_faasm.netlink.nft_expr import NFTA_EXPR_DATA, NFTA_EXPR_NAME
@@ -23,8 +24,12 @@ NFTA_LIMIT_UNIT = 2
 NFTA_LIMIT_BURST = 3
 NFTA_LIMIT_TYPE = 4
 NFTA_LIMIT_FLAGS = 5
+NFT_LIMIT_PKTS = 0
 NFT_LIMIT_PKT_BYTES = 1
 NFT_LIMIT_F_INV = 1
+NFTA_CONNLIMIT_COUNT = 1
+NFTA_CONNLIMIT_FLAGS = 2
+NFT_CONNLIMIT_F_INV = 1
 # nft_limit_init() in net/netfilter/nft_limit.c: rate and burst, together times 10⁹ ns, as u64.
 MAX_RATE_AND_BURST = ((1 << 64) - 1) // 1_000_000_000
 MAX_BURST_BYTES = (1 << 32) - 1
@@ -53,29 +58,90 @@ class Limit:
 
         Equivalent to: limit rate over R bytes/second burst B bytes
         """
-        return attr_text(NFTA_EXPR_NAME, "limit") + nest(
+        return _limit(NFT_LIMIT_PKT_BYTES, self.rate_Bps, self.burst_bytes)
+
+
+def _limit(kind: int, rate: int, burst: int) -> bytes:
+    return attr_text(NFTA_EXPR_NAME, "limit") + nest(
+        NFTA_EXPR_DATA,
+        attr_be64(NFTA_LIMIT_RATE, rate),
+        attr_be64(NFTA_LIMIT_UNIT, 1),
+        attr_be32(NFTA_LIMIT_BURST, burst),
+        attr_be32(NFTA_LIMIT_TYPE, kind),
+        attr_be32(NFTA_LIMIT_FLAGS, NFT_LIMIT_F_INV),
+    )
+
+
+class Packets:
+    """One bucket of packets. rate_pps: packets/s. burst: at least 1."""
+
+    __slots__ = ("burst", "rate_pps")
+
+    def __init__(self, rate_pps: int, burst: int) -> None:
+        self.rate_pps = rate_pps
+        self.burst = burst
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Packets) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash((self.rate_pps, self.burst))
+
+    def __str__(self) -> str:
+        return f"over {self.rate_pps}/second burst {self.burst} packets"
+
+    def encode(self) -> bytes:
+        """Return it as an expression that matches what is above it.
+
+        Equivalent to: limit rate over R/second burst B packets
+        """
+        return _limit(NFT_LIMIT_PKTS, self.rate_pps, self.burst)
+
+
+class Connections:
+    """A count of connections. most: as many are let through."""
+
+    __slots__ = ("most",)
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Connections) and self.most == other.most
+
+    def __hash__(self) -> int:
+        return hash(self.most)
+
+    def __str__(self) -> str:
+        return f"over {self.most} connections"
+
+    def encode(self) -> bytes:
+        """Return it as an expression that matches what is above it.
+
+        Equivalent to: ct count over N
+        """
+        return attr_text(NFTA_EXPR_NAME, "connlimit") + nest(
             NFTA_EXPR_DATA,
-            attr_be64(NFTA_LIMIT_RATE, self.rate_Bps),
-            attr_be64(NFTA_LIMIT_UNIT, 1),
-            attr_be32(NFTA_LIMIT_BURST, self.burst_bytes),
-            attr_be32(NFTA_LIMIT_TYPE, NFT_LIMIT_PKT_BYTES),
-            attr_be32(NFTA_LIMIT_FLAGS, NFT_LIMIT_F_INV),
+            attr_be32(NFTA_CONNLIMIT_COUNT, self.most),
+            attr_be32(NFTA_CONNLIMIT_FLAGS, NFT_CONNLIMIT_F_INV),
         )
 
 
-def parse(expression: bytes) -> Limit | None:
-    """Return the bucket of an element's expression; None when it is anything else.
+Bucket = Limit | Packets | Connections
+
+
+def parse(expression: bytes) -> Bucket | None:
+    """Return what an element's expression is; None when it is nothing of this kind.
 
     Raises: NetlinkError when it is malformed.
     """
     attrs = parse_attrs(expression)
+    name = get_text(attrs, NFTA_EXPR_NAME)
     data = parse_attrs(attrs.get(NFTA_EXPR_DATA, b""))
-    numbers = [
-        get_be64(data, NFTA_LIMIT_UNIT),
-        get_be32(data, NFTA_LIMIT_TYPE),
-        get_be32(data, NFTA_LIMIT_FLAGS),
-    ]
-    is_ours = numbers == [1, NFT_LIMIT_PKT_BYTES, NFT_LIMIT_F_INV]
-    if get_text(attrs, NFTA_EXPR_NAME) != "limit" or not is_ours:
+    if name == "connlimit" and get_be32(data, NFTA_CONNLIMIT_FLAGS) == NFT_CONNLIMIT_F_INV:
+        return Connections(get_be32(data, NFTA_CONNLIMIT_COUNT))
+    numbers = get_be64(data, NFTA_LIMIT_UNIT), get_be32(data, NFTA_LIMIT_FLAGS)
+    if name != "limit" or numbers != (1, NFT_LIMIT_F_INV):
         return None
-    return Limit(get_be64(data, NFTA_LIMIT_RATE), get_be32(data, NFTA_LIMIT_BURST))
+    kind = Limit if get_be32(data, NFTA_LIMIT_TYPE) == NFT_LIMIT_PKT_BYTES else Packets
+    return kind(get_be64(data, NFTA_LIMIT_RATE), get_be32(data, NFTA_LIMIT_BURST))

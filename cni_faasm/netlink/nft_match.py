@@ -20,7 +20,7 @@ from cni_faasm.netlink.nft_expr import (
     meta,
     payload,
 )
-from cni_faasm.netlink.wire import attr_be32, attr_be64, attr_text
+from cni_faasm.netlink.wire import attr, attr_be32, attr_be64, attr_text
 
 # <linux/netfilter/nf_tables.h>
 NFT_REG32_04 = 12
@@ -29,6 +29,7 @@ NFT_PAYLOAD_LL_HEADER = 0
 NFT_PAYLOAD_TRANSPORT_HEADER = 2
 NFT_META_PROTOCOL = 1
 NFT_META_IIFNAME = 6
+NFT_META_OIFNAME = 7
 NFT_META_IIFTYPE = 8
 NFT_META_L4PROTO = 16
 IIFGROUP = 21
@@ -52,9 +53,15 @@ NFTA_FIB_F_PRESENT = 32
 NFTA_CT_DREG = 1
 NFTA_CT_KEY = 2
 NFT_CT_STATE = 0
+NFTA_REJECT_TYPE = 1
+NFTA_REJECT_ICMP_CODE = 2
+NFT_REJECT_TCP_RST = 1
+NFT_REJECT_ICMPX_UNREACH = 2
+NFT_REJECT_ICMPX_ADMIN_PROHIBITED = 3
 
 # <linux/netfilter/nf_conntrack_common.h>: NF_CT_STATE_BIT of ESTABLISHED and RELATED
 _ESTABLISHED_RELATED = 0b110
+_NEW = 0b1000
 ARPHRD_ETHER = 1  # <linux/if_arp.h>
 ETH_P_IP = 0x0800  # <linux/if_ether.h>
 ETH_P_IPV6 = 0x86DD
@@ -108,6 +115,10 @@ def _interface() -> bytes:
     return meta(NFT_META_IIFNAME)
 
 
+def _out_interface() -> bytes:
+    return meta(NFT_META_OIFNAME)
+
+
 def _ethernet() -> bytes:
     return meta(NFT_META_IIFTYPE) + compare(_U16.pack(ARPHRD_ETHER), NFT_CMP_EQ)
 
@@ -134,6 +145,7 @@ def _source6() -> bytes:
 
 # What can be looked up in a set, or put into one:
 INTERFACE = "iifname"
+OUT_INTERFACE = "oifname"
 SENDER = "iifname . ether saddr"
 ARP_SENDER = "iifname . ether saddr . arp saddr ether"
 ARP_ADDRESS = "iifname . arp saddr ip"
@@ -141,6 +153,7 @@ SOURCE4 = "iifname . ip saddr"
 SOURCE6 = "iifname . ip6 saddr"
 _LOADS = {
     INTERFACE: _interface,
+    OUT_INTERFACE: _out_interface,
     SENDER: _sender,
     ARP_SENDER: _arp_sender,
     ARP_ADDRESS: _arp_address,
@@ -191,10 +204,46 @@ def known_connection() -> bytes:
 
     Equivalent to: ct state established,related
     """
+    return _state(_ESTABLISHED_RELATED)
+
+
+def new_connection() -> bytes:
+    """Match what begins a connection.
+
+    Equivalent to: ct state new
+    """
+    return _state(_NEW)
+
+
+def _state(states: int) -> bytes:
     return (
         expression("ct", attr_be32(NFTA_CT_KEY, NFT_CT_STATE), attr_be32(NFTA_CT_DREG, NFT_REG_1))
-        + mask(_U32.pack(_ESTABLISHED_RELATED))
+        + mask(_U32.pack(states))
         + compare(bytes(4), NFT_CMP_NEQ)
+    )
+
+
+def refuse_tcp() -> bytes:
+    """Answer to TCP with a reset, and drop it.
+
+    Equivalent to: meta l4proto tcp reject with tcp reset
+    """
+    return _protocol(IPPROTO_TCP) + _reject(NFT_REJECT_TCP_RST, 0)
+
+
+def refuse() -> bytes:
+    """Answer with "administratively prohibited" of either version of ICMP, and drop it.
+
+    Equivalent to: reject with icmpx admin-prohibited
+    """
+    return _reject(NFT_REJECT_ICMPX_UNREACH, NFT_REJECT_ICMPX_ADMIN_PROHIBITED)
+
+
+def _reject(kind: int, code: int) -> bytes:
+    return expression(
+        "reject",
+        attr_be32(NFTA_REJECT_TYPE, kind),
+        attr(NFTA_REJECT_ICMP_CODE, bytes((code,))),
     )
 
 

@@ -32,6 +32,7 @@ from cni_faasm.config.policy import group
 from cni_faasm.link import features, veth
 from cni_faasm.netlink import dumps, nft, nft_limit, nft_set
 from cni_faasm.netlink.lacking import IfNftables, is_lacking
+from cni_faasm.netlink.link import Link
 from cni_faasm.netlink.nftables import Nftables
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import Message, NetlinkError, text_of
@@ -47,7 +48,7 @@ WARNING = (
     "CAP_NET_RAW can send more than its egressRate (docs/kernels.md)"
 )
 Place = tuple[int, str]  # a set of a family
-Present = dict[Place, nft_limit.Limit | None]
+Present = dict[Place, nft_limit.Bucket | None]
 
 
 class Held:
@@ -65,19 +66,31 @@ def held(host: Netlink, plan: Plan) -> Held:
     families: tuple[int, ...] = ROUTED
     if plan.shapes_only and limit_tables.elements(plan):
         outer = veth.find_outer(host, plan)
-        if outer is None:
-            families = ()
-        elif outer.master:
-            # A VRF hands on what has been seen here under the port's name before.
-            families = {"bridge": BRIDGED, "vrf": ROUTED}.get(outer.slave_kind, ())
+        families = () if outer is None else families_at(outer)
     return Held(families, limit_tables.elements(plan, families))
 
 
-def ensure(plan: Plan, state_dir: str | None, host: Netlink, *, renew: bool = False) -> bool | None:
+def families_at(outer: Link) -> tuple[int, ...]:
+    """Return the families that see what comes in by a pair's end on the host."""
+    if not outer.master:
+        return ROUTED
+    # A VRF hands on what has been seen under the port's name before.
+    return {"bridge": BRIDGED, "vrf": ROUTED}.get(outer.slave_kind, ())
+
+
+def ensure(
+    plan: Plan,
+    state_dir: str | None,
+    host: Netlink,
+    *,
+    renew: bool = False,
+    is_new: bool = False,
+) -> bool | None:
     """Make sure that the network's tables hold an attachment to its limit, or let it be.
 
     Call it before the container's end is up. state_dir: where the other attachments' records
-    are, None for none. renew: make everything anew.
+    are, None for none. renew: make everything anew. is_new: what was counted under its name is
+    another's.
     Returns: whether there was nothing before; None when the kernel cannot do it.
     Raises: NetlinkError; CniError 11 when others change the tables all the time.
     """
@@ -87,9 +100,11 @@ def ensure(plan: Plan, state_dir: str | None, host: Netlink, *, renew: bool = Fa
         take_out(plan.network, [plan.host_interface], families_of(plan))
         return False
     try:
-        return _ensure(plan, wanted, state_dir, host, renew=renew)
+        return _ensure(plan, wanted, state_dir, host, renew=renew, is_new=is_new)
     except NetlinkError as error:
-        if not is_lacking(error) or not kernel_lacks(wanted.families):
+        # The queue holds without it who obeys; packets and connections nothing else counts.
+        is_needed = plan.counted is not None
+        if is_needed or not is_lacking(error) or not kernel_lacks(wanted.families):
             raise
         return None
 
@@ -105,25 +120,29 @@ def kernel_lacks(families: tuple[int, ...] = ROUTED) -> bool:
     return bool(features.missing({key}, makes_pairs=False))
 
 
-def _ensure(plan: Plan, wanted: Held, state_dir: str | None, host: Netlink, *, renew: bool) -> bool:
+def _ensure(
+    plan: Plan, wanted: Held, state_dir: str | None, host: Netlink, *, renew: bool, is_new: bool
+) -> bool:
     name = table_name(plan.network)
     with Nftables() as netfilter:
         for _ in range(_ATTEMPTS):
             tables, present = _state(netfilter, name, plan.host_interface, wanted)
-            anew = renew or not is_whole(tables, plan, wanted.elements)
-            if not anew:
+            sealed: list[seal.Places] = []
+            if not renew and is_whole(tables, plan, wanted.elements):
                 stale = _stale(netfilter, tables, plan.host_interface, wanted.elements)
                 messages = _removals(name, plan.host_interface, stale)
                 for one in wanted.elements:
                     place = one.family, one.set
-                    if place in present and present[place] != one.bucket:
+                    if present.get(place) == one.bucket and not (is_new and counts(one)):
+                        continue
+                    if place in present:
                         messages += _removals(name, plan.host_interface, [place])
-                    if present.get(place) != one.bucket:
-                        messages.append(limit_tables.addition(name, plan.host_interface, one))
+                    messages.append(limit_tables.addition(name, plan.host_interface, one))
             else:
                 own_tables.demand(netfilter, tables)
                 messages = [own_tables.removal(table) for table in tables if table is not None]
-                messages += _made(plan, wanted, state_dir, host)
+                made, sealed = _made(plan, wanted, state_dir, host)
+                messages += made
             try:
                 netfilter.nft_batch(messages)
             except NetlinkError as error:
@@ -132,12 +151,17 @@ def _ensure(plan: Plan, wanted: Held, state_dir: str | None, host: Netlink, *, r
                 # A part of it is missing, unless it is an element that somebody else took out.
                 renew = renew or (error.errno == errno.ENOENT and "add element" in error.label)
                 continue
-            if anew:
-                _seal(netfilter, plan.network, wanted.families)
+            for places in sealed:
+                seal.put(netfilter, name, places)
             return not any(tables)
     raise CniError(
         TRY_AGAIN, f"nft table {name} was changed by others at each attempt", "call again"
     )
+
+
+def counts(one: Element) -> bool:
+    """Say whether an element remembers what it has counted, so that it is of one container."""
+    return one.set == limit_tables.CONNECTIONS
 
 
 def _state(
@@ -161,7 +185,7 @@ def _state(
     return tables, present
 
 
-def bucket_in(body: bytes, key: bytes) -> nft_limit.Limit | None:
+def bucket_in(body: bytes, key: bytes) -> nft_limit.Bucket | None:
     """Return the bucket of the element that was asked for. Raises: NetlinkError."""
     for element in nft_set.parse_whole_elements(body):
         if element.key == key:
@@ -181,8 +205,10 @@ def is_whole(tables: list[nft.Table | None], plan: Plan, wanted: list[Element]) 
     )
 
 
-def _made(plan: Plan, wanted: Held, state_dir: str | None, host: Netlink) -> list[Message]:
-    """Return what makes a network's tables, of all attachments that are there."""
+def _made(
+    plan: Plan, wanted: Held, state_dir: str | None, host: Netlink
+) -> tuple[list[Message], list[seal.Places]]:
+    """Return what makes a network's tables, of all attachments that are there, and what to seal."""
     plans = [plan]
     listed = {plan.host_interface: wanted.elements}
     for identity in [] if state_dir is None else record.list_network(state_dir, plan.network):
@@ -199,32 +225,19 @@ def _made(plan: Plan, wanted: Held, state_dir: str | None, host: Netlink) -> lis
         if veth.owned(outer, other.alias, other.host_mac):
             listed.setdefault(other.host_interface, found.elements)
             plans.append(other)
-    return limit_tables.made(
+    scopes = limit_tables.scopes(plans)
+    made = limit_tables.made(
         plan.network,
         wanted.families,
         listed,
-        limit_tables.scopes(plans),
+        scopes,
         any_group=any(one.shapes_only for one in plans),
     )
-
-
-def _seal(netfilter: Netlink, network: str, families: tuple[int, ...]) -> None:
-    """Seal what was just made: the chains of all packets, and each list of subnets."""
-    name = table_name(network)
-    seal.put(netfilter, name, places(families))
-    for chain in dumps.chain_names(netfilter, families[0], name):
-        if chain.startswith(limit_tables.TO):
-            seal.put(netfilter, name, scope_places(families, chain))
-
-
-def places(families: tuple[int, ...]) -> seal.Places:
-    """Return the chains that see all packets, as they are sealed."""
-    return [(family, limit_tables.CHAIN) for family in families]
-
-
-def scope_places(families: tuple[int, ...], chain: str) -> seal.Places:
-    """Return the chain of a list of subnets, as it is sealed."""
-    return [(families[0], chain)]  # ARP has none
+    has = limit_tables.words(one for each in listed.values() for one in each)
+    sealed = [limit_tables.places(wanted.families, has)]
+    if limit_tables.SUBNETS in has:
+        sealed += [limit_tables.scope_places(wanted.families, one) for one in scopes]
+    return made, sealed
 
 
 def _stale(
@@ -250,7 +263,7 @@ def _stale(
 def _sets(netfilter: Netlink, table: nft.Table) -> list[str]:
     """Return the sets of a table; it is asked for them only where they are not known."""
     if limit_tables.SUBNETS not in limit_tables.words_of(table):
-        return [limit_tables.SET]
+        return limit_tables.sets_of(table.family, limit_tables.words_of(table))
     return dumps.set_names(netfilter, table.family, table.name)
 
 
@@ -317,7 +330,7 @@ def forget(host: Netlink, *plans: Plan, leave: bool = False) -> None:
     """
     names: dict[tuple[str, tuple[int, ...]], list[str]] = {}
     for plan in plans:
-        if plan.egress is not None and has_name(host, plan):
+        if plan.is_held and has_name(host, plan):
             names.setdefault((plan.network, families_of(plan)), []).append(plan.host_interface)
     for (network, families), listed in names.items():
         take_out(network, listed, families, leave=leave)
@@ -335,7 +348,7 @@ def remove_again(plan: Plan, state_dir: str) -> None:
         if identity == (plan.container_id, plan.ifname):
             continue
         other = plan_fields.load(state_dir, plan.network, *identity)
-        if other is None or other.egress is not None:
+        if other is None or other.is_held:
             return
     remove(plan.network)
 

@@ -26,6 +26,8 @@ def drifts(plan: Plan, host: Netlink) -> list[Drift]:
     if not wanted.elements:
         return []
     families = wanted.families
+    has = limit_tables.words(wanted.elements)
+    chains = [(family, one) for family in families for one in limit_tables.chains_of(family, has)]
     name = limit_tables.table_name(plan.network)
     what = f"{WHERE}: nft table {name}"
     key = end_key(plan.host_interface)
@@ -33,7 +35,7 @@ def drifts(plan: Plan, host: Netlink) -> list[Drift]:
         answers = netfilter.ask(
             [
                 *(nft.get_table(family, name) for family in families),
-                *(nft.get_chain(family, name, limit_tables.CHAIN) for family in families),
+                *(nft.get_chain(family, name, chain) for family, chain in chains),
                 *(nft_set.get_element(one.family, name, one.set, key) for one in wanted.elements),
             ]
         )
@@ -48,14 +50,16 @@ def drifts(plan: Plan, host: Netlink) -> list[Drift]:
             names = " and ".join(nft.family_name(family) for family in families)
             return [(what, f"of families {names}", told)]
         found: list[Drift] = []
-        for family, body in zip(families, answers[count : 2 * count], strict=True):
+        behind = count + len(chains)
+        for (family, chain), body in zip(chains, answers[count:behind], strict=True):
             actual = "none" if body is None else nft.parse_chain(body).place
-            if actual != limit_tables.chain_place(family):
-                where = f"{what}: chain {nft.family_name(family, limit_tables.CHAIN)}"
-                found.append((where, limit_tables.chain_place(family), actual))
+            expected = limit_tables.chain_place(family, chain, has)
+            if actual != expected:
+                where = f"{what}: chain {nft.family_name(family, chain)}"
+                found.append((where, expected, actual))
         if not found:
             found += _rule_drifts(netfilter, plan, what, tables, wanted)
-        for one, body in zip(wanted.elements, answers[2 * count :], strict=True):
+        for one, body in zip(wanted.elements, answers[behind:], strict=True):
             limit = None if body is None else backstop.bucket_in(body, key)
             if limit != one.bucket:
                 told = "none" if body is None else str(limit or "another")
@@ -74,25 +78,31 @@ def _rule_drifts(
 ) -> Iterator[Drift]:
     name = limit_tables.table_name(plan.network)
     known = limit_tables.scopes([plan])
-    if not seal.holds(netfilter, name, backstop.places(wanted.families)):
-        for table in tables:
-            if table is None:
+    has = {one for table in tables if table for one in limit_tables.words_of(table)}
+    if not seal.holds(netfilter, name, limit_tables.places(wanted.families, has)):
+        by_family = {table.family: table for table in tables if table is not None}
+        for family, chain in limit_tables.places(wanted.families, has):
+            table = by_family[family]
+            rules = dumps.rules(netfilter, family, name, chain)
+            if chain == limit_tables.REFUSE:
+                yield from _compare(what, family, chain, limit_tables.refusal_rules(), rules)
                 continue
-            rules = dumps.rules(netfilter, table.family, name, limit_tables.CHAIN)
             others = {nft_expr.jump_target(one.expressions) for one in rules}
             marks = {
                 one.removeprefix(limit_tables.TO)
                 for one in others
                 if one.startswith(limit_tables.TO)
             }
-            if table.family != nft.NFPROTO_ARP:
+            if family != nft.NFPROTO_ARP:
                 marks |= set(known)
             any_group = limit_tables.is_any_group(table)
-            expected = limit_tables.rules_of(plan.network, sorted(marks), any_group=any_group)
-            yield from _compare(what, table.family, limit_tables.CHAIN, expected, rules)
+            expected = limit_tables.rules_of(
+                plan.network, chain, sorted(marks), any_group=any_group
+            )
+            yield from _compare(what, family, chain, expected, rules)
     for key, scope in known.items():
         chain = limit_tables.TO + key
-        sealed = backstop.scope_places(wanted.families, chain)
+        sealed = limit_tables.scope_places(wanted.families, key)
         if not seal.holds(netfilter, name, sealed):
             [(family, _)] = sealed
             expected = limit_tables.scope_rules(family, key, scope)

@@ -14,7 +14,7 @@ from cni_faasm.rules.limit_tables import ROUTED
 
 def ensure(plans: Sequence[Plan], state_dir: str, host: Netlink) -> bool | None:
     """Do as backstop.ensure does, for new pairs of one network. Raises: as that."""
-    was_missing = backstop.ensure(plans[0], state_dir, host)
+    was_missing = backstop.ensure(plans[0], state_dir, host, is_new=True)
     others = plans[1:]
     if was_missing is None or not others:
         return was_missing
@@ -27,7 +27,7 @@ def ensure(plans: Sequence[Plan], state_dir: str, host: Netlink) -> bool | None:
         is_put = False  # others are at work in these tables
     if not is_put:
         for plan in others:
-            backstop.ensure(plan, state_dir, host)
+            backstop.ensure(plan, state_dir, host, is_new=True)
     return was_missing
 
 
@@ -58,7 +58,7 @@ def _put(plans: Sequence[Plan]) -> bool:
             return False
         for (key, interface, one), body in zip(listed, answers[2:], strict=True):
             present = None if body is None else backstop.bucket_in(body, key)
-            if present == one.bucket:
+            if present == one.bucket and not backstop.counts(one):
                 continue
             if body is not None:
                 messages.append(limit_tables.removal(name, interface, one.family, one.set))

@@ -21,14 +21,20 @@ _CHAINS = {
         guard_rules.TO_HOST: "isolated",
         guard_rules.THROUGH: "isolated",
     },
-    LIMIT: {limit_tables.CHAIN: "limit"},
+    LIMIT: {
+        limit_tables.CHAIN: "limit",
+        limit_tables.PACKETS_FROM: "packetRate",
+        limit_tables.PACKETS_TO: "packetRate",
+        limit_tables.OPENED_FROM: "maxConnections",
+        limit_tables.OPENED_TO: "maxConnections",
+    },
 }
 
 
 def every() -> Iterator[tuple[str, str, int]]:
     """Yield (network, what drops, packets) of all networks of this host that have such rules.
 
-    What drops is "antiSpoof", "isolated" or "limit". Raises: NetlinkError.
+    What drops is "antiSpoof", "isolated", "limit", "packetRate" or "maxConnections". Raises: NetlinkError.
     """
     found: dict[tuple[str, str], int] = {}
     with IfNftables(), Nftables() as netfilter:

@@ -21,13 +21,25 @@ Limits for some subnets (comment "... subnets") have a set and a chain for each 
 
 What is not limited returns; where some subnets alone are, each of them has a rule with the set.
 
+Packets ("... packets") and connections ("... connections", in inet alone) have chains of their own:
+
+    set packets_from { type ifname; limit rate over 1/second; ... }     and packets_to
+    chain packets_from { hook as that of "from"; iifgroup G iifname @packets_from counter drop }
+    chain packets_to { hook postrouting; oifgroup G oifname @packets_to counter drop }
+    set connections { type ifname; ct count over 1; ... }
+    chain opened_from { hook prerouting priority mangle
+        ct state new iifgroup G iifname @connections counter jump refuse }
+    chain opened_to { hook postrouting; ct state new oifgroup G oifname @connections counter drop }
+    chain refuse { meta l4proto tcp reject with tcp reset; reject with icmpx admin-prohibited }
+
 backstop.py keeps these tables and tells why they are so.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from cni_faasm.attachment.plan import Plan
+from cni_faasm.config.counted import Counted
 from cni_faasm.config.policy import digest, group
 from cni_faasm.limits.shaping import ETHERNET_HEADER_BYTES, Shape, gso_max_bytes
 from cni_faasm.limits.shaping_scope import Scope
@@ -52,6 +64,15 @@ _LATE_SECONDS_INVERSE = 10  # by so much what HTB has let through may come later
 OURS = f"{own_tables.MARK} limits"
 _ANY_GROUP = ("any", "group")
 SUBNETS = "subnets"  # words of the comment: what there is beside the set of all
+PACKETS = "packets"
+CONNECTIONS = "connections"  # the set, too
+PACKETS_FROM = "packets_from"  # the sets, and the chains
+PACKETS_TO = "packets_to"
+OPENED_FROM = "opened_from"
+OPENED_TO = "opened_to"
+REFUSE = "refuse"
+_WORDS = {PACKETS_FROM: PACKETS, PACKETS_TO: PACKETS, CONNECTIONS: CONNECTIONS}
+_NF_IP_PRI_MANGLE = -150  # behind connection tracking
 _HOOKS = {
     nft.NFPROTO_INET: (nft.NF_INET_PRE_ROUTING, NF_IP_PRI_RAW),
     nft.NFPROTO_ARP: (NF_ARP_IN, 0),
@@ -64,7 +85,7 @@ class Element(NamedTuple):
 
     family: int
     set: str
-    bucket: nft_limit.Limit
+    bucket: nft_limit.Bucket
 
 
 Scopes = dict[str, Scope]  # by mark
@@ -114,7 +135,20 @@ def elements(plan: Plan, families: Iterable[int] = ROUTED) -> list[Element]:
             found.append(Element(family, SCOPED + mark(scope), limit))
         elif not scope.only:  # as the queue has it: ARP is for no subnet
             found.append(Element(family, SET, limit))
+    if plan.counted is not None:
+        found += [one for family in families for one in _counted(plan.counted, family)]
     return found
+
+
+def _counted(counted: Counted, family: int) -> Iterator[Element]:
+    if counted.egress is not None:
+        one = counted.egress
+        yield Element(family, PACKETS_FROM, nft_limit.Packets(one.rate_pps, one.burst))
+    if counted.ingress is not None and family != nft.NFPROTO_ARP:
+        one = counted.ingress
+        yield Element(family, PACKETS_TO, nft_limit.Packets(one.rate_pps, one.burst))
+    if counted.connections and family == nft.NFPROTO_INET:
+        yield Element(family, CONNECTIONS, nft_limit.Connections(counted.connections))
 
 
 def mark(scope: Scope) -> str:
@@ -154,7 +188,48 @@ def words_of(table: nft.Table) -> set[str]:
 
 def words(wanted: Iterable[Element]) -> set[str]:
     """Return what a table must have beside the set of all, to hold these."""
-    return {SUBNETS for one in wanted if one.set.startswith(SCOPED)}
+    return {
+        SUBNETS if one.set.startswith(SCOPED) else _WORDS[one.set]
+        for one in wanted
+        if one.set != SET
+    }
+
+
+def sets_of(family: int, has: set[str]) -> list[str]:
+    """Return the sets of a table that has these words; those of subnets only it itself knows."""
+    found = [SET]
+    if PACKETS in has:
+        found += [PACKETS_FROM] if family == nft.NFPROTO_ARP else [PACKETS_FROM, PACKETS_TO]
+    if CONNECTIONS in has and family == nft.NFPROTO_INET:
+        found.append(CONNECTIONS)
+    return found
+
+
+def chains_of(family: int, has: set[str]) -> dict[str, tuple[int, int]]:
+    """Return the chains that see packets, of a table with these words: their hook and priority."""
+    hook, priority = _HOOKS[family]
+    found = {CHAIN: (hook, priority)}
+    if PACKETS in has:
+        found[PACKETS_FROM] = hook, priority
+        if family != nft.NFPROTO_ARP:
+            found[PACKETS_TO] = nft.NF_INET_POST_ROUTING, priority
+    if CONNECTIONS in has and family == nft.NFPROTO_INET:
+        found[OPENED_FROM] = hook, _NF_IP_PRI_MANGLE
+        found[OPENED_TO] = nft.NF_INET_POST_ROUTING, _NF_IP_PRI_MANGLE
+    return found
+
+
+def places(families: Iterable[int], has: set[str]) -> list[tuple[int, str]]:
+    """Return (family, chain) of all chains but those of subnets, as they are sealed."""
+    found = [(family, chain) for family in families for chain in chains_of(family, has)]
+    if any(chain == OPENED_FROM for _, chain in found):
+        found.append((nft.NFPROTO_INET, REFUSE))
+    return found
+
+
+def scope_places(families: tuple[int, ...], one: str) -> list[tuple[int, str]]:
+    """Return (family, chain) of a list of subnets, as it is sealed."""
+    return [(families[0], TO + one)]  # ARP has none
 
 
 # ---- what there is in a table
@@ -178,18 +253,21 @@ def made(
     for family in families:
         found.append(nft.new_table(family, name, comment=comment(has, any_group=any_group)))
         marks = () if family == nft.NFPROTO_ARP else known
-        found += [
-            nft_set.new_set(family, name, each, nft_set.TYPE_IFNAME, each=_SOME.encode())
-            for each in (SET, *(SCOPED + one for one in marks))
-        ]
-        hook, priority = _HOOKS[family]
-        found.append(
-            nft.new_chain(family, name, CHAIN, type="filter", hook=hook, priority=priority)
-        )
+        for each in (*sets_of(family, has), *(SCOPED + one for one in marks)):
+            some = _SOME.get(each, _SOME[SET]).encode()
+            found.append(nft_set.new_set(family, name, each, nft_set.TYPE_IFNAME, each=some))
+        chains = chains_of(family, has)
+        for chain, (hook, priority) in chains.items():
+            found.append(
+                nft.new_chain(family, name, chain, type="filter", hook=hook, priority=priority)
+            )
         for one in marks:
             found.append(nft.new_chain(family, name, TO + one))
             rules = scope_rules(family, one, known[one])
             found += [nft.new_rule(family, name, TO + one, rule) for rule in rules]
+        if OPENED_FROM in chains:
+            found.append(nft.new_chain(family, name, REFUSE))
+            found += [nft.new_rule(family, name, REFUSE, rule) for rule in refusal_rules()]
         found += [
             addition(name, interface, one)
             for interface, each in held.items()
@@ -197,24 +275,52 @@ def made(
             if one.family == family
         ]
         found += [
-            nft.new_rule(family, name, CHAIN, rule)
-            for rule in rules_of(network, marks, any_group=any_group)
+            nft.new_rule(family, name, chain, rule)
+            for chain in chains
+            for rule in rules_of(network, chain, marks, any_group=any_group)
         ]
     return found
 
 
-_SOME = nft_limit.Limit(1, 1)  # what an element without its own would have
+_SOME: dict[str, nft_limit.Bucket] = {  # what an element without its own would have
+    SET: nft_limit.Limit(1, 1),
+    PACKETS_FROM: nft_limit.Packets(1, 1),
+    PACKETS_TO: nft_limit.Packets(1, 1),
+    CONNECTIONS: nft_limit.Connections(1),
+}
 
 
-def rules_of(network: str, marks: Iterable[str], *, any_group: bool) -> list[bytes]:
-    """Return the rules of the chain that sees all packets."""
-    ours = b"" if any_group else nft_match.group(nft_match.IIFGROUP, group(network))
-    return [ours + _hold(SET), *(ours + nft_expr.verdict(nft_expr.JUMP, TO + one) for one in marks)]
+def rules_of(network: str, chain: str, marks: Iterable[str], *, any_group: bool) -> list[bytes]:
+    """Return the rules of a chain that sees packets. marks: of the lists of subnets."""
+    key = nft_match.OIFGROUP if chain in (PACKETS_TO, OPENED_TO) else nft_match.IIFGROUP
+    ours = b"" if any_group else nft_match.group(key, group(network))
+    if chain == PACKETS_FROM:
+        return [ours + _hold(PACKETS_FROM)]
+    if chain == PACKETS_TO:
+        return [ours + nft_match.listed(nft_match.OUT_INTERFACE, PACKETS_TO) + _DROP]
+    if chain == OPENED_FROM:
+        opened = nft_match.new_connection() + ours
+        listed = nft_match.listed(nft_match.INTERFACE, CONNECTIONS)
+        away = nft_expr.verdict(nft_expr.JUMP, REFUSE)
+        return [opened + listed + nft_expr.counter() + away]
+    if chain == OPENED_TO:
+        opened = nft_match.new_connection() + ours
+        return [opened + nft_match.listed(nft_match.OUT_INTERFACE, CONNECTIONS) + _DROP]
+    jumps = [ours + nft_expr.verdict(nft_expr.JUMP, TO + one) for one in marks]
+    return [ours + _hold(SET), *jumps]
+
+
+def refusal_rules() -> list[bytes]:
+    """Return the rules of the chain that answers who may open no more connections."""
+    return [nft_match.refuse_tcp(), nft_match.refuse()]
+
+
+_DROP = nft_expr.counter() + nft_expr.verdict(nft_expr.DROP)
 
 
 def _hold(name: str) -> bytes:
     listed = nft_match.listed(nft_match.INTERFACE, name)
-    return listed + nft_expr.counter() + nft_expr.verdict(nft_expr.DROP)
+    return listed + _DROP
 
 
 def scope_rules(family: int, one: str, scope: Scope) -> list[bytes]:
@@ -244,9 +350,9 @@ def _outermost(scope: Scope) -> list[tuple[bytes, int]]:
     return sorted(found)
 
 
-def chain_place(family: int) -> str:
-    """Return where the chain of a family must be hooked, as Chain.place says it."""
-    return nft.base_place("filter", *_HOOKS[family])
+def chain_place(family: int, chain: str, has: set[str]) -> str:
+    """Return where a chain must be hooked, as Chain.place says it."""
+    return nft.base_place("filter", *chains_of(family, has)[chain])
 
 
 def addition(name: str, interface: str, one: Element) -> Message:

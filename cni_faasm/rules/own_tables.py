@@ -26,7 +26,10 @@ _PARTS = {
         {"from", "to_host", "through"},
         {"learned", "bound", "own", "also", "also6", "ends"},
     ),
-    LIMIT: ({"from"}, {"egress"}),  # and those of subnets
+    LIMIT: (  # and those of subnets
+        {"from", "packets_from", "packets_to", "opened_from", "opened_to", "refuse"},
+        {"egress", "packets_from", "packets_to", "connections"},
+    ),
     PORTS: (
         {"prerouting", "output", "postrouting", "from"},
         {f"{kind}{version}" for kind in ("any", "at", "own") for version in (4, 6)},
@@ -60,7 +63,7 @@ def is_ours(netfilter: Netlink, table: nft.Table) -> bool:
     known_chains, known_sets = _PARTS[prefix]
     if prefix == LIMIT:
         chains -= {one for one in chains if one.startswith("to_")}
-        sets = {one.split("_")[0] for one in sets}
+        sets = {"egress" if one.startswith("egress_") else one for one in sets}
     return bool(sets or seals) and chains - seals <= known_chains and sets <= known_sets
 
 

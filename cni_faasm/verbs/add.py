@@ -155,9 +155,9 @@ def _hold(
     warnings: list[str],
 ) -> None:
     """Hold on the host what the container sends to its limit, where it has one."""
-    if promised.egress is not None:
+    if promised.is_held:
         undo.push("limit it no more", backstop.forget_again, promised)
-    was_missing = backstop.ensure(promised, config.state_dir, host)
+    was_missing = backstop.ensure(promised, config.state_dir, host, is_new=True)
     if was_missing:
         undo.push("remove the limits", backstop.remove_again, promised, config.state_dir)
     if was_missing is None:

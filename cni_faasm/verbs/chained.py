@@ -23,7 +23,7 @@ from cni_faasm.netlink.link import Link
 from cni_faasm.netlink.tc_parse import Qdisc
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
-from cni_faasm.rules import backstop
+from cni_faasm.rules import backstop, limit_tables
 from cni_faasm.spec.errors import INTERFACE_EXISTS, UNSUPPORTED_FIELD, CniError
 from cni_faasm.spec.protocol import Request
 from cni_faasm.spec.results import Result
@@ -78,7 +78,9 @@ def add(
         dns={},
         shapes_only=True,
         host_egress=plan.on_host(config, inside.mtu, queue, scope),
+        counted=config.counted,
     )
+    _demand_countable(promised, outside)
     for found, where in ((outside, "host"), (inside, "container")):
         if _has_root(host if found is outside else inner, found.ifindex):
             raise CniError(
@@ -103,11 +105,31 @@ def add(
         if prev_result.interfaces:  # none before 0.3.0
             # At the end, for addresses name the others by their indexes.
             prev_result.interfaces.extend(on_host.told(promised))
-    elif promised.egress is not None:
+    if promised.is_held and (promised.host_egress is None or promised.counted is not None):
         undo.push("limit it no more", backstop.forget_again, promised)
-        if backstop.ensure(promised, config.state_dir, host):
+        if backstop.ensure(promised, config.state_dir, host, is_new=True):
             undo.push("remove the limits", backstop.remove_again, promised, config.state_dir)
     return prev_result
+
+
+def _demand_countable(promised: Plan, outside: Link) -> None:
+    """Refuse limits that no rule could hold. Raises: CniError 2."""
+    counted = promised.counted
+    families = backstop.families_at(outside)
+    if counted is None or families == limit_tables.ROUTED:
+        return
+    if not families:
+        raise _refusal(
+            f"{outside.name} is the port of a switch that is no bridge of the kernel's "
+            f"({outside.slave_kind or 'unknown'}), where nothing counts packets and connections",
+            "leave packetRate and maxConnections out of bandwidth",
+        )
+    if counted.connections:
+        raise _refusal(
+            f"{outside.name} is the port of a bridge, where the kernel does not tell whose a "
+            "connection is",
+            "leave maxConnections out of bandwidth, or chain faasm after ptp",
+        )
 
 
 def _pair(
@@ -177,7 +199,7 @@ def remove(host: Netlink, promised: Plan, path: str = "") -> None:
     Raises: NetlinkError; CniError when the namespace is there and cannot be entered.
     """
     outside = veth.find_outer(host, promised)
-    if promised.egress is not None:
+    if promised.is_held:
         backstop.forget(host, promised)
     if outside is not None:
         _unshape(host, outside.ifindex, has_queue=promised.ingress is not None)

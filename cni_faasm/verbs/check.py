@@ -105,7 +105,7 @@ def _drifts(
         found.extend(guard_drifts.drifts(promised, host, inner))
     if promised.ports:
         found.extend(ports_drifts.drifts(promised))
-    if promised.egress is not None:
+    if promised.is_held:
         found.extend(backstop_drifts.drifts(promised, host))
     return found
 

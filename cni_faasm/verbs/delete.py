@@ -117,8 +117,10 @@ def _forgetting(
         with Netlink() as host:
             if promised is not None and promised.addresses:
                 guard.forget(host, promised)
-            if promised is not None and promised.egress is not None:
-                backstop.forget(host, promised, leave=not varies)
+            if promised is not None and promised.is_held:
+                # A count goes with whom it has counted.
+                counts = promised.counted is not None and bool(promised.counted.connections)
+                backstop.forget(host, promised, leave=not varies and not counts)
             elif promised is None and outer is not None and name:
                 backstop.take_out(name, [outer.name])
 

@@ -103,6 +103,8 @@ def test_several_lists_of_subnets_in_one_network(host: Host) -> None:
         host.check(one.inside, network, one.result).ok()
     for one, network in zip(all_of[1:], networks[1:], strict=True):
         host.delete_attachment(one.inside, network)
+    valid = [{"containerID": all_of[0].inside.name, "ifname": "eth0"}]
+    host.cni("GC", None, {**networks[0], "cni.dev/valid-attachments": valid}).ok()
     assert list(itertools.chain(*sets(host).values())) == [all_of[0].outer]
     host.delete_attachment(all_of[0].inside, networks[0])
     host.cni("GC", None, {**networks[0], "cni.dev/valid-attachments": []}).ok()

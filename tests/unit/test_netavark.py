@@ -145,6 +145,13 @@ def test_every_option_has_its_place() -> None:
         "latency": "5ms",
         "enforceEgress": "host",
         "unshapedSubnets": "10.0.0.0/8, 192.168.0.0/16",
+        "packetRate": "100",
+        "packetBurst": "20",
+        "ingressPacketRate": "200",
+        "ingressPacketBurst": "30",
+        "egressPacketRate": "300",
+        "egressPacketBurst": "40",
+        "maxConnections": "50",
         "maxEgressRate": "1G",
         "maxIngressRate": "1G",
         "mtu": "1400",
@@ -175,6 +182,8 @@ def test_every_option_has_its_place() -> None:
     assert (config.ingress.rate_bps, config.ingress.burst_bits) == (1_000_000, 2_000_000)
     assert (config.latency_ms, config.enforce_egress, config.mtu) == (5, True, 1400)
     assert config.subnets == [(bytes((10, 0, 0, 0)), 8)]
+    assert config.counted is not None
+    assert list(config.counted.to_fields().values()) == [200, 30, 300, 40, 50]
     assert (config.ip_masq, config.host_interface_prefix, config.sandbox) == (False, "fn", "gvisor")
     assert config.guard is not None
     assert (config.guard.anti_spoof, config.guard.isolated) == (False, True)

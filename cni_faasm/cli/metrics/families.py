@@ -88,7 +88,8 @@ def _of_networks(folders: Sequence[str]) -> Iterator[Any]:
     drops = CounterMetricFamily(
         f"{PREFIX}_rule_drops",
         "Packets that the host's rules dropped: of false senders (antiSpoof), to where they may "
-        "not go (isolated), above the limit of egress (limit).",
+        "not go (isolated), above the limit of egress (limit), of packets (packetRate), of "
+        "connections (maxConnections).",
         labels=("network", "rule"),
     )
     for network, what, packets in dropped.every():
@@ -170,6 +171,7 @@ def _families(rows: Sequence[Row], leases: Sequence[tuple[str, str, int, int]]) 
             burst.add_metric(labels, side.burst_bytes)
     yield limit
     yield burst
+    yield from _counted(rows)
     drifts = GaugeMetricFamily(
         f"{PREFIX}_drifts", "Differences from what ADD promised.", labels=LABELS
     )
@@ -188,6 +190,32 @@ def _families(rows: Sequence[Row], leases: Sequence[tuple[str, str, int, int]]) 
     info = GaugeMetricFamily(f"{PREFIX}_info", "Always 1.", labels=("version",))
     info.add_metric((__version__,), 1)
     yield info
+
+
+def _counted(rows: Sequence[Row]) -> Iterator[Any]:
+    """Yield limits of packets and connections."""
+    packets, connections = [], []
+    for row in rows:
+        counted = row.attachment.promised.counted if row.attachment.promised else None
+        if counted is None:
+            continue
+        for direction, one in (("ingress", counted.ingress), ("egress", counted.egress)):
+            if one is not None:
+                packets.append(([*_labels(row), direction], float(one.rate_pps)))
+        if counted.connections:
+            connections.append((_labels(row), float(counted.connections)))
+    yield _gauge(
+        "limit_packets_per_second",
+        "The limit of packets; absent where there is none.",
+        DIRECTION,
+        packets,
+    )
+    yield _gauge(
+        "limit_connections",
+        "How many connections it may have; absent where there is no limit.",
+        LABELS,
+        connections,
+    )
 
 
 def _labels(row: Row) -> list[str]:

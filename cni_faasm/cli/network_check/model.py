@@ -73,6 +73,13 @@ class Limit:
     burst_bytes: int
     mtu: int
     address_bytes: int  # 4 or 16: the family that is measured with
+    packets_pps: int | None = None
+
+    def counted_bps(self) -> float | None:
+        """Return the payload of as many full packets as may pass; super-packets carry more."""
+        if not self.packets_pps:
+            return None
+        return self.packets_pps * (self.mtu - HEADER_BYTES[self.address_bytes]) * 8
 
     def allowed_bps(self, mss: int = 0) -> float | None:
         """Return the payload that fits under the limit.
@@ -150,6 +157,10 @@ def judge(flow: Flow, limit: Limit | None, host: Flow | None) -> Row:
     elif share < 1 - MAX_MISS:
         verdict = TOO_SLOW
         note = _why_slow(flow, allowed, host_bps, wire)
+        counted = limit.counted_bps() if limit else None
+        if limit and counted is not None and allowed and counted < allowed:
+            verdict = OK
+            note = f"its limit of {limit.packets_pps} packets/s comes before that of bits"
     return Row(
         where=flow.where,
         direction=flow.direction,

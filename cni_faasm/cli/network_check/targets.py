@@ -82,7 +82,15 @@ class Target:
             burst_bytes=shape.burst_bytes if shape else 0,
             mtu=self.mtu or self.plan.mtu,
             address_bytes=address_bytes,
+            packets_pps=self._packets_pps(direction),
         )
+
+    def _packets_pps(self, direction: str) -> int | None:
+        counted = self.plan.counted
+        if counted is None:
+            return None
+        packets = counted.egress if direction == EGRESS else counted.ingress
+        return packets.rate_pps if packets else None
 
 
 def choose(text: str, prefix: str) -> list[str]:

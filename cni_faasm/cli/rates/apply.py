@@ -74,7 +74,7 @@ def _apply(one: Attachment, files: Files, *, dry_run: bool) -> Applied:
         file = files.of(one)
     except UnfiledError as reason:
         raise ToolError(f"network {one.network}: {reason}") from None
-    differences = filed.differences(one, filed.shapes(one, file))
+    differences = filed.differences(one, file)
     by_hand = limits.CONFIGURED in one.fields
     changed = False
     if differences and not by_hand and not dry_run:

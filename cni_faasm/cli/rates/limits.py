@@ -11,10 +11,11 @@ from cni_faasm.attachment import accepted, plan, plan_fields, record
 from cni_faasm.cli import attachments, filed
 from cni_faasm.cli.attachments import Attachment
 from cni_faasm.cli.fault import ToolError
-from cni_faasm.cli.filed import APPLIED, DIRECTIONS, Filed, queue_of
+from cni_faasm.cli.filed import APPLIED, COUNTED, DIRECTIONS, Filed, queue_of
 from cni_faasm.cli.rates.requeue import requeue
 from cni_faasm.config import loading as configuration
 from cni_faasm.config import units
+from cni_faasm.config.counted import Counted, Packets
 from cni_faasm.config.rates import Limit
 from cni_faasm.ipam import reclaim
 from cni_faasm.ipam.store import Store
@@ -26,10 +27,13 @@ from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
 
 CONFIGURED = "configured"
-SHAPES = (*DIRECTIONS, "hostEgress")
+SHAPES = (*DIRECTIONS, "hostEgress", COUNTED)
+KEPT = (*DIRECTIONS, COUNTED)  # of before set-rate
 
 # By direction: rate or None to keep it, burst or None to compute it.
 Wanted = dict[str, tuple[int | None, int | None]]
+# Packets/s by direction, and "connections"; 0 for no limit.
+Counts = dict[str, int]
 
 
 class Changed(NamedTuple):
@@ -95,7 +99,7 @@ def as_wanted(one: Attachment, wanted: Wanted) -> Attachment:
         return one
     _demand_limit(one, promised, wanted)
     fields: dict[str, Any] = dict(one.fields)
-    fields.setdefault(CONFIGURED, {key: fields.get(key) for key in DIRECTIONS})
+    _keep(fields)
     queue = queue_of(one)
     for direction, (rate_bps, burst_bits) in wanted.items():
         shape: Shape | None = getattr(promised, direction)
@@ -107,9 +111,50 @@ def as_wanted(one: Attachment, wanted: Wanted) -> Attachment:
         fields[direction] = fresh and fresh.to_fields()
     if fields["egress"] != one.fields.get("egress"):
         _enforce(fields, promised.mtu, queue)
-    if {key: fields[key] for key in DIRECTIONS} == fields[CONFIGURED]:
+    return _with(one, _unless_as_before(fields))
+
+
+def as_counted(one: Attachment, wanted: Counts) -> Attachment:
+    """Return an attachment whose record has other limits of packets and connections."""
+    promised = one.promised
+    if promised is None:
+        return one
+    fields: dict[str, Any] = dict(one.fields)
+    _keep(fields)
+    counted = promised.counted or Counted()
+    sides = [
+        getattr(counted, key)
+        if wanted.get(key) is None
+        else Packets(wanted[key])
+        if wanted[key]
+        else None
+        for key in DIRECTIONS
+    ]
+    connections = wanted.get("connections", counted.connections) or None
+    _put_counted(fields, Counted(sides[0], sides[1], connections))
+    return _with(one, _unless_as_before(fields))
+
+
+def _keep(fields: dict[str, Any]) -> None:
+    """Keep what the limits were before set-rate."""
+    kept = {key: fields.get(key) for key in DIRECTIONS}
+    if fields.get(COUNTED):
+        kept[COUNTED] = fields[COUNTED]
+    fields.setdefault(CONFIGURED, kept)
+
+
+def _put_counted(fields: dict[str, Any], counted: Counted | None) -> None:
+    fields.pop(COUNTED, None)
+    if counted:
+        fields[COUNTED] = counted.to_fields()
+
+
+def _unless_as_before(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return fields without what they were before, where that is what they are."""
+    before = fields[CONFIGURED]
+    if all(fields.get(key) == before.get(key) for key in KEPT):
         del fields[CONFIGURED]
-    return _with(one, fields)
+    return fields
 
 
 def _demand_limit(one: Attachment, promised: plan.Plan, wanted: Wanted) -> None:
@@ -133,6 +178,9 @@ def as_before(one: Attachment) -> Attachment:
     if promised is None or not isinstance(configured, dict):
         return one
     fields |= {key: configured.get(key) for key in DIRECTIONS}
+    fields.pop(COUNTED, None)
+    if configured.get(COUNTED):
+        fields[COUNTED] = configured[COUNTED]
     if fields["egress"] != one.fields.get("egress"):
         _enforce(fields, promised.mtu, queue_of(one))
     return _with(one, fields)
@@ -147,6 +195,7 @@ def as_filed(one: Attachment, file: Filed) -> Attachment:
             fields.pop(key, None)
         else:
             fields[key] = shape and shape.to_fields()
+    _put_counted(fields, file.config.counted)
     if filed.same_but_version(file.document, filed.accepted_document(fields) or {}):
         fields.pop(APPLIED, None)
     else:

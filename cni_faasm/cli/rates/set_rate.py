@@ -11,8 +11,8 @@ from cni_faasm.cli.containers import complete_containers
 from cni_faasm.cli.fault import ToolError
 from cni_faasm.cli.filed import DIRECTIONS, Files, UnfiledError
 from cni_faasm.cli.rates import limits
-from cni_faasm.cli.rates.limits import Changed, Wanted
-from cni_faasm.config import units
+from cni_faasm.cli.rates.limits import Changed, Counts, Wanted
+from cni_faasm.config import counted, units
 from cni_faasm.limits import shaping
 from cni_faasm.limits.shaping import Shape
 from cni_faasm.link import kernel
@@ -62,6 +62,33 @@ def set_rate(
         str,
         typer.Option("--burst", metavar="BITS", help="Burst of the directions given, or of both."),
     ] = "",
+    ingress_packets: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            max=counted.MAX_PACKET_RATE,
+            help="Packets per second that it receives; 0: no limit.",
+        ),
+    ] = None,
+    egress_packets: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            max=counted.MAX_PACKET_RATE,
+            help="Packets per second that it sends; 0: no limit.",
+        ),
+    ] = None,
+    connections: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            max=counted.MAX_CONNECTIONS,
+            help="Connections that it may have; 0: no limit.",
+        ),
+    ] = None,
     reset: Annotated[
         bool,
         typer.Option("--reset", help="Go to what the network's file says now, or else to ADD's."),
@@ -82,25 +109,31 @@ def set_rate(
 
         cni-faasm set-rate --network faasm --egress 5M
 
+        cni-faasm set-rate faasm3 --egress-packets 5000 --connections 200
+
         cni-faasm set-rate faasm3 --reset
 
         cni-faasm set-rate --all --reset
     """
-    if reset == bool(ingress or egress or burst):
-        raise typer.BadParameter("give --reset, or any of --ingress, --egress, --burst")
+    counts = _counts(ingress_packets, egress_packets, connections)
+    if reset == bool(ingress or egress or burst or counts):
+        raise typer.BadParameter(
+            "give --reset, or any of --ingress, --egress, --burst, --ingress-packets, "
+            "--egress-packets, --connections"
+        )
     if (container is not None) + (network is not None) + every != 1:
         raise typer.BadParameter("name a CONTAINER, or --network NAME, or --all")
-    wanted = None if reset else _wanted(ingress, egress, burst)
+    wanted: Wanted = _wanted(ingress, egress, burst) if ingress or egress or burst else {}
     files = Files(conf_dir)
     chosen = choose(files, state_dir, container, network)
-    done, failed = each(chosen, lambda one: _set(one, files, wanted))
+    done, failed = each(chosen, lambda one: _set(one, files, None if reset else (wanted, counts)))
     if as_json:
         output.print_json(
             {"attachments": [_document(one) for one in done], "failed": failures(failed)}
         )
     else:
         for one in done:
-            for line in _lines(one, wanted or {}):
+            for line in _lines(one, wanted):
                 output.say(line)
         if not done and not failed:
             typer.echo("no running container")
@@ -160,9 +193,15 @@ def end(failed: Sequence[Failed]) -> None:
         raise typer.Exit(1)
 
 
-def _set(one: Attachment, files: Files, wanted: Wanted | None) -> Set:
+def _set(one: Attachment, files: Files, wanted: tuple[Wanted, Counts] | None) -> Set:
     if wanted is not None:
-        return Set(limits.change(one, lambda now: limits.as_wanted(now, wanted)), {})
+        rates, counts = wanted
+
+        def decide(now: Attachment) -> Attachment:
+            after = limits.as_wanted(now, rates) if rates else now
+            return limits.as_counted(after, counts) if counts else after
+
+        return Set(limits.change(one, decide), {})
     try:
         file = files.of(one)
     except UnfiledError as reason:
@@ -194,6 +233,11 @@ def _lines(done: Set, wanted: Wanted) -> Iterator[str]:
         if direction not in done.changed.directions:
             text += "; as before"
         yield f"{one.called}: {direction} {text}"
+    promised = one.promised
+    if promised is not None and (promised.counted or filed.COUNTED in done.changed.directions):
+        text = output.counted_text(promised.counted)
+        text += "" if filed.COUNTED in done.changed.directions else "; as before"
+        yield f"{one.called}: at most {text}"
 
 
 def failures(failed: Sequence[Failed]) -> list[dict[str, Any]]:
@@ -222,6 +266,7 @@ def _document(done: Set) -> dict[str, Any]:
             else output.limit(None, None)
             for direction, shape in shapes.items()
         },
+        "counted": output.counted(one.promised.counted if one.promised else None),
     }
 
 
@@ -244,6 +289,12 @@ def _wanted(ingress: str, egress: str, burst: str) -> Wanted:
                 f"--{direction} {text}: allowed is {units.ALLOWED_RATE}, or 0 for no limit"
             ) from None
     return wanted or dict.fromkeys(DIRECTIONS, (None, burst_bits))
+
+
+def _counts(ingress: int | None, egress: int | None, connections: int | None) -> Counts:
+    """Return what is given of packets and connections."""
+    given = {"ingress": ingress, "egress": egress, "connections": connections}
+    return {key: number for key, number in given.items() if number is not None}
 
 
 def _number(text: str) -> object:

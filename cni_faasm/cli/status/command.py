@@ -117,6 +117,7 @@ def document(row: Row) -> dict[str, Any]:
         "setByHand": bool(one.fields.get("configured")),
         "ingress": _side(row.ingress),
         "egress": _side(row.egress),
+        "counted": output.counted(promised.counted if promised else None),
         "differsFromFile": None
         if row.differences is None
         else [one._asdict() for one in row.differences],

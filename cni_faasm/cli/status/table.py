@@ -112,6 +112,8 @@ def text(rows: Sequence[Row], *, detailed: bool) -> Iterator[str]:
                         f"limit {output.exact_rate(side.limit_bps)}"
                         + (f", burst {side.burst_bytes} bytes" if side.burst_bytes else "")
                     )
+            if promised.counted is not None:
+                yield f"  at most {output.counted_text(promised.counted)}"
             for remark in one.remarks:
                 yield f"  at ADD: {remark}"
             if one.fields.get("configured"):
