@@ -105,7 +105,7 @@ def delete_detached(
         after()
         return
     if child == 0:
-        _delete_and_exit(ifindex, before, after)
+        _delete_and_exit(ifindex, told, before, after)
     os.close(told)
     os.read(ready, 1)  # its end, when the child closes it: from then on there is something to see
     os.close(ready)
@@ -129,20 +129,28 @@ def delete_detached(
 
 
 def _tolerate(act: Callable[[], None]) -> None:
-    with contextlib.suppress(NetlinkError):
+    with contextlib.suppress(NetlinkError, CniError, OSError):
         act()
 
 
-def _delete_and_exit(ifindex: int, before: Callable[[], None], after: Callable[[], None]) -> None:
-    """Be the child: leave the session and every descriptor, delete, end."""
+def _delete_and_exit(
+    ifindex: int, told: int, before: Callable[[], None], after: Callable[[], None]
+) -> None:
+    """Be the child: leave the session and every descriptor, delete, end.
+
+    told: what the parent reads the end of when the link is about to go.
+    """
     status = 1
     try:
         os.setsid()
         null = os.open("/dev/null", os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(null, fd)
+        os.closerange(3, told)
+        os.closerange(told + 1, _MAX_DESCRIPTOR)
+        Netlink.kept_open = []
         _tolerate(before)
-        os.closerange(3, _MAX_DESCRIPTOR)
+        os.close(told)
         delete(Netlink(), ifindex)
         after()
         status = 0

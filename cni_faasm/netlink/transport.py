@@ -85,6 +85,9 @@ class Netlink:
 
     # Of the process: told of each request and what came of it.
     log: ClassVar[Log | None] = None
+    # Of a process that ends soon: the sockets that it has closed until then. A close waits for RCU
+    # after elements of nf_tables went, which it need not while there is something else to wait for.
+    kept_open: ClassVar[list[socket] | None] = None
 
     def __init__(self, protocol: int = NETLINK_ROUTE, timeout_s: float = TIMEOUT_S) -> None:
         try:
@@ -117,7 +120,10 @@ class Netlink:
         self.close()
 
     def close(self) -> None:
-        self._socket.close()
+        if Netlink.kept_open is None:
+            self._socket.close()
+        else:
+            Netlink.kept_open.append(self._socket)
 
     def fileno(self) -> int:
         return self._socket.fileno()

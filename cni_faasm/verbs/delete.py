@@ -19,7 +19,7 @@ from cni_faasm.netlink import dumps
 from cni_faasm.netlink.link import Link
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
-from cni_faasm.rules import backstop, guard, ports
+from cni_faasm.rules import backstop, guard, ports, together
 from cni_faasm.spec.errors import TRY_AGAIN, CniError
 from cni_faasm.spec.protocol import RATE_ARGS, Request
 from cni_faasm.verbs import chained
@@ -80,7 +80,7 @@ def _detach(
         if promised is not None and promised.ports:
             # What fails here keeps the address, or the ports would lead to whoever gets that.
             ports.forget(promised)
-        before, after = _forgetting(request, name, promised, outer), _sweeping(promised)
+        before, after = _forgetting(request, config, name, promised, outer), _sweeping(promised)
         if outer is not None and detach:
             removal.delete_detached(host, outer.ifindex, before, after)
         else:
@@ -104,7 +104,11 @@ def _detach(
 
 
 def _forgetting(
-    request: Request, name: str, promised: Plan | None, outer: Link | None
+    request: Request,
+    config: NetworkConfig,
+    name: str,
+    promised: Plan | None,
+    outer: Link | None,
 ) -> Callable[[], None]:
     """Return what lets guards and limits forget an attachment, before its link goes.
 
@@ -113,16 +117,20 @@ def _forgetting(
     """
     varies = names_rates(request)
 
-    def forget() -> None:
+    def forget_guarded(plans: list[Plan]) -> None:
         with Netlink() as host:
-            if promised is not None and promised.addresses:
-                guard.forget(host, promised)
-            if promised is not None and promised.is_held:
-                # A count goes with whom it has counted.
-                counts = promised.counted is not None and bool(promised.counted.connections)
+            guard.forget(host, *plans)
+
+    def forget() -> None:
+        if promised is not None and promised.addresses:
+            together.act(config.state_dir, promised, forget_guarded)
+        if promised is not None and promised.is_held:
+            # A count goes with whom it has counted.
+            counts = promised.counted is not None and bool(promised.counted.connections)
+            with Netlink() as host:
                 backstop.forget(host, promised, leave=not varies and not counts)
-            elif promised is None and outer is not None and name:
-                backstop.take_out(name, [outer.name])
+        elif promised is None and outer is not None and name:
+            backstop.take_out(name, [outer.name])
 
     return forget
 
@@ -131,7 +139,7 @@ def _forget_here(forget: Callable[[], None], promised: Plan | None, warnings: li
     """Forget without a child; a DEL goes on where that fails."""
     try:
         forget()
-    except NetlinkError as error:
+    except (NetlinkError, CniError, OSError) as error:
         name = "the container" if promised is None else promised.host_interface
         warnings.append(f"DEL: guard and limits remember {name}: {error}")
 
