@@ -23,13 +23,11 @@ _HEADER_BYTES = 4
 def put(netfilter: Netlink, table: str, places: Places) -> None:
     """Seal a table that was just made. places: (family, chain) of all that have rules.
 
-    The seal is in the table of the first of them.
-
     Raises: NetlinkError.
     """
     chain = name(netfilter, table, places)
     try:
-        netfilter.nft_batch([nft.new_chain(places[0][0], table, chain)])
+        netfilter.nft_batch([nft.new_chain(_family(places), table, chain)])
     except NetlinkError as error:
         # Another was as quick, or the table is gone again: then it is not sealed.
         if error.errno not in (errno.EEXIST, errno.ENOENT, errno.EINTR):
@@ -38,8 +36,14 @@ def put(netfilter: Netlink, table: str, places: Places) -> None:
 
 def holds(netfilter: Netlink, table: str, places: Places) -> bool:
     """Say whether the rules are those that were there when the table was sealed."""
-    question = nft.get_chain(places[0][0], table, name(netfilter, table, places))
+    question = nft.get_chain(_family(places), table, name(netfilter, table, places))
     return not isinstance(netfilter.execute_tolerant([question])[0], NetlinkError)
+
+
+def _family(places: Places) -> int:
+    """Return the family of the table that the seal is in: inet, where that has a chain."""
+    families = [family for family, _ in places]
+    return nft.NFPROTO_INET if nft.NFPROTO_INET in families else families[0]
 
 
 def name(netfilter: Netlink, table: str, places: Places) -> str:
