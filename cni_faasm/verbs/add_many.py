@@ -100,9 +100,12 @@ def _attach(
     plans += leased
     if dead:
         warnings.extend(delegate.release_dead(requests[0], config, dead))
+    # Gateways are the same for many; to ask for one takes the kernel longer with each pair.
+    gateways = list(dict.fromkeys(one for promised in plans for one in promised.gateways))
+    addresses = [item.address for promised in plans for item in promised.addresses]
+    claims.demand(host, gateways, addresses)
     undo.push("delete the pairs", _delete_links, plans)
     for promised, end in zip(plans, ends, strict=True):
-        claims.demand_free(host, promised)
         veth.create(host, end.inner, promised, end.netns_fd)
     leasing.complete_records(config, plans)
     for promised in plans:

@@ -15,6 +15,7 @@ from cni_faasm.ipam import reclaim
 from cni_faasm.ipam.store import Store
 from cni_faasm.link import kernel, veth
 from cni_faasm.netlink.transport import Netlink
+from cni_faasm.spec import inet
 from cni_faasm.spec.errors import ALREADY_ATTACHED, TRY_AGAIN, CniError
 from cni_faasm.spec.protocol import Request
 
@@ -92,8 +93,10 @@ def complete_records(config: NetworkConfig, plans: Sequence[Plan]) -> None:
     """
     with Store(config.data_dir, config.name, config.lock_timeout_ms, create=False):
         for promised in plans:
-            now = _recorded(config, promised)
-            if now is None or now.host_mac != promised.host_mac:
+            identity = (promised.network, promised.container_id, promised.ifname)
+            now = record.read(config.state_dir, *identity)
+            # The MAC tells one ADD from another; what else it says is known.
+            if now is None or now.get("hostMAC") != inet.mac_text(promised.host_mac):
                 raise CniError(
                     TRY_AGAIN,
                     f"container {promised.container_id!r} was detached while it was being attached",
