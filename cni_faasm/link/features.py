@@ -92,9 +92,12 @@ SHAPED = "bandwidth.shapedSubnets"
 MASQ = "ipMasq"
 SPOOF = "antiSpoof"
 ISOLATED = "isolated"
+PORTS = "portMappings"
 RANGES6 = "an IPv6 range of ipam"
 FORWARD = "iptables' FORWARD chain with the policy drop"  # of the host, as Docker and ufw set it
 _INET, _ARP = nft.NFPROTO_INET, nft.NFPROTO_ARP
+_NO_RULES = 'set "antiSpoof": false, leave ipMasq and isolated out, and publish no ports'
+_NO_NAT = "leave ipMasq out, and let the routers know the way back; and publish no ports"
 _NO_SPOOF = 'set "antiSpoof": false, and containers can spoof'
 
 FEATURES = (
@@ -156,17 +159,17 @@ FEATURES = (
     Feature(
         "nf_tables",
         "nf_tables, nfnetlink",
-        (MASQ, SPOOF, ISOLATED),
+        (MASQ, SPOOF, ISOLATED, PORTS),
         probes.nftables(),
-        remedy='set "antiSpoof": false and leave ipMasq and isolated out',
+        remedy=_NO_RULES,
     ),
     Feature(
         "nf_tables' family inet",
         "nf_tables with CONFIG_NF_TABLES_INET",
-        (MASQ, SPOOF, ISOLATED),
+        (MASQ, SPOOF, ISOLATED, PORTS),
         probes.rule(_INET),
         "nf_tables",
-        'set "antiSpoof": false and leave ipMasq and isolated out',
+        _NO_RULES,
     ),
     Feature(
         "nf_tables' family arp",
@@ -179,18 +182,26 @@ FEATURES = (
     Feature(
         "NAT in nf_tables",
         "nft_chain_nat",
-        (MASQ,),
+        (MASQ, PORTS),
         probes.rule(_INET, type="nat"),
         "nf_tables' family inet",
-        "leave ipMasq out, and let the routers know the way back",
+        _NO_NAT,
     ),
     Feature(
         "masquerading in nf_tables",
         "nft_masq",
-        (MASQ,),
+        (MASQ, PORTS),
         probes.rule(_INET, nft_expr.masquerade(), type="nat"),
         "NAT in nf_tables",
-        "leave ipMasq out, and let the routers know the way back",
+        _NO_NAT,
+    ),
+    Feature(
+        "destinations by maps of nf_tables",
+        "nft_nat, and nft_fib_inet with nft_fib_ipv4 and nft_fib_ipv6",
+        (PORTS,),
+        probes.nftables(*probes.redirect()),
+        "NAT in nf_tables",
+        "publish no ports, or by the plugin portmap",
     ),
     Feature(
         "routing lookups in nf_tables",
@@ -293,6 +304,8 @@ def keys_of(config: NetworkConfig) -> set[str]:
         used.add(SPOOF)
     if config.guard is not None and config.guard.isolated:
         used.add(ISOLATED)
+    if config.ports:
+        used.add(PORTS)
     if any(len(one.network) == 16 for listed in config.range_sets for one in listed):
         used.add(RANGES6)
     return used

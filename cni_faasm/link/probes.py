@@ -12,6 +12,7 @@ from cni_faasm.netlink import (
     link,
     nft,
     nft_limit,
+    nft_map,
     nft_set,
     tc_filter,
 )
@@ -85,6 +86,17 @@ def counts() -> Iterator[Message]:
     yield nft.new_table(family, _TABLE)
     yield nft_set.new_set(family, _TABLE, _CHAIN, nft_set.TYPE_IFNAME, each=some)
     yield nft_set.new_elements(family, _TABLE, _CHAIN, [b"probe0".ljust(16, b"\0")], some)
+    yield nft.del_table(family, _TABLE)
+
+
+def redirect() -> Iterator[Message]:
+    """Yield what sends on by a map, as published ports are, and takes it away again."""
+    family, hook = nft.NFPROTO_INET, nft.NF_INET_PRE_ROUTING
+    one = nft_map.redirect(_CHAIN, 4, by_address=False)
+    yield nft.new_table(family, _TABLE)
+    yield nft_map.new_map(family, _TABLE, _CHAIN, 4, by_address=False)
+    yield nft.new_chain(family, _TABLE, _CHAIN, type="nat", hook=hook, priority=1)
+    yield nft.new_rule(family, _TABLE, _CHAIN, one)
     yield nft.del_table(family, _TABLE)
 
 

@@ -11,6 +11,7 @@ from cni_faasm.spec.errors import KERNEL_LACKS_FEATURE
 from tests.host import REPO
 
 IPAM = {"type": "host-local", "ranges": [[{"subnet": "10.200.0.0/16"}]]}
+PUBLISHED = {"portMappings": [{"hostPort": 8080, "containerPort": 80}]}
 
 
 def keys(**values: Any) -> set[str]:
@@ -28,6 +29,7 @@ def keys(**values: Any) -> set[str]:
         ({}, {features.SPOOF}),
         ({"antiSpoof": False, "isolated": True}, {features.ISOLATED}),
         ({"antiSpoof": False, "ipMasq": True}, {features.MASQ}),
+        ({"antiSpoof": False, "runtimeConfig": PUBLISHED}, {features.PORTS}),
         (
             {"antiSpoof": False, "bandwidth": {"ingressRate": 10**6}},
             {features.RATES},

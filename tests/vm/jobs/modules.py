@@ -118,6 +118,20 @@ def test_what_is_missing_is_named(host: Host, taken: str) -> None:
     assert "the kernel said: " in added["details"]
 
 
+@pytest.mark.parametrize("taken", ["nft_nat", "nft_fib"])
+def test_what_ports_lack_is_named(host: Host, taken: str) -> None:
+    """Of a runtime's wish only ADD can know."""
+    published = {"portMappings": [{"hostPort": 8080, "containerPort": 80}]}
+    config = host.config(**BARE, runtimeConfig=published)
+    container = host.add_container()
+    before = host.snapshot()
+    with taken_away(taken):
+        added = host.cni("ADD", container, config).error(106)
+    host.assert_unchanged(before)
+    assert "destinations by maps of nf_tables (nft_nat, and nft_fib_inet" in added["msg"]
+    assert "which portMappings needs" in added["msg"]
+
+
 def validated(host: Host, values: dict[str, Any]) -> str:
     tool = Tool(host)
     path = tool.network(**{"ipMasq": False, "bandwidth": None, **values})
