@@ -234,6 +234,8 @@ def test_metrics_and_garbage_in_a_container(image: Path, host: Host) -> None:
             'mount --bind "$2" "$1/etc/cni/net.d"; mkdir -p "$1$3"; mount --rbind "$3" "$1$3"; '
             'mount --rbind /run/netns "$1/var/run/netns"; mount --make-rslave "$1/var/run/netns"; '
             'mkdir -p "$1/run/netns"; mount --rbind /run/netns "$1/run/netns"; '
+            'mkdir -p "$1/run/cni-faasm"; mount --bind /run/cni-faasm "$1/run/cni-faasm"; '
+            'mount -o remount,bind,ro "$1/run/cni-faasm"; '
             'mount --rbind /proc "$1/proc"; shift 3; exec "$@"'
         )
         capabilities = ",".join(f"+{name.lower()}" for name in (*CAPABILITIES, "SYS_CHROOT"))
@@ -254,6 +256,7 @@ def test_metrics_and_garbage_in_a_container(image: Path, host: Host) -> None:
     told = run_within("metrics")
     drifts = re.findall(r"^cni_faasm_drifts\{.*\} (.*)$", told, re.MULTILINE)
     assert drifts == ["0.0", "0.0"]
+    assert 'cni_faasm_call_duration_seconds_count{verb="ADD"}' in told
     lost.delete()
     assert f"removed attachment {lost.name} eth0" in run_within("gc")
     assert len(host.records()) == 1
