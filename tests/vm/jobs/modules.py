@@ -126,7 +126,8 @@ def test_what_ports_lack_is_named(host: Host, taken: str) -> None:
     container = host.add_container()
     before = host.snapshot()
     with taken_away(taken):
-        added = host.cni("ADD", container, config).error(106)
+        # The kernel starts modprobe anew for each rule, which takes its time in a guest.
+        added = host.cni("ADD", container, config, timeout=150).error(106)
     host.assert_unchanged(before)
     assert "destinations by maps of nf_tables (nft_nat, and nft_fib_inet" in added["msg"]
     assert "which portMappings needs" in added["msg"]
