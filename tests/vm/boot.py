@@ -288,15 +288,15 @@ def main() -> int:
         timeout_s=options.timeout,
         quiet_s=options.timeout,
     )
-    with contextlib.suppress(KeyboardInterrupt), guest:
-        try:
+    try:
+        with contextlib.suppress(KeyboardInterrupt), guest:
             for output in follow(guest):
                 sys.stdout.buffer.write(output)
                 sys.stdout.buffer.flush()
             return guest.status()
-        except GuestError as error:
-            print(f"boot.py: {error}", file=sys.stderr)
-            return 125
+    except GuestError as error:
+        print(f"boot.py: {error}", file=sys.stderr)
+        return 125
     return 130
 
 
