@@ -85,6 +85,7 @@ CASES = {
 LONG_JOBS = (
     "tests/kernel/test_add_del.py",
     "tests/kernel/test_backstop.py",
+    "tests/kernel/test_backstop_places.py",
     "tests/kernel/test_chained.py",
     "tests/kernel/test_enforce_egress.py",
     "tests/kernel/test_gc_status.py",
