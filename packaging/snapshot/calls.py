@@ -8,7 +8,7 @@ nothing, and is the same on every machine.
 import os
 import struct
 
-from cni_faasm import __main__ as edge
+from cni_faasm import serve as edge
 from cni_faasm.link import netns
 from cni_faasm.netlink import transport, wire
 from cni_faasm.spec import jsonio

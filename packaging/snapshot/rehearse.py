@@ -5,7 +5,7 @@ names, when a function has been called some times. In a call of some millisecond
 too late. Nothing here opens, asks or changes anything, so it is the same on every machine.
 """
 
-from cni_faasm import __main__ as edge
+from cni_faasm import serve as edge
 from cni_faasm.attachment import accepted, plan, plan_fields
 from cni_faasm.config import loading
 from cni_faasm.limits import shaping

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni_faasm.__main__ import serve
+from cni_faasm.serve import serve
 from cni_faasm.spec.errors import IO_FAILURE
 from cni_faasm.spec.protocol import SUPPORTED_VERSIONS, VERBS
 from tests.property.test_jsonio import VALUES
