@@ -9,6 +9,7 @@ from cni_faasm.config.loading import NetworkConfig
 from cni_faasm.config.policy import Guard, digest
 from cni_faasm.config.ports import Port
 from cni_faasm.config.rates import Limit
+from cni_faasm.config.shared import Shared
 from cni_faasm.limits.shaping import Shape, became, gso_max_bytes, on_host_bps, shape
 from cni_faasm.limits.shaping_scope import Scope
 from cni_faasm.spec import inet
@@ -79,6 +80,7 @@ class Plan:
         "routes",
         "sandbox",
         "shapes_only",
+        "shared",
     )
 
     def __init__(
@@ -111,6 +113,7 @@ class Plan:
         sandbox: str = "",
         ports: list[Port] | None = None,
         counted: Counted | None = None,
+        shared: Shared | None = None,
     ) -> None:
         self.network = network
         self.container_id = container_id
@@ -139,11 +142,12 @@ class Plan:
         self.sandbox = sandbox
         self.ports = [] if ports is None else ports
         self.counted = counted
+        self.shared = shared
 
     @property
     def is_held(self) -> bool:
         """Say whether rules on the host may hold it to limits."""
-        return self.egress is not None or self.counted is not None
+        return any(one is not None for one in (self.egress, self.counted, self.shared))
 
     @property
     def alias(self) -> str:
@@ -341,6 +345,7 @@ def make(
         sandbox=config.sandbox,
         ports=config.ports,
         counted=config.counted,
+        shared=config.shared,
     )
 
 

@@ -10,6 +10,7 @@ from cni_faasm.config import ports
 from cni_faasm.config.counted import Counted
 from cni_faasm.config.policy import PROTOCOLS, Guard
 from cni_faasm.config.ports import Port
+from cni_faasm.config.shared import Shared
 from cni_faasm.limits.shaping import Shape
 from cni_faasm.spec import inet
 from cni_faasm.spec.results import ROUTE_NUMBERS, Route
@@ -52,6 +53,7 @@ def to_fields(plan: Plan) -> dict[str, object]:
         **({"sandbox": plan.sandbox} if plan.sandbox else {}),
         **({"ports": [one.to_fields() for one in plan.ports]} if plan.ports else {}),
         **({"counted": plan.counted.to_fields()} if plan.counted is not None else {}),
+        **({"shared": plan.shared.to_fields()} if plan.shared is not None else {}),
         **({"hostEgress": plan.host_egress.to_fields()} if plan.host_egress is not None else {}),
     }
 
@@ -116,6 +118,7 @@ def _from_fields(fields: dict[str, object]) -> Plan:
         sandbox=_text(fields, "sandbox") if "sandbox" in fields else "",
         ports=_ports(fields["ports"]) if "ports" in fields else [],
         counted=Counted.from_fields(_dict(fields["counted"])) if "counted" in fields else None,
+        shared=Shared.from_fields(_dict(fields["shared"])) if "shared" in fields else None,
     )
 
 

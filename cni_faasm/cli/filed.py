@@ -13,6 +13,7 @@ from cni_faasm.cli import networks, output
 from cni_faasm.cli.attachments import Attachment
 from cni_faasm.cli.fault import ToolError
 from cni_faasm.config import loading as configuration
+from cni_faasm.config.shared import Shared
 from cni_faasm.ipam import reclaim
 from cni_faasm.limits.shaping import Shape
 from cni_faasm.link import kernel
@@ -20,6 +21,7 @@ from cni_faasm.spec import inet
 from cni_faasm.spec.errors import CniError
 
 DIRECTIONS = ("ingress", "egress")
+SHARED = "shared"  # of the record, too
 COUNTED = "counted"  # of the record: limits of packets and connections
 APPLIED = "applied"  # of the record: the configuration whose limits it has, if not that of ADD
 SUBNET_KEYS = ("unshapedSubnets", "shapedSubnets")
@@ -205,7 +207,26 @@ def differences(one: Attachment, file: Filed) -> list[Difference]:
             found.append(
                 Difference(key, direction, *(str(each or "unlimited") for each in numbers))
             )
+    now_shared, file_shared = promised.shared, shared(one, file)
+    for direction in DIRECTIONS:
+        rates = [getattr(each, f"{direction}_bps", None) for each in (now_shared, file_shared)]
+        if rates[0] != rates[1]:
+            words = [output.exact_rate(rate_bps) for rate_bps in rates]
+            found.append(Difference(f"shared.{direction}Rate", direction, *words))
     return found
+
+
+def shared(one: Attachment, file: Filed) -> Shared | None:
+    """Return what an attachment shares by its file.
+
+    With whom, ADD has been told: only a new one can be told otherwise.
+    """
+    wanted = file.config.shared
+    now = one.promised.shared if one.promised else None
+    if wanted is None or (now is None and wanted.by):
+        return None
+    by, of = (now.by, now.of) if now else ("", "")
+    return Shared(wanted.ingress_bps, wanted.egress_bps, by=by, of=of)
 
 
 def _of_direction(direction: str, now: Shape | None, file: Shape | None) -> Iterator[Difference]:

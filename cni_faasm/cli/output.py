@@ -12,6 +12,7 @@ import typer
 from cni_faasm.cli import fitting
 from cni_faasm.config import units
 from cni_faasm.config.counted import Counted
+from cni_faasm.config.shared import Shared
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
@@ -97,6 +98,29 @@ def counted_text(found: Counted | None) -> str:
     if found and found.connections:
         parts.append(f"{found.connections} connections")
     return ", ".join(parts) or "unlimited"
+
+
+def shared(found: Shared | None) -> dict[str, Any] | None:
+    """Return limits of several containers for machines; None where there are none."""
+    if found is None:
+        return None
+    return {
+        "ingressBitsPerSecond": found.ingress_bps,
+        "egressBitsPerSecond": found.egress_bps,
+        "by": found.by,
+        "of": found.of,
+    }
+
+
+def shared_text(found: Shared) -> str:
+    """Return the same for people."""
+    whom = f"all of {found.by}={found.of}" if found.by else "all of its network"
+    parts = [
+        f"{exact_rate(rate_bps)} {word}"
+        for word, rate_bps in (("in", found.ingress_bps), ("out", found.egress_bps))
+        if rate_bps
+    ]
+    return f"{', '.join(parts)}, together with {whom}"
 
 
 def note(text: str) -> None:

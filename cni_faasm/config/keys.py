@@ -255,6 +255,24 @@ TABLES = {
             at="bandwidth",
         ),
         Key(
+            "shared",
+            "object",
+            "none",
+            "limits that several containers have [together](#limits-of-several-containers), with the "
+            "next three keys in it",
+            at="bandwidth",
+        ),
+        Key("ingressRate", "rate", "0: unlimited", "to all of them", at="bandwidth.shared"),
+        Key("egressRate", "rate", "0: unlimited", "from all of them", at="bandwidth.shared"),
+        Key(
+            "by",
+            "text",
+            '`""`: all of the network',
+            "the name of an argument: those share that have the same value of it, in `CNI_ARGS` or "
+            "in `args.cni.labels`",
+            at="bandwidth.shared",
+        ),
+        Key(
             "maxIngressRate",
             "rate",
             "no cap",

@@ -5,7 +5,7 @@ what the runtime says (runtimeConfig) wins over args.cni, that over CNI_ARGS, an
 them over the file; the addresses they ask for join. All faults are found in one go.
 """
 
-from cni_faasm.config import counted, dns, ports, schema, units
+from cni_faasm.config import counted, dns, ports, schema, shared, units
 from cni_faasm.config.defaults import DEFAULT_DATA_DIR, DEFAULT_STATE_DIR, GVISOR
 from cni_faasm.config.guard import read_guard
 from cni_faasm.config.ipam import read_plugin, read_range_sets, read_routes
@@ -100,7 +100,7 @@ def _read(
     config.name = _name(outer)
     config.plugin_type = top.text("type") or "faasm"
     _read_flat(config, top)
-    _read_shaping(config, top, runtime)
+    _read_shaping(config, top, runtime, document, args or {})
     config.guard = read_guard(top)
     config.slot = read_slot(top)
     config.ipam_plugin = read_plugin(top, config.plugin_type)
@@ -206,7 +206,21 @@ def _path(section: Section, key: str) -> str | None:
     return path
 
 
-def _read_shaping(config: NetworkConfig, top: Section, runtime: Section | None) -> None:
+def _labels(document: dict[str, object]) -> object:
+    """Return args.cni.labels, where it is."""
+    found: object = document
+    for key in ("args", "cni", "labels"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
+def _read_shaping(
+    config: NetworkConfig,
+    top: Section,
+    runtime: Section | None,
+    document: dict[str, object],
+    args: dict[str, str],
+) -> None:
     nested = top.section("bandwidth", schema.BANDWIDTH)
     asked = runtime.section("bandwidth", schema.RUNTIME_BANDWIDTH) if runtime else None
     config.ingress = limit("ingress", top, nested, asked, config.warnings)
@@ -218,6 +232,7 @@ def _read_shaping(config: NetworkConfig, top: Section, runtime: Section | None) 
             nested.fault("enforceEgress", '"host", or "" for the container\'s end alone')
         config.enforce_egress = where == "host"
         config.counted = counted.read(nested)
+        config.shared = shared.read(nested, args, _labels(document))
     places = [place for place in (asked, nested, top) if place is not None]
     if any(key in place.values for place in places for key in SUBNET_KEYS):
         config.subnets, config.subnets_only = read_subnets(places)

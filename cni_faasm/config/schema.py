@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 TOP = names("")
 BANDWIDTH = names("bandwidth")
+SHARED = names("bandwidth.shared")
 IPAM = names("ipam")
 RANGE = names("ipam.ranges[][]")
 ROUTE = names("ipam.routes[]")
@@ -36,6 +37,7 @@ ATTACHMENT = names("cni.dev/valid-attachments[]")
 _HOMES = (
     ("", TOP),
     ("bandwidth.", BANDWIDTH),
+    ("bandwidth.shared.", SHARED),
     ("ipam.", IPAM),
     ("ipam.ranges[][].", RANGE),
     ("ipam.routes[].", ROUTE),

@@ -12,6 +12,7 @@ from cni_faasm.config.policy import Guard
 from cni_faasm.config.ports import Port
 from cni_faasm.config.ranges import Range
 from cni_faasm.config.rates import Limit
+from cni_faasm.config.shared import Shared
 from cni_faasm.config.slot import Slot
 from cni_faasm.spec.results import SUPPORTED_VERSIONS, Result, Route
 
@@ -60,6 +61,7 @@ class NetworkConfig:
         "routes",
         "sandbox",
         "shapes_only",
+        "shared",
         "slot",
         "state_dir",
         "subnets",
@@ -84,6 +86,7 @@ class NetworkConfig:
         self.egress = Limit()
         self.latency_ms: int | None = None
         self.counted: Counted | None = None
+        self.shared: Shared | None = None
         self.subnets: list[tuple[bytes, int]] = []
         self.subnets_only = False
         self.ports: list[Port] = []

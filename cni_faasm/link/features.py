@@ -86,6 +86,7 @@ BACKSTOP = "bandwidth.egressRate"  # which holds without it, but for who has CAP
 BACKSTOP_BRIDGED = "bandwidth.egressRate at a bridge's port"
 PACKETS = "bandwidth.packetRate"
 CONNECTIONS = "bandwidth.maxConnections"
+SHARED = "bandwidth.shared"
 ENFORCE = "bandwidth.enforceEgress"
 SUBNETS = "bandwidth.unshapedSubnets"
 SHAPED = "bandwidth.shapedSubnets"
@@ -244,6 +245,14 @@ FEATURES = (
         "leave packetRate and its like out of bandwidth",
     ),
     Feature(
+        "maps to limits in nf_tables",
+        "nft_limit, nft_objref",
+        (SHARED,),
+        probes.nftables(*probes.maps()),
+        "",
+        "leave shared out of bandwidth",
+    ),
+    Feature(
         "counts of connections in nf_tables",
         "nft_connlimit, nf_conncount, nf_conntrack",
         (CONNECTIONS,),
@@ -294,6 +303,8 @@ def keys_of(config: NetworkConfig) -> set[str]:
         used.add(ENFORCE)
     if config.counted is not None and (config.counted.ingress or config.counted.egress):
         used.add(PACKETS)
+    if config.shared is not None:
+        used.add(SHARED)
     if config.counted is not None and config.counted.connections:
         used.add(CONNECTIONS)
     if config.shapes_only:

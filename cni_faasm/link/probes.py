@@ -13,6 +13,7 @@ from cni_faasm.netlink import (
     nft,
     nft_limit,
     nft_map,
+    nft_object,
     nft_set,
     tc_filter,
 )
@@ -97,6 +98,16 @@ def redirect() -> Iterator[Message]:
     yield nft_map.new_map(family, _TABLE, _CHAIN, 4, by_address=False)
     yield nft.new_chain(family, _TABLE, _CHAIN, type="nat", hook=hook, priority=1)
     yield nft.new_rule(family, _TABLE, _CHAIN, one)
+    yield nft.del_table(family, _TABLE)
+
+
+def maps() -> Iterator[Message]:
+    """Yield what makes a map to limits with one in it, and takes it away again."""
+    family = nft.NFPROTO_INET
+    yield nft.new_table(family, _TABLE)
+    yield nft_object.new_limit(family, _TABLE, "some", nft_limit.Limit(1, 1))
+    yield nft_object.new_map(family, _TABLE, _CHAIN)
+    yield nft_object.new_element(family, _TABLE, _CHAIN, b"probe0".ljust(16, b"\0"), "some")
     yield nft.del_table(family, _TABLE)
 
 

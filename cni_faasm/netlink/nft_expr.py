@@ -321,7 +321,7 @@ def describe(expressions: bytes) -> str:
             match = get_text(data, NFTA_MATCH_NAME)
             if match != "comment":
                 words.append(f"match {match} {data.get(NFTA_MATCH_INFO, b'').hex()}")
-        elif name in ("lookup", "dynset", "fib", "ct", "reject"):
+        elif name in ("lookup", "dynset", "fib", "ct", "reject", "objref"):
             words.append(f"{name} {_numbers(data)}")
         else:
             words.append("masquerade" if name == "masq" else name)

@@ -164,6 +164,11 @@ _LOADS = {
 _OF_ETHERNET = (SENDER, ARP_SENDER)
 
 
+def load(key: str) -> bytes:
+    """Load one of these into the registers."""
+    return _LOADS[key]()
+
+
 def listed(key: str, name: str, *, negate: bool = False) -> bytes:
     """Match what is, or with negate is not, in a set.
 

@@ -50,6 +50,7 @@ NFTA_SET_ELEM_KEY = 1
 NFTA_SET_ELEM_DATA = 2
 NFTA_SET_ELEM_FLAGS = 3
 NFTA_SET_ELEM_EXPR = 7
+NFTA_SET_ELEM_OBJREF = 9
 NFT_SET_ELEM_INTERVAL_END = 1
 NFTA_DATA_VALUE = 1
 _NFGENMSG_BYTES = 4
@@ -63,10 +64,10 @@ _LENGTHS = {TYPE_IPADDR: 4, TYPE_IP6ADDR: 16, TYPE_ETHERADDR: 6, TYPE_IFNAME: 16
 _TYPE_BITS = 6
 # libnftnl's attributes of a set, read by nft alone: NFTNL_UDATA_SET_KEYBYTEORDER, of 4 bytes, and
 # BYTEORDER_HOST_ENDIAN. Without it nft lists a single name as "".
-_KEY_OF_THE_HOST = b"\0\4" + Struct("=I").pack(1)
+KEY_OF_THE_HOST = b"\0\4" + Struct("=I").pack(1)
 
 
-def _id(name: str) -> int:
+def number(name: str) -> int:
     """Return a number that tells the sets of one transaction apart."""
     return int.from_bytes(name.encode()[:4], "big")
 
@@ -85,21 +86,21 @@ def new_set(
     expression of the kind alone (nft_limit).
     Equivalent to: nft create set FAMILY TABLE NAME { type T . T; flags dynamic,timeout; }
     """
-    number, length = 0, 0
+    kind, length = 0, 0
     for one in types:
-        number = number << _TYPE_BITS | one
+        kind = kind << _TYPE_BITS | one
         length += (_LENGTHS[one] + 3) & ~3
     body = (
         head(family)
         + attr_text(NFTA_SET_TABLE, table)
         + attr_text(NFTA_SET_NAME, name)
         + attr_be32(NFTA_SET_FLAGS, NFT_SET_TIMEOUT | NFT_SET_EVAL if dynamic else 0)
-        + attr_be32(NFTA_SET_KEY_TYPE, number)
+        + attr_be32(NFTA_SET_KEY_TYPE, kind)
         + attr_be32(NFTA_SET_KEY_LEN, length)
-        + attr_be32(NFTA_SET_ID, _id(name))
+        + attr_be32(NFTA_SET_ID, number(name))
     )
     if types == (TYPE_IFNAME,):
-        body += attr(NFTA_SET_USERDATA, _KEY_OF_THE_HOST)
+        body += attr(NFTA_SET_USERDATA, KEY_OF_THE_HOST)
     if each:
         body += nest(NFTA_SET_EXPR, each)
     label = f"nft create set {family_name(family, table, name)}"
@@ -223,16 +224,17 @@ class Element:
     """One element.
 
     data: attributes of what a map gives for it. expression: attributes of what it has of its
-    own. is_end: it begins a gap.
+    own. is_end: it begins a gap. object: the name of what it leads to.
     """
 
-    __slots__ = ("data", "expression", "is_end", "key")
+    __slots__ = ("data", "expression", "is_end", "key", "object")
 
     def __init__(self, attrs: dict[int, bytes]) -> None:
         key = parse_attrs(attrs.get(NFTA_SET_ELEM_KEY, b""))
         self.key = key.get(NFTA_DATA_VALUE, b"")
         self.data = attrs.get(NFTA_SET_ELEM_DATA, b"")
         self.expression = attrs.get(NFTA_SET_ELEM_EXPR, b"")
+        self.object = get_text(attrs, NFTA_SET_ELEM_OBJREF)
         self.is_end = bool(get_be32(attrs, NFTA_SET_ELEM_FLAGS) & NFT_SET_ELEM_INTERVAL_END)
 
 

@@ -30,13 +30,13 @@ from cni_faasm.attachment import plan_fields, record
 from cni_faasm.attachment.plan import Plan
 from cni_faasm.config.policy import group
 from cni_faasm.link import features, veth
-from cni_faasm.netlink import dumps, nft, nft_limit, nft_set
+from cni_faasm.netlink import dumps, nft, nft_limit, nft_object, nft_set
 from cni_faasm.netlink.lacking import IfNftables, is_lacking
 from cni_faasm.netlink.link import Link
 from cni_faasm.netlink.nftables import Nftables
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import Message, NetlinkError, text_of
-from cni_faasm.rules import limit_tables, own_tables, seal
+from cni_faasm.rules import limit_subnets, limit_tables, own_tables, seal
 from cni_faasm.rules.guard import end_key, has_name, keys_in
 from cni_faasm.rules.limit_tables import BRIDGED, FAMILIES, ROUTED, Element, table_name
 from cni_faasm.spec.errors import TRY_AGAIN, CniError
@@ -48,7 +48,8 @@ WARNING = (
     "CAP_NET_RAW can send more than its egressRate (docs/kernels.md)"
 )
 Place = tuple[int, str]  # a set of a family
-Present = dict[Place, nft_limit.Bucket | None]
+Bucket = nft_limit.Bucket | nft_object.Reference
+Present = dict[Place, Bucket | None]
 
 
 class Held:
@@ -103,7 +104,7 @@ def ensure(
         return _ensure(plan, wanted, state_dir, host, renew=renew, is_new=is_new)
     except NetlinkError as error:
         # The queue holds without it who obeys; packets and connections nothing else counts.
-        is_needed = plan.counted is not None
+        is_needed = plan.counted is not None or plan.shared is not None
         if is_needed or not is_lacking(error) or not kernel_lacks(wanted.families):
             raise
         return None
@@ -137,7 +138,7 @@ def _ensure(
                         continue
                     if place in present:
                         messages += _removals(name, plan.host_interface, [place])
-                    messages.append(limit_tables.addition(name, plan.host_interface, one))
+                    messages += limit_tables.addition(name, plan.host_interface, one)
             else:
                 own_tables.demand(netfilter, tables)
                 messages = [own_tables.removal(table) for table in tables if table is not None]
@@ -185,10 +186,12 @@ def _state(
     return tables, present
 
 
-def bucket_in(body: bytes, key: bytes) -> nft_limit.Bucket | None:
+def bucket_in(body: bytes, key: bytes) -> Bucket | None:
     """Return the bucket of the element that was asked for. Raises: NetlinkError."""
     for element in nft_set.parse_whole_elements(body):
         if element.key == key:
+            if element.object:
+                return nft_object.Reference(element.object)
             return nft_limit.parse(element.expression)
     return None
 
@@ -225,7 +228,7 @@ def _made(
         if veth.owned(outer, other.alias, other.host_mac):
             listed.setdefault(other.host_interface, found.elements)
             plans.append(other)
-    scopes = limit_tables.scopes(plans)
+    scopes = limit_subnets.scopes(plans)
     made = limit_tables.made(
         plan.network,
         wanted.families,

@@ -7,7 +7,7 @@ from cni_faasm.netlink import dumps, nft, nft_expr, nft_set
 from cni_faasm.netlink.lacking import IfNftables
 from cni_faasm.netlink.nftables import Nftables
 from cni_faasm.netlink.transport import Netlink
-from cni_faasm.rules import backstop, limit_tables, seal
+from cni_faasm.rules import backstop, limit_subnets, limit_tables, seal
 from cni_faasm.rules.guard import end_key
 
 Drift = tuple[str, str, str]
@@ -77,7 +77,7 @@ def _rule_drifts(
     wanted: backstop.Held,
 ) -> Iterator[Drift]:
     name = limit_tables.table_name(plan.network)
-    known = limit_tables.scopes([plan])
+    known = limit_subnets.scopes([plan])
     has = {one for table in tables if table for one in limit_tables.words_of(table)}
     if not seal.holds(netfilter, name, limit_tables.places(wanted.families, has)):
         by_family = {table.family: table for table in tables if table is not None}
@@ -89,9 +89,9 @@ def _rule_drifts(
                 continue
             others = {nft_expr.jump_target(one.expressions) for one in rules}
             marks = {
-                one.removeprefix(limit_tables.TO)
+                one.removeprefix(limit_subnets.TO)
                 for one in others
-                if one.startswith(limit_tables.TO)
+                if one.startswith(limit_subnets.TO)
             }
             if family != nft.NFPROTO_ARP:
                 marks |= set(known)
@@ -101,11 +101,11 @@ def _rule_drifts(
             )
             yield from _compare(what, family, chain, expected, rules)
     for key, scope in known.items():
-        chain = limit_tables.TO + key
+        chain = limit_subnets.TO + key
         sealed = limit_tables.scope_places(wanted.families, key)
         if not seal.holds(netfilter, name, sealed):
             [(family, _)] = sealed
-            expected = limit_tables.scope_rules(family, key, scope)
+            expected = limit_subnets.scope_rules(family, key, scope)
             rules = dumps.rules(netfilter, family, name, chain)
             yield from _compare(what, family, chain, expected, rules)
 

@@ -62,6 +62,6 @@ def _put(plans: Sequence[Plan]) -> bool:
                 continue
             if body is not None:
                 messages.append(limit_tables.removal(name, interface, one.family, one.set))
-            messages.append(limit_tables.addition(name, interface, one))
+            messages += limit_tables.addition(name, interface, one)
         netfilter.nft_batch(messages)
     return True

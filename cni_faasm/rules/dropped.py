@@ -10,7 +10,7 @@ from cni_faasm.netlink.lacking import IfNftables
 from cni_faasm.netlink.nftables import Nftables
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
-from cni_faasm.rules import guard_rules, limit_tables
+from cni_faasm.rules import guard_rules, limit_subnets, limit_tables
 from cni_faasm.rules.limit_tables import FAMILIES
 from cni_faasm.rules.own_tables import GUARD, LIMIT, is_marked
 
@@ -26,6 +26,8 @@ _CHAINS = {
         limit_tables.PACKETS_FROM: "packetRate",
         limit_tables.PACKETS_TO: "packetRate",
         limit_tables.OPENED_FROM: "maxConnections",
+        limit_tables.SHARED_FROM: "shared",
+        limit_tables.SHARED_TO: "shared",
         limit_tables.OPENED_TO: "maxConnections",
     },
 }
@@ -34,7 +36,8 @@ _CHAINS = {
 def every() -> Iterator[tuple[str, str, int]]:
     """Yield (network, what drops, packets) of all networks of this host that have such rules.
 
-    What drops is "antiSpoof", "isolated", "limit", "packetRate" or "maxConnections". Raises: NetlinkError.
+    What drops is "antiSpoof", "isolated", "limit", "packetRate", "maxConnections" or
+    "shared". Raises: NetlinkError.
     """
     found: dict[tuple[str, str], int] = {}
     with IfNftables(), Nftables() as netfilter:
@@ -47,7 +50,7 @@ def every() -> Iterator[tuple[str, str, int]]:
                 chains = dict(_CHAINS[prefix])
                 if limit_tables.SUBNETS in table.comment.split():
                     listed = dumps.chain_names(netfilter, family, table.name)
-                    chains |= {one: "limit" for one in listed if one.startswith(limit_tables.TO)}
+                    chains |= {one: "limit" for one in listed if one.startswith(limit_subnets.TO)}
                 for chain, what in chains.items():
                     key = network, what
                     packets = _of_chain(netfilter, family, table, chain)

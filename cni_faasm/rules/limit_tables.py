@@ -32,6 +32,12 @@ Packets ("... packets") and connections ("... connections", in inet alone) have 
     chain opened_to { hook postrouting; ct state new oifgroup G oifname @connections counter drop }
     chain refuse { meta l4proto tcp reject with tcp reset; reject with icmpx admin-prohibited }
 
+What several have together ("... shared") is a limit by itself, to which their names lead:
+
+    limit shared_from_HEX { rate over 1250000 bytes/second burst 1 bytes }
+    map shared_from { type ifname : limit; elements = { "faasm3" : "shared_from_HEX" } }
+    chain shared_from { limit name iifname map @shared_from counter drop }      and shared_to
+
 backstop.py keeps these tables and tells why they are so.
 """
 
@@ -41,19 +47,16 @@ from typing import NamedTuple
 from cni_faasm.attachment.plan import Plan
 from cni_faasm.config.counted import Counted
 from cni_faasm.config.policy import digest, group
+from cni_faasm.config.shared import Shared
 from cni_faasm.limits.shaping import ETHERNET_HEADER_BYTES, Shape, gso_max_bytes
-from cni_faasm.limits.shaping_scope import Scope
-from cni_faasm.netlink import nft, nft_expr, nft_limit, nft_match, nft_set
+from cni_faasm.netlink import nft, nft_expr, nft_limit, nft_match, nft_object, nft_set
 from cni_faasm.netlink.wire import Message
-from cni_faasm.rules import own_tables
+from cni_faasm.rules import limit_subnets, own_tables
 from cni_faasm.rules.guard import end_key
 from cni_faasm.rules.guard_rules import NF_ARP_IN, NF_IP_PRI_RAW
-from cni_faasm.spec import inet
 
 SET = "egress"
 CHAIN = "from"
-TO = "to_"  # the chains of subnets begin so, the sets with SCOPED
-SCOPED = f"{SET}_"
 # Which families see the packets of a pair that the host routes, and of a bridge's port.
 ROUTED = (nft.NFPROTO_INET, nft.NFPROTO_ARP)
 BRIDGED = (nft.NFPROTO_BRIDGE,)
@@ -66,12 +69,21 @@ _ANY_GROUP = ("any", "group")
 SUBNETS = "subnets"  # words of the comment: what there is beside the set of all
 PACKETS = "packets"
 CONNECTIONS = "connections"  # the set, too
+SHARED = "shared"
+SHARED_FROM = "shared_from"  # the maps, and the chains
+SHARED_TO = "shared_to"
 PACKETS_FROM = "packets_from"  # the sets, and the chains
 PACKETS_TO = "packets_to"
 OPENED_FROM = "opened_from"
 OPENED_TO = "opened_to"
 REFUSE = "refuse"
-_WORDS = {PACKETS_FROM: PACKETS, PACKETS_TO: PACKETS, CONNECTIONS: CONNECTIONS}
+_WORDS = {
+    PACKETS_FROM: PACKETS,
+    PACKETS_TO: PACKETS,
+    CONNECTIONS: CONNECTIONS,
+    SHARED_FROM: SHARED,
+    SHARED_TO: SHARED,
+}
 _NF_IP_PRI_MANGLE = -150  # behind connection tracking
 _HOOKS = {
     nft.NFPROTO_INET: (nft.NF_INET_PRE_ROUTING, NF_IP_PRI_RAW),
@@ -85,10 +97,7 @@ class Element(NamedTuple):
 
     family: int
     set: str
-    bucket: nft_limit.Bucket
-
-
-Scopes = dict[str, Scope]  # by mark
+    bucket: nft_limit.Bucket | nft_object.Reference
 
 
 def table_name(network: str) -> str:
@@ -132,12 +141,24 @@ def elements(plan: Plan, families: Iterable[int] = ROUTED) -> list[Element]:
         if scope is None:
             found.append(Element(family, SET, limit))
         elif family != nft.NFPROTO_ARP:
-            found.append(Element(family, SCOPED + mark(scope), limit))
+            found.append(Element(family, limit_subnets.SCOPED + limit_subnets.mark(scope), limit))
         elif not scope.only:  # as the queue has it: ARP is for no subnet
             found.append(Element(family, SET, limit))
     if plan.counted is not None:
         found += [one for family in families for one in _counted(plan.counted, family)]
+    if plan.shared is not None:
+        found += [one for family in families for one in _shared(plan.shared, family)]
     return found
+
+
+def _shared(shared: Shared, family: int) -> Iterator[Element]:
+    """Yield what leads to the limits that an attachment has with others: not for ARP."""
+    for name, rate_bps in ((SHARED_FROM, shared.egress_bps), (SHARED_TO, shared.ingress_bps)):
+        if rate_bps and family != nft.NFPROTO_ARP:
+            # Who is to have another rate shares with those of that rate.
+            one = digest(f"{shared.by}={shared.of} {rate_bps}")
+            limit = nft_limit.Limit(-(-rate_bps // 8), 1)
+            yield Element(family, name, nft_object.Reference(f"{name}_{one}", limit))
 
 
 def _counted(counted: Counted, family: int) -> Iterator[Element]:
@@ -149,18 +170,6 @@ def _counted(counted: Counted, family: int) -> Iterator[Element]:
         yield Element(family, PACKETS_TO, nft_limit.Packets(one.rate_pps, one.burst))
     if counted.connections and family == nft.NFPROTO_INET:
         yield Element(family, CONNECTIONS, nft_limit.Connections(counted.connections))
-
-
-def mark(scope: Scope) -> str:
-    """Return what tells a list of subnets from others, in names of sets and chains."""
-    subnets = sorted(inet.cidr(*one) for one in scope.subnets)
-    return digest(" ".join(("only" if scope.only else "all but", *subnets)))[:8]
-
-
-def scopes(plans: Iterable[Plan]) -> Scopes:
-    """Return all lists of subnets of some attachments."""
-    found = (plan.egress.scope for plan in plans if plan.egress is not None)
-    return {mark(scope): scope for scope in found if scope is not None}
 
 
 # ---- the comment
@@ -189,7 +198,7 @@ def words_of(table: nft.Table) -> set[str]:
 def words(wanted: Iterable[Element]) -> set[str]:
     """Return what a table must have beside the set of all, to hold these."""
     return {
-        SUBNETS if one.set.startswith(SCOPED) else _WORDS[one.set]
+        SUBNETS if one.set.startswith(limit_subnets.SCOPED) else _WORDS[one.set]
         for one in wanted
         if one.set != SET
     }
@@ -202,6 +211,8 @@ def sets_of(family: int, has: set[str]) -> list[str]:
         found += [PACKETS_FROM] if family == nft.NFPROTO_ARP else [PACKETS_FROM, PACKETS_TO]
     if CONNECTIONS in has and family == nft.NFPROTO_INET:
         found.append(CONNECTIONS)
+    if SHARED in has and family != nft.NFPROTO_ARP:
+        found += [SHARED_FROM, SHARED_TO]
     return found
 
 
@@ -216,6 +227,10 @@ def chains_of(family: int, has: set[str]) -> dict[str, tuple[int, int]]:
     if CONNECTIONS in has and family == nft.NFPROTO_INET:
         found[OPENED_FROM] = hook, _NF_IP_PRI_MANGLE
         found[OPENED_TO] = nft.NF_INET_POST_ROUTING, _NF_IP_PRI_MANGLE
+    if SHARED in has and family != nft.NFPROTO_ARP:
+        # Behind the others: what these drop takes nothing from those who share.
+        found[SHARED_FROM] = hook, priority + 1
+        found[SHARED_TO] = nft.NF_INET_POST_ROUTING, priority + 1
     return found
 
 
@@ -229,7 +244,7 @@ def places(families: Iterable[int], has: set[str]) -> list[tuple[int, str]]:
 
 def scope_places(families: tuple[int, ...], one: str) -> list[tuple[int, str]]:
     """Return (family, chain) of a list of subnets, as it is sealed."""
-    return [(families[0], TO + one)]  # ARP has none
+    return [(families[0], limit_subnets.TO + one)]  # ARP has none
 
 
 # ---- what there is in a table
@@ -239,7 +254,7 @@ def made(
     network: str,
     families: Iterable[int],
     held: Mapping[str, list[Element]],
-    known: Scopes,
+    known: limit_subnets.Scopes,
     *,
     any_group: bool,
 ) -> list[Message]:
@@ -247,13 +262,16 @@ def made(
     name = table_name(network)
     listed = [one for each in held.values() for one in each]
     has = words(listed)
-    used = {one.set.removeprefix(SCOPED) for one in listed}
+    used = {one.set.removeprefix(limit_subnets.SCOPED) for one in listed}
     known = {key: scope for key, scope in sorted(known.items()) if key in used}
     found: list[Message] = []
     for family in families:
         found.append(nft.new_table(family, name, comment=comment(has, any_group=any_group)))
         marks = () if family == nft.NFPROTO_ARP else known
-        for each in (*sets_of(family, has), *(SCOPED + one for one in marks)):
+        for each in (*sets_of(family, has), *(limit_subnets.SCOPED + one for one in marks)):
+            if each in (SHARED_FROM, SHARED_TO):
+                found.append(nft_object.new_map(family, name, each))
+                continue
             some = _SOME.get(each, _SOME[SET]).encode()
             found.append(nft_set.new_set(family, name, each, nft_set.TYPE_IFNAME, each=some))
         chains = chains_of(family, has)
@@ -262,17 +280,18 @@ def made(
                 nft.new_chain(family, name, chain, type="filter", hook=hook, priority=priority)
             )
         for one in marks:
-            found.append(nft.new_chain(family, name, TO + one))
-            rules = scope_rules(family, one, known[one])
-            found += [nft.new_rule(family, name, TO + one, rule) for rule in rules]
+            found.append(nft.new_chain(family, name, limit_subnets.TO + one))
+            rules = limit_subnets.scope_rules(family, one, known[one])
+            found += [nft.new_rule(family, name, limit_subnets.TO + one, rule) for rule in rules]
         if OPENED_FROM in chains:
             found.append(nft.new_chain(family, name, REFUSE))
             found += [nft.new_rule(family, name, REFUSE, rule) for rule in refusal_rules()]
         found += [
-            addition(name, interface, one)
+            message
             for interface, each in held.items()
             for one in each
             if one.family == family
+            for message in addition(name, interface, one)
         ]
         found += [
             nft.new_rule(family, name, chain, rule)
@@ -292,12 +311,16 @@ _SOME: dict[str, nft_limit.Bucket] = {  # what an element without its own would 
 
 def rules_of(network: str, chain: str, marks: Iterable[str], *, any_group: bool) -> list[bytes]:
     """Return the rules of a chain that sees packets. marks: of the lists of subnets."""
-    key = nft_match.OIFGROUP if chain in (PACKETS_TO, OPENED_TO) else nft_match.IIFGROUP
+    key = nft_match.OIFGROUP if chain in (PACKETS_TO, OPENED_TO, SHARED_TO) else nft_match.IIFGROUP
     ours = b"" if any_group else nft_match.group(key, group(network))
     if chain == PACKETS_FROM:
-        return [ours + _hold(PACKETS_FROM)]
+        return [ours + limit_subnets.hold(PACKETS_FROM)]
     if chain == PACKETS_TO:
-        return [ours + nft_match.listed(nft_match.OUT_INTERFACE, PACKETS_TO) + _DROP]
+        return [ours + nft_match.listed(nft_match.OUT_INTERFACE, PACKETS_TO) + limit_subnets.DROP]
+    if chain == SHARED_FROM:
+        return [ours + nft_object.above(nft_match.INTERFACE, SHARED_FROM) + limit_subnets.DROP]
+    if chain == SHARED_TO:
+        return [ours + nft_object.above(nft_match.OUT_INTERFACE, SHARED_TO) + limit_subnets.DROP]
     if chain == OPENED_FROM:
         opened = nft_match.new_connection() + ours
         listed = nft_match.listed(nft_match.INTERFACE, CONNECTIONS)
@@ -305,9 +328,11 @@ def rules_of(network: str, chain: str, marks: Iterable[str], *, any_group: bool)
         return [opened + listed + nft_expr.counter() + away]
     if chain == OPENED_TO:
         opened = nft_match.new_connection() + ours
-        return [opened + nft_match.listed(nft_match.OUT_INTERFACE, CONNECTIONS) + _DROP]
-    jumps = [ours + nft_expr.verdict(nft_expr.JUMP, TO + one) for one in marks]
-    return [ours + _hold(SET), *jumps]
+        return [
+            opened + nft_match.listed(nft_match.OUT_INTERFACE, CONNECTIONS) + limit_subnets.DROP
+        ]
+    jumps = [ours + nft_expr.verdict(nft_expr.JUMP, limit_subnets.TO + one) for one in marks]
+    return [ours + limit_subnets.hold(SET), *jumps]
 
 
 def refusal_rules() -> list[bytes]:
@@ -315,50 +340,19 @@ def refusal_rules() -> list[bytes]:
     return [nft_match.refuse_tcp(), nft_match.refuse()]
 
 
-_DROP = nft_expr.counter() + nft_expr.verdict(nft_expr.DROP)
-
-
-def _hold(name: str) -> bytes:
-    listed = nft_match.listed(nft_match.INTERFACE, name)
-    return listed + _DROP
-
-
-def scope_rules(family: int, one: str, scope: Scope) -> list[bytes]:
-    """Return the rules of the chain of a list of subnets."""
-    hold = _hold(SCOPED + one)
-    if scope.only:
-        return [_to(family, *subnet) + hold for subnet in _outermost(scope)]
-    back = nft_expr.verdict(nft_expr.RETURN)
-    return [*(_to(family, *subnet) + back for subnet in _outermost(scope)), hold]
-
-
-def _to(family: int, network: bytes, prefix_len: int) -> bytes:
-    if family == nft.NFPROTO_BRIDGE:
-        return nft_match.bridged_to(network, prefix_len)
-    return nft_expr.match_daddr(network, prefix_len)
-
-
-def _outermost(scope: Scope) -> list[tuple[bytes, int]]:
-    """Return the subnets without those that lie in others: no packet is to count twice."""
-    found: list[tuple[bytes, int]] = []
-    for network, prefix_len in sorted(scope.subnets, key=lambda one: one[1]):
-        if not any(
-            len(other) == len(network) and inet.network(network, length) == other
-            for other, length in found
-        ):
-            found.append((network, prefix_len))
-    return sorted(found)
-
-
 def chain_place(family: int, chain: str, has: set[str]) -> str:
     """Return where a chain must be hooked, as Chain.place says it."""
     return nft.base_place("filter", *chains_of(family, has)[chain])
 
 
-def addition(name: str, interface: str, one: Element) -> Message:
+def addition(name: str, interface: str, one: Element) -> list[Message]:
     """Return what puts an element in."""
-    key = [end_key(interface)]
-    return nft_set.new_elements(one.family, name, one.set, key, one.bucket.encode())
+    key = end_key(interface)
+    if not isinstance(one.bucket, nft_object.Reference):
+        return [nft_set.new_elements(one.family, name, one.set, [key], one.bucket.encode())]
+    to = one.bucket
+    made = [] if to.limit is None else [nft_object.new_limit(one.family, name, to.name, to.limit)]
+    return [*made, nft_object.new_element(one.family, name, one.set, key, to.name)]
 
 
 def removal(name: str, interface: str, family: int, place: str) -> Message:

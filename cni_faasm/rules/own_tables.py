@@ -27,8 +27,17 @@ _PARTS = {
         {"learned", "bound", "own", "also", "also6", "ends"},
     ),
     LIMIT: (  # and those of subnets
-        {"from", "packets_from", "packets_to", "opened_from", "opened_to", "refuse"},
-        {"egress", "packets_from", "packets_to", "connections"},
+        {
+            "from",
+            "packets_from",
+            "packets_to",
+            "opened_from",
+            "opened_to",
+            "shared_from",
+            "shared_to",
+            "refuse",
+        },
+        {"egress", "packets_from", "packets_to", "connections", "shared_from", "shared_to"},
     ),
     PORTS: (
         {"prerouting", "output", "postrouting", "from"},

@@ -79,6 +79,7 @@ def add(
         shapes_only=True,
         host_egress=plan.on_host(config, inside.mtu, queue, scope),
         counted=config.counted,
+        shared=config.shared,
     )
     _demand_countable(promised, outside)
     for found, where in ((outside, "host"), (inside, "container")):
@@ -105,7 +106,7 @@ def add(
         if prev_result.interfaces:  # none before 0.3.0
             # At the end, for addresses name the others by their indexes.
             prev_result.interfaces.extend(on_host.told(promised))
-    if promised.is_held and (promised.host_egress is None or promised.counted is not None):
+    if promised.is_held and (promised.host_egress is None or promised.counted or promised.shared):
         undo.push("limit it no more", backstop.forget_again, promised)
         if backstop.ensure(promised, config.state_dir, host, is_new=True):
             undo.push("remove the limits", backstop.remove_again, promised, config.state_dir)
@@ -116,15 +117,15 @@ def _demand_countable(promised: Plan, outside: Link) -> None:
     """Refuse limits that no rule could hold. Raises: CniError 2."""
     counted = promised.counted
     families = backstop.families_at(outside)
-    if counted is None or families == limit_tables.ROUTED:
+    if (counted is None and promised.shared is None) or families == limit_tables.ROUTED:
         return
     if not families:
         raise _refusal(
             f"{outside.name} is the port of a switch that is no bridge of the kernel's "
-            f"({outside.slave_kind or 'unknown'}), where nothing counts packets and connections",
-            "leave packetRate and maxConnections out of bandwidth",
+            f"({outside.slave_kind or 'unknown'}), where nothing counts packets, connections and what several send",
+            "leave packetRate, maxConnections and shared out of bandwidth",
         )
-    if counted.connections:
+    if counted is not None and counted.connections:
         raise _refusal(
             f"{outside.name} is the port of a bridge, where the kernel does not tell whose a "
             "connection is",

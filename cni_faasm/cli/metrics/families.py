@@ -89,7 +89,7 @@ def _of_networks(folders: Sequence[str]) -> Iterator[Any]:
         f"{PREFIX}_rule_drops",
         "Packets that the host's rules dropped: of false senders (antiSpoof), to where they may "
         "not go (isolated), above the limit of egress (limit), of packets (packetRate), of "
-        "connections (maxConnections).",
+        "connections (maxConnections), of several together (shared).",
         labels=("network", "rule"),
     )
     for network, what, packets in dropped.every():
@@ -172,6 +172,7 @@ def _families(rows: Sequence[Row], leases: Sequence[tuple[str, str, int, int]]) 
     yield limit
     yield burst
     yield from _counted(rows)
+    yield _shared(rows)
     drifts = GaugeMetricFamily(
         f"{PREFIX}_drifts", "Differences from what ADD promised.", labels=LABELS
     )
@@ -215,6 +216,25 @@ def _counted(rows: Sequence[Row]) -> Iterator[Any]:
         "How many connections it may have; absent where there is no limit.",
         LABELS,
         connections,
+    )
+
+
+def _shared(rows: Sequence[Row]) -> Any:
+    """Return limits that several have, once each."""
+    found: dict[tuple[str, ...], float] = {}
+    for row in rows:
+        shared = row.attachment.promised.shared if row.attachment.promised else None
+        if shared is None:
+            continue
+        for direction, rate in (("ingress", shared.ingress_bps), ("egress", shared.egress_bps)):
+            if rate:
+                whose = (row.attachment.network, shared.by, shared.of[:LABEL_MOST], direction)
+                found[whose] = max(rate / 8, found.get(whose, 0.0))
+    return _gauge(
+        "shared_limit_bytes_per_second",
+        "The limit that containers of a network, or of an argument's value, have together.",
+        ("network", "by", "of", "direction"),
+        list(found.items()),
     )
 
 

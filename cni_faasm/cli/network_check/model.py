@@ -74,6 +74,7 @@ class Limit:
     mtu: int
     address_bytes: int  # 4 or 16: the family that is measured with
     packets_pps: int | None = None
+    shared_bps: int | None = None
 
     def counted_bps(self) -> float | None:
         """Return the payload of as many full packets as may pass; super-packets carry more."""
@@ -161,6 +162,9 @@ def judge(flow: Flow, limit: Limit | None, host: Flow | None) -> Row:
         if limit and counted is not None and allowed and counted < allowed:
             verdict = OK
             note = f"its limit of {limit.packets_pps} packets/s comes before that of bits"
+        elif limit and limit.shared_bps:
+            verdict = OK
+            note = f"all that share {rate_text(limit.shared_bps)} with it count against that"
     return Row(
         where=flow.where,
         direction=flow.direction,

@@ -83,7 +83,14 @@ class Target:
             mtu=self.mtu or self.plan.mtu,
             address_bytes=address_bytes,
             packets_pps=self._packets_pps(direction),
+            shared_bps=self._shared_bps(direction),
         )
+
+    def _shared_bps(self, direction: str) -> int | None:
+        shared = self.plan.shared
+        if shared is None:
+            return None
+        return shared.egress_bps if direction == EGRESS else shared.ingress_bps
 
     def _packets_pps(self, direction: str) -> int | None:
         counted = self.plan.counted

@@ -11,7 +11,7 @@ from cni_faasm.attachment import accepted, plan, plan_fields, record
 from cni_faasm.cli import attachments, filed
 from cni_faasm.cli.attachments import Attachment
 from cni_faasm.cli.fault import ToolError
-from cni_faasm.cli.filed import APPLIED, COUNTED, DIRECTIONS, Filed, queue_of
+from cni_faasm.cli.filed import APPLIED, COUNTED, DIRECTIONS, SHARED, Filed, queue_of
 from cni_faasm.cli.rates.requeue import requeue
 from cni_faasm.config import loading as configuration
 from cni_faasm.config import units
@@ -27,7 +27,7 @@ from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
 
 CONFIGURED = "configured"
-SHAPES = (*DIRECTIONS, "hostEgress", COUNTED)
+SHAPES = (*DIRECTIONS, "hostEgress", COUNTED, SHARED)
 KEPT = (*DIRECTIONS, COUNTED)  # of before set-rate
 
 # By direction: rate or None to keep it, burst or None to compute it.
@@ -196,6 +196,10 @@ def as_filed(one: Attachment, file: Filed) -> Attachment:
         else:
             fields[key] = shape and shape.to_fields()
     _put_counted(fields, file.config.counted)
+    fields.pop(SHARED, None)
+    together = filed.shared(one, file)
+    if together is not None:
+        fields[SHARED] = together.to_fields()
     if filed.same_but_version(file.document, filed.accepted_document(fields) or {}):
         fields.pop(APPLIED, None)
     else:

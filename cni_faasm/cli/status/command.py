@@ -118,6 +118,7 @@ def document(row: Row) -> dict[str, Any]:
         "ingress": _side(row.ingress),
         "egress": _side(row.egress),
         "counted": output.counted(promised.counted if promised else None),
+        "shared": output.shared(promised.shared if promised else None),
         "differsFromFile": None
         if row.differences is None
         else [one._asdict() for one in row.differences],

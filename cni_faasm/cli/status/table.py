@@ -114,6 +114,8 @@ def text(rows: Sequence[Row], *, detailed: bool) -> Iterator[str]:
                     )
             if promised.counted is not None:
                 yield f"  at most {output.counted_text(promised.counted)}"
+            if promised.shared is not None:
+                yield output.line(f"  at most {output.shared_text(promised.shared)}")
             for remark in one.remarks:
                 yield f"  at ADD: {remark}"
             if one.fields.get("configured"):

@@ -1,0 +1,166 @@
+"""Limits that several containers have together: bandwidth.shared."""
+
+import itertools
+from typing import Any
+
+import pytest
+
+from tests import frames, rates
+from tests.attached import REMOTE, Attached, add_remote, config
+from tests.host import Host
+from tests.kernel.test_backstop import MBIT, arrived, cheat, lose
+from tests.kernel.test_backstop_places import sets
+from tests.kernel.test_counted import status
+from tests.tool import Tool
+
+RATE = 4 * MBIT
+
+
+def sharing(host: Host, by: str = "", rate: int = RATE, **keys: Any) -> dict[str, Any]:
+    shared = {"egressRate": rate, "ingressRate": rate, "by": by}
+    return config(host, ipMasq=True, bandwidth={"shared": shared, **keys})
+
+
+def attach(host: Host, network: dict[str, Any], **args: str) -> Attached:
+    labels = [{"key": key, "value": value} for key, value in args.items()]
+    return Attached(host, {**network, "args": {"cni": {"labels": labels}}} if args else network)
+
+
+def members(host: Host) -> dict[str, dict[str, str]]:
+    """Return by map which end leads to which limit."""
+    listed = host.json("nft", "-j", "list", "table", "inet", "limit_testnet")["nftables"]
+    return {one["map"]["name"]: dict(one["map"].get("elem", [])) for one in listed if "map" in one}
+
+
+def test_two_that_send_have_one_limit(host: Host) -> None:
+    remote = add_remote(host)
+    network = sharing(host)
+    pair = attach(host, network), attach(host, network)
+    before, elapsed = arrived(remote), 0.0
+    for one in pair:
+        packet = frames.udp(one.address[4], REMOTE[4], bytes(1400))
+        frame = frames.ethernet(one.outer_mac, one.mac, frames.ETH_P_IP, packet)
+        elapsed += cheat(one.inside, frame, 0.7)[0]
+    passed = arrived(remote) - before
+    # The kernel's bucket holds a second of the rate.
+    allowed = RATE / 8 * (1 + elapsed) + 100_000
+    assert 0.5 * allowed <= passed <= allowed
+
+
+@pytest.mark.parametrize("download", [False, True])
+def test_flows_of_several_fill_it_together(host: Host, download: bool) -> None:
+    remote = add_remote(host)
+    rates.serve(host, remote, 2)
+    network = sharing(host, rate=20 * MBIT)
+    flows = [
+        rates.Flow(attach(host, network).inside, REMOTE[4], port=port, download=download)
+        for port in (5201, 5202)
+    ]
+    rates.measure(flows, seconds=3)
+    total = sum(flow.bits_per_second for flow in flows)
+    assert 0.6 * 20 * MBIT <= total <= 1.1 * 20 * MBIT
+
+
+def test_who_has_another_label_shares_nothing(host: Host) -> None:
+    network = sharing(host, by="tenant")
+    one, two, three = (attach(host, network, tenant=tenant) for tenant in ("a", "a", "b"))
+    four = attach(host, network)
+    found = members(host)
+    for each in ("shared_from", "shared_to"):
+        limits = found[each]
+        assert limits[one.outer] == limits[two.outer]
+        assert len({limits[other.outer] for other in (one, three, four)}) == 3
+    assert not set(found["shared_from"].values()) & set(found["shared_to"].values())
+    for each_of in (one, two, three, four):
+        host.check(each_of.inside, network, each_of.result).ok()
+
+
+def test_cni_args_are_labels_too(host: Host) -> None:
+    network = sharing(host, by="K8S_POD_NAMESPACE")
+    ends = []
+    for namespace in ("a", "a", "b"):
+        inside = host.add_container()
+        result = host.cni(
+            "ADD", inside, network, args=f"IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace}"
+        ).ok()
+        ends.append(result["interfaces"][0]["name"])
+    limits = members(host)["shared_from"]
+    assert limits[ends[0]] == limits[ends[1]] != limits[ends[2]]
+
+
+def test_they_come_and_go(host: Host) -> None:
+    network = {**sharing(host, egressRate="10M"), "cniVersion": "1.1.0"}
+    plain = Attached(host, config(host, bandwidth={"egressRate": "10M"}))
+    assert "shared_from" not in members(host)
+    one, two = attach(host, network), attach(host, network)
+    assert set(members(host)["shared_from"]) == {one.outer, two.outer}
+    assert set(sets(host)["egress"]) == {plain.outer, one.outer, two.outer}
+    lose(host, two)
+    heir = attach(host, config(host))
+    assert heir.outer == two.outer
+    assert set(members(host)["shared_from"]) == {one.outer}
+    host.delete_attachment(None, network, container_id=two.inside.name)
+    host.delete_attachment(one.inside, network)
+    other = attach(host, sharing(host, rate=2 * RATE))
+    assert other.outer == one.outer
+    host.check(other.inside, network, other.result).ok()
+    host.delete_attachment(plain.inside, network)
+    host.cni("GC", None, {**network, "cni.dev/valid-attachments": []}).ok()
+    assert host.nft() == []
+
+
+def test_check_sees_and_repair_mends(host: Host) -> None:
+    tool = Tool(host)
+    tool.network()
+    network = {**sharing(host), "antiSpoof": False, "ipMasq": False}
+    one, two = attach(host, network), attach(host, network)
+    before = members(host)
+    assert list(itertools.chain(*before.values())) == 2 * [one.outer, two.outer]
+    for harm in (
+        f'delete element inet limit_testnet shared_from {{ "{one.outer}" }}',
+        "flush chain inet limit_testnet shared_from",
+        "flush chain inet limit_testnet shared_to",
+        "flush ruleset",
+    ):
+        host.run(["nft", harm])
+        error = host.check(one.inside, network, one.result).error(107)
+        assert "limit: nft table limit_testnet" in error["details"], harm
+        tool("repair").ok()
+        for each in (one, two):
+            host.check(each.inside, network, each.result).ok()
+        assert members(host) == before
+    saved = host.run(["nft", "list", "ruleset"]).stdout
+    host.run(["nft", "-f", "-"], stdin=f"flush ruleset\n{saved}")
+    host.check(one.inside, network, one.result).ok()
+
+
+def test_the_tool_knows_them(host: Host) -> None:
+    tool = Tool(host)
+    network = sharing(host, by="tenant")
+    tool.network(bandwidth=network["bandwidth"])
+    one = attach(host, network, tenant="a")
+    told = status(tool, one)
+    assert told["shared"] == {
+        "ingressBitsPerSecond": RATE,
+        "egressBitsPerSecond": RATE,
+        "by": "tenant",
+        "of": "a",
+    }
+    assert told["differsFromFile"] == []
+    text = tool("status", one.outer).ok().stdout
+    assert "at most 4 Mbit/s in, 4 Mbit/s out, together with all of tenant=a" in text
+    metrics = tool("metrics").ok().stdout
+    whose = 'by="tenant",direction="egress",network="testnet",of="a"'
+    assert f"cni_faasm_shared_limit_bytes_per_second{{{whose}}} 500000.0" in metrics
+    before = members(host)
+    tool.network(bandwidth=sharing(host, by="tenant", rate=2 * RATE)["bandwidth"])
+    tool("apply").ok()
+    assert status(tool, one)["shared"]["egressBitsPerSecond"] == 2 * RATE
+    assert members(host)["shared_from"].keys() == before["shared_from"].keys()
+    assert members(host) != before
+    host.check(one.inside, network, one.result).ok()
+    tool.network(bandwidth={"egressRate": "10M"})
+    tool("apply").ok()
+    assert status(tool, one)["shared"] is None
+    assert not any(members(host).values())
+    host.check(one.inside, network, one.result).ok()
