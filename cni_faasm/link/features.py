@@ -254,9 +254,9 @@ FEATURES = (
     ),
     Feature(
         "counts of connections in nf_tables",
-        "nft_connlimit, nf_conncount, nf_conntrack",
+        "nft_connlimit of Linux 5.17 or later, nf_conncount, nf_conntrack",
         (CONNECTIONS,),
-        probes.nftables(*probes.counts()),
+        probes.nftables_of(probes.counts),
         "",
         "leave maxConnections out of bandwidth",
     ),

@@ -71,6 +71,15 @@ def nftables(*messages: Message) -> Callable[[Netlink], None]:
     return probe
 
 
+def nftables_of(make: Callable[[], Iterator[Message]]) -> Callable[[Netlink], None]:
+    """Return what does to nftables what is made only then."""
+
+    def probe(netlink: Netlink) -> None:
+        nftables(*make())(netlink)
+
+    return probe
+
+
 def limits(*families: int) -> Iterator[Message]:
     """Yield what makes sets whose elements have limits, and takes them away again."""
     for family in families:
@@ -82,7 +91,11 @@ def limits(*families: int) -> Iterator[Message]:
 
 
 def counts() -> Iterator[Message]:
-    """Yield what makes a set whose elements count connections, and takes it away again."""
+    """Yield what makes a set whose elements count connections, and takes it away again.
+
+    Raises: NetlinkError where the kernel would take it, and then miscount.
+    """
+    nft_limit.demand_counts()
     family, some = nft.NFPROTO_INET, nft_limit.Connections(1).encode()
     yield nft.new_table(family, _TABLE)
     yield nft_set.new_set(family, _TABLE, _CHAIN, nft_set.TYPE_IFNAME, each=some)

@@ -7,8 +7,13 @@ packets holds the burst alone.
 Layout: <linux/netfilter/nf_tables.h>, enum nft_limit_attributes, enum nft_connlimit_attributes.
 """
 
+import errno
+import os
+import re
+
 from cni_faasm.netlink.nft_expr import NFTA_EXPR_DATA, NFTA_EXPR_NAME
 from cni_faasm.netlink.wire import (
+    NetlinkError,
     attr_be32,
     attr_be64,
     attr_text,
@@ -30,6 +35,7 @@ NFT_LIMIT_F_INV = 1
 NFTA_CONNLIMIT_COUNT = 1
 NFTA_CONNLIMIT_FLAGS = 2
 NFT_CONNLIMIT_F_INV = 1
+COUNTS_SINCE = (5, 17)
 # nft_limit_init() in net/netfilter/nft_limit.c: rate and burst, together times 10⁹ ns, as u64.
 MAX_RATE_AND_BURST = ((1 << 64) - 1) // 1_000_000_000
 MAX_BURST_BYTES = (1 << 32) - 1
@@ -128,6 +134,16 @@ class Connections:
 
 
 Bucket = Limit | Packets | Connections
+
+
+def demand_counts() -> None:
+    """Refuse kernels that copy a count into an element by its bytes, its list head with them.
+
+    Raises: NetlinkError. It came to be right with nft_connlimit_data's own memory, in Linux 5.17.
+    """
+    found = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    if found is not None and (int(found[1]), int(found[2])) < COUNTS_SINCE:
+        raise NetlinkError(errno.EOPNOTSUPP, "ct count in elements of a set")
 
 
 def parse(expression: bytes) -> Bucket | None:

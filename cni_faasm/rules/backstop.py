@@ -125,6 +125,8 @@ def _ensure(
     plan: Plan, wanted: Held, state_dir: str | None, host: Netlink, *, renew: bool, is_new: bool
 ) -> bool:
     name = table_name(plan.network)
+    if any(counts(one) for one in wanted.elements):
+        nft_limit.demand_counts()
     with Nftables() as netfilter:
         for _ in range(_ATTEMPTS):
             tables, present = _state(netfilter, name, plan.host_interface, wanted)

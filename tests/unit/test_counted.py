@@ -1,5 +1,7 @@
 """Limits of packets and connections, as a configuration gives them."""
 
+import os
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -7,6 +9,8 @@ import pytest
 from cni_faasm.config import loading
 from cni_faasm.config.counted import Counted, Packets
 from cni_faasm.netlink import nft_limit
+from cni_faasm.netlink.lacking import is_lacking
+from cni_faasm.netlink.wire import NetlinkError
 
 DOCUMENT = {
     "cniVersion": "1.0.0",
@@ -88,3 +92,19 @@ def test_buckets_are_read_as_they_are_written() -> None:
     ):
         assert nft_limit.parse(one.encode()) == one
     assert nft_limit.Packets(1000, 50) != nft_limit.Limit(1000, 50)
+
+
+@pytest.mark.parametrize(
+    ("release", "counts"),
+    [("5.10.0-32-cloud-amd64", False), ("5.16.9", False), ("5.17.0", True), ("6.1.0-50", True)],
+)
+def test_kernels_that_would_miscount_are_refused(
+    monkeypatch: pytest.MonkeyPatch, release: str, counts: bool
+) -> None:
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(release=release))
+    if counts:
+        nft_limit.demand_counts()
+        return
+    with pytest.raises(NetlinkError) as refused:
+        nft_limit.demand_counts()
+    assert is_lacking(refused.value)
