@@ -1,5 +1,6 @@
 """What the network check makes of figures: verdicts, allowed payload, chosen names, texts."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -72,6 +73,19 @@ def test_payload_from_a_queue_that_was_full_before_is_no_excess() -> None:
     assert judge(late, LIMIT, None).verdict == OK
     late.wire_bps = 10_600_000.0
     assert judge(late, LIMIT, None).verdict == TOO_FAST
+
+
+def test_what_other_limits_explain_is_not_too_slow() -> None:
+    slow = flow(ALLOWED * 0.5)
+    assert judge(slow, LIMIT, None).verdict == TOO_SLOW
+    for keys, verdict, word in (
+        ({"packets_pps": 10}, OK, "packets/s"),
+        ({"packets_pps": 10_000_000}, TOO_SLOW, "misses"),
+        ({"shared_bps": 1_000_000}, OK, "share"),
+    ):
+        row = judge(slow, replace(LIMIT, **keys), None)
+        assert row.verdict == verdict
+        assert word in row.note
 
 
 def test_a_slow_line_is_told_from_a_tight_limit() -> None:
