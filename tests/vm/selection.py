@@ -92,6 +92,7 @@ LONG_JOBS = (
     "tests/kernel/test_guard.py",
     "tests/kernel/test_nat.py",
     "tests/kernel/test_own_tables.py",
+    "tests/kernel/test_slots_machines.py",
     "tests/kernel/test_subnets.py",
 )
 # What is done in a root of its own, on its suite's kernel, in this order: with firewalld
