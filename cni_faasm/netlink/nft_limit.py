@@ -9,7 +9,6 @@ Layout: <linux/netfilter/nf_tables.h>, enum nft_limit_attributes, enum nft_connl
 
 import errno
 import os
-import re
 
 from cni_faasm.netlink.nft_expr import NFTA_EXPR_DATA, NFTA_EXPR_NAME
 from cni_faasm.netlink.wire import (
@@ -141,8 +140,9 @@ def demand_counts() -> None:
 
     Raises: NetlinkError. It came to be right with nft_connlimit_data's own memory, in Linux 5.17.
     """
-    found = re.match(r"(\d+)\.(\d+)", os.uname().release)
-    if found is not None and (int(found[1]), int(found[2])) < COUNTS_SINCE:
+    words = os.uname().release.replace("-", ".").split(".")[:2]
+    numbers = tuple(int(one) if one.isascii() and one.isdigit() else 0 for one in words)
+    if numbers < COUNTS_SINCE:
         raise NetlinkError(errno.EOPNOTSUPP, "ct count in elements of a set")
 
 
