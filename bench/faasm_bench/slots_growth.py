@@ -131,8 +131,9 @@ def _turn(
         table, bucket = limit_tables.table_name(NETWORK), limit_tables.bucket_of_shape(shape, 1500)
         if bucket is not None:
             held = [limit_tables.Element(one, limit_tables.SET, bucket) for one in FAMILIES]
+            added = [each for one in held for each in limit_tables.addition(table, outside, one)]
             with _timed(steps, "nft elements put in"):
-                netfilter.nft_batch([limit_tables.addition(table, outside, one) for one in held])
+                netfilter.nft_batch(added)
             netfilter.nft_batch(
                 [limit_tables.removal(table, outside, one.family, one.set) for one in held]
             )
