@@ -278,7 +278,9 @@ def test_networkmanager(conf: str) -> None:
     profile = Path("/etc/NetworkManager/system-connections/any.nmconnection")
     profile.write_text(
         "[connection]\nid=any\ntype=ethernet\nautoconnect=true\nmulti-connect=3\n"
-        "[ipv4]\nmethod=manual\naddress1=192.0.2.7/24\n[ipv6]\nmethod=ignore\n"
+        "[ipv4]\nmethod=manual\naddress1=192.0.2.7/24\n"
+        # Both ends of a witness get that address, which later versions look for in the network.
+        "dad-timeout=0\n[ipv6]\nmethod=ignore\n"
     )
     profile.chmod(0o600)
     run("udevadm", "control", "--reload")
