@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 # RTM_NEWLINK with NLM_F_ECHO is answered by the new link.
 ECHOES_LINKS = (6, 2)
+# gro_max_size; and nft_connlimit counts for each element of a set.
+SIZES_OF_GRO = (5, 17)
+COUNTS_OF_CONNECTIONS = (5, 17)
 # gso_ipv4_max_size, gro_ipv4_max_size.
 SIZES_OF_IPV4 = (6, 3)
 # What HTB thinks of a quantum comes by netlink, and not in the kernel's log.
