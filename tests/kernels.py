@@ -15,6 +15,8 @@ ECHOES_LINKS = (6, 2)
 # gro_max_size; and nft_connlimit counts for each element of a set.
 SIZES_OF_GRO = (5, 17)
 COUNTS_OF_CONNECTIONS = (5, 17)
+# A veth's second end has a gso_max_size of its own, and not the first one's.
+OWN_GSO_OF_PEERS = (5, 19)
 # gso_ipv4_max_size, gro_ipv4_max_size.
 SIZES_OF_IPV4 = (6, 3)
 # What HTB thinks of a quantum comes by netlink, and not in the kernel's log.
