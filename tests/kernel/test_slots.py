@@ -13,7 +13,7 @@ import pytest
 
 from cni_faasm import slots
 from cni_faasm.cli.pool.slotfiles import SlotFiles, is_alive
-from tests.host import REPO, SYSTEM_PATH, Host
+from tests.host import REPO, SYSTEM_PATH, Host, wait_until
 from tests.tool import Tool
 
 PAGE = REPO / "docs" / "slots.md"
@@ -85,6 +85,8 @@ def test_status_counts_the_slots(tool: Tool) -> None:
     subprocess.run(
         ["nsenter", f"--net={own.netns}", "ip", "link", "set", inside, "down"], check=True
     )
+    outer = f"{tool.prefix}{own.number}"
+    wait_until(lambda: not tool.host.is_active(outer), "the host's end to be told")
     counted = tool("pool", "status", "--json").ok().document
     assert counted["broken"] == sorted([free[0], own.number])
     counts = {key: counted[key] for key in ("free", "claimed", "returned", "served")}
