@@ -3,7 +3,7 @@
 The kernel does nothing else in nf_tables for 14 to 22 ms after elements went, whoever and however
 many they were. So who finds another one at work leaves word of its attachment, a symbolic link in
 a folder beside the records, and waits; the next at work does it for all. Who ends in the middle
-leaves elements that the next ADD of that name takes out.
+leaves elements that the next ADD of that name takes out; for who hangs, nobody waits long.
 """
 
 import contextlib
@@ -13,7 +13,10 @@ from collections.abc import Callable
 
 from cni_faasm.attachment import files, plan_fields
 from cni_faasm.attachment.plan import Plan
+from cni_faasm.ipam.lockwait import wait_for_lock
 
+# Far longer than one takes for all that wait.
+PATIENCE_MS = 2000
 _WAITING = "forgetting"
 _ATTEMPTS = 8
 
@@ -28,16 +31,16 @@ def act(state_dir: str, plan: Plan, forget: Callable[[list[Plan]], None]) -> Non
         forget([plan])
         return
     try:
-        if _is_at_work(folder):
-            _leave_word(folder, plan)
-            fcntl.flock(folder, fcntl.LOCK_EX)
-            waiting = _waiting(folder)
-            if _name_of(plan) not in waiting:
-                return  # another one has done it
-        else:
-            waiting = _waiting(folder)
-        plans = {(one.container_id, one.ifname): one for one in _plans(state_dir, plan, waiting)}
-        forget([*{**plans, (plan.container_id, plan.ifname): plan}.values()])
+        is_left_to_others = _is_at_work(folder) and _leave_word(folder, plan)
+        if is_left_to_others and not wait_for_lock(folder, PATIENCE_MS):
+            forget([plan])
+            return
+        waiting = _waiting(folder)
+        is_done = is_left_to_others and _name_of(plan) not in waiting
+        # Whose words are taken is served, also where one's own has been.
+        plans = _plans(state_dir, plan, waiting) + ([] if is_done else [plan])
+        if plans:
+            forget(plans)
     finally:
         files.close(folder)  # and with it the lock
 
@@ -56,8 +59,11 @@ def _name_of(plan: Plan) -> str:
     return f"{plan.container_id}@{plan.ifname}"
 
 
-def _leave_word(folder: int, plan: Plan) -> None:
-    """Say that an attachment waits. The MAC address tells it from a later one of its name."""
+def _leave_word(folder: int, plan: Plan) -> bool:
+    """Say that an attachment waits. The MAC address tells it from a later one of its name.
+
+    Returns: False where others take the folder away each time.
+    """
     name, mac = f"{_WAITING}/{_name_of(plan)}", plan.host_mac.hex()
     for _ in range(_ATTEMPTS):
         try:
@@ -68,7 +74,8 @@ def _leave_word(folder: int, plan: Plan) -> None:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(_WAITING, 0o700, dir_fd=folder)
         else:
-            return
+            return True
+    return False
 
 
 def _waiting(folder: int) -> dict[str, str]:
@@ -89,9 +96,11 @@ def _waiting(folder: int) -> dict[str, str]:
 
 
 def _plans(state_dir: str, plan: Plan, waiting: dict[str, str]) -> list[Plan]:
-    """Return the attachments that wait and are still what they were."""
+    """Return the other attachments that wait and are still what they were."""
     found = []
     for name, mac in waiting.items():
+        if name == _name_of(plan):
+            continue
         container_id, _, ifname = name.partition("@")
         other = plan_fields.load(state_dir, plan.network, container_id, ifname)
         # Before it was waiting it was looked for by its record, which goes last.

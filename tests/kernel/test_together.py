@@ -64,3 +64,15 @@ def test_who_waits_is_served_but_not_somebody_of_the_same_name(
     assert not (folder / "forgetting").exists()
     if mac == "another":
         host.check(other.inside, network, other.result).ok()
+
+
+def test_who_hangs_holds_nobody_up(host: Host, at_work: "Callable[[Path], int]") -> None:
+    network = config(host)
+    one = Attached(host, network)
+    held = at_work(host.state_dir / network["name"])
+    try:
+        host.delete_attachment(one.inside, network)
+    finally:
+        os.close(held)
+    assert guarded(host, [one]) == []
+    assert host.link(one.outer) is None
