@@ -4,12 +4,14 @@ import contextlib
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from cni_faasm.netlink import link, wire
 from cni_faasm.netlink.transport import Netlink
 from tests import frames
 from tests.host import DUAL_STACK, Host, Namespace, wait_until
+from tests.tool import Tool
 
 REMOTE = {4: "198.51.100.1", 6: "2001:db8:100::1"}
 GATEWAY = {4: "10.200.0.1", 6: "fd00:200::1"}
@@ -117,3 +119,19 @@ def answers(
             listener.shutdown(socket.SHUT_RDWR)  # who still waits need not wait longer
         thread.join()
         listener.close()
+
+
+def assert_seen_and_mended(
+    host: Host,
+    tool: Tool,
+    attached: Sequence[Attached],
+    network: dict[str, Any],
+    harm: str,
+) -> None:
+    """Harm the first one's limits by nft; CHECK must see it, and `repair` mend it for all."""
+    host.run(["nft", harm])
+    error = host.check(attached[0].inside, network, attached[0].result).error(107)
+    assert "limit: nft table limit_testnet" in error["details"], harm
+    tool("repair").ok()
+    for each in attached:
+        host.check(each.inside, network, each.result).ok()

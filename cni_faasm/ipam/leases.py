@@ -163,7 +163,6 @@ class Leases:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                # Imported here: contention is rare.
                 if not wait_for_lock(lock, self._timeout_ms):
                     raise CniError(
                         TRY_AGAIN,

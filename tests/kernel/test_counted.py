@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests import frames
-from tests.attached import REMOTE, Attached, add_remote, config
+from tests.attached import REMOTE, Attached, add_remote, assert_seen_and_mended, config
 from tests.host import Host, Namespace, wait_until
 from tests.kernel.test_backstop import cheat, lose
 from tests.kernel.test_backstop_places import KINDS, bridged, ends, sets
@@ -258,12 +258,7 @@ def test_check_sees_and_repair_mends_what_is_wrong(host: Host, tool: Tool) -> No
     one, two = Attached(host, network), Attached(host, network)
     before = sets(host), sets(host, "arp")
     for harm in HARM:
-        host.run(["nft", harm])
-        error = host.check(one.inside, network, one.result).error(107)
-        assert "limit: nft table limit_testnet" in error["details"], harm
-        tool("repair").ok()
-        for each in (one, two):
-            host.check(each.inside, network, each.result).ok()
+        assert_seen_and_mended(host, tool, (one, two), network, harm)
         assert (sets(host), sets(host, "arp")) == before
 
 

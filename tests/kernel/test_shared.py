@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests import frames, rates
-from tests.attached import REMOTE, Attached, add_remote, config
+from tests.attached import REMOTE, Attached, add_remote, assert_seen_and_mended, config
 from tests.host import Host
 from tests.kernel.test_backstop import MBIT, arrived, cheat, lose
 from tests.kernel.test_backstop_places import sets
@@ -122,12 +122,7 @@ def test_check_sees_and_repair_mends(host: Host) -> None:
         "flush chain inet limit_testnet shared_to",
         "flush ruleset",
     ):
-        host.run(["nft", harm])
-        error = host.check(one.inside, network, one.result).error(107)
-        assert "limit: nft table limit_testnet" in error["details"], harm
-        tool("repair").ok()
-        for each in (one, two):
-            host.check(each.inside, network, each.result).ok()
+        assert_seen_and_mended(host, tool, (one, two), network, harm)
         assert members(host) == before
     saved = host.run(["nft", "list", "ruleset"]).stdout
     host.run(["nft", "-f", "-"], stdin=f"flush ruleset\n{saved}")
