@@ -163,19 +163,32 @@ def turns(server_size: int, times: int) -> dict[str, list[float]]:
     return found
 
 
-def one_slot(tool: list[str], conf: Path, times: int) -> list[float]:
-    """Return how long a pool's only slot takes from its return until it is free again."""
-    server = Server(tool, conf, "1", "--most", "1", "--rest", "0")
+def one_slot(tool: list[str], conf: Path, times: int, reserve: int, rest_s: float) -> list[float]:
+    """Return how long a pool of one takes from a return until one is free again.
+
+    reserve: how many are ready to take its place. rest_s: pause before each turn.
+    """
+    words = ("1", "--most", "1", "--reserve", str(reserve), "--rest", "0")
+    server = Server(tool, conf, *words)
     found = []
     for _ in range(times):
-        slots.claim().give_back()
-        found.append(until(lambda: count("free") == 1, "the slot to be free again"))
+        if rest_s:
+            until(lambda: count("reserve") == reserve and not count("returned"), "the reserve")
+            time.sleep(rest_s)
+        slot = slots.claim()
+        begin = time.perf_counter()
+        slot.give_back()
+        until(lambda: count("free") == 1, "one to be free again")
+        found.append(time.perf_counter() - begin)
     server.end()
     return found
 
 
-def at_once(number: int) -> list[float]:
-    """Have so many processes claim a slot at the same moment; return what each one took."""
+def at_once(number: int) -> tuple[list[float], list[float]]:
+    """Have so many processes claim a slot at the same moment.
+
+    Returns: what each one took by the clock, and of a processor.
+    """
     ready, begun = os.pipe(), os.pipe()
     results = os.pipe()
     children = []
@@ -185,8 +198,10 @@ def at_once(number: int) -> list[float]:
             os.close(begun[1])
             os.write(ready[1], b".")
             os.read(begun[0], 1)  # its end is the beginning
+            before = time.thread_time()
             seconds, slot = timed(slots.claim)
-            os.write(results[1], f"{seconds:.9f} {slot.number}\n".encode())
+            busy = time.thread_time() - before
+            os.write(results[1], f"{seconds:.9f} {busy:.9f} {slot.number}\n".encode())
             os._exit(0)
         children.append(child)
     left = number
@@ -200,9 +215,9 @@ def at_once(number: int) -> list[float]:
         lines = [line.split() for line in file]
     for descriptor in (*ready, begun[0]):
         os.close(descriptor)
-    if len({line[1] for line in lines}) != number:
+    if len({line[2] for line in lines}) != number:
         raise BenchError("not every process got a slot of its own")
-    return [float(line[0]) for line in lines]
+    return [float(line[0]) for line in lines], [float(line[1]) for line in lines]
 
 
 def available_kib() -> int:
@@ -292,7 +307,7 @@ def measure(given: argparse.Namespace) -> Report:
     conf = configuration(scratch)
     if given.growth:
         return slots_growth.measure(tool, conf, scratch / "slots-state", given.sizes)
-    progress = cli.Progress(4 + len(given.sizes))
+    progress = cli.Progress(5 + len(given.sizes))
     progress.step("ADD and DEL")
     verbs = calls(given.plugin, given.reference, scratch, min(given.times, CALLS))
     progress.step("claims and returns")
@@ -300,17 +315,30 @@ def measure(given: argparse.Namespace) -> Report:
     found = turns(32, given.times)
     server.end()
     progress.step("a pool of one")
-    again = one_slot(tool, conf, given.times)
+    again = one_slot(tool, conf, given.times, 1, 0.01)
+    progress.step("a pool of one without pause")
+    endless = {n: one_slot(tool, conf, given.times, n, 0) for n in (0, 8)}
     progress.step(f"{AT_ONCE} claims at once")
     server = Server(tool, conf, str(2 * AT_ONCE), "--rest", "0")
-    crowd = at_once(AT_ONCE)
+    crowd, crowd_busy = at_once(AT_ONCE)
     server.end()
     sizes = {}
     for size in given.sizes:
         progress.step(f"{size} slots")
         sizes[size] = many(tool, conf, size)
     progress.end()
-    return report({**found, "again": again, "crowd": crowd, **verbs}, sizes)
+    return report(
+        {
+            **found,
+            "again": again,
+            "endless": endless[0],
+            "endless reserve": endless[8],
+            "crowd": crowd,
+            "crowd busy": crowd_busy,
+            **verbs,
+        },
+        sizes,
+    )
 
 
 def report(found: dict[str, list[float]], sizes: dict[int, dict[str, Any]]) -> Report:
@@ -321,9 +349,12 @@ def report(found: dict[str, list[float]], sizes: dict[int, dict[str, Any]]) -> R
         ("claim", "claim"),
         ("return", "return"),
         ("again", "returned until free again, the only slot"),
+        ("endless", "the same, again and again, no reserve"),
+        ("endless reserve", "the same, again and again, a reserve of 8"),
         ("refilled", "claimed until another one is free"),
         ("gone", "returned until taken away"),
-        ("crowd", f"claim, {AT_ONCE} processes at once"),
+        ("crowd", f"first claim, {AT_ONCE} processes at once"),
+        ("crowd busy", "of a processor, each of these"),
         ("add ours", "ADD of ours"),
         ("delete ours", "DEL of ours"),
         ("add chain", "ADD of the chain"),

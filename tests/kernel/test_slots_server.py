@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from cni_faasm import slots
-from cni_faasm.cli.pool.slotfiles import SlotFiles
+from cni_faasm.cli.pool import making
+from cni_faasm.cli.pool.slotfiles import RESERVE, SlotFiles
 from tests.host import Host, wait_until
 from tests.jsonschemas import demand_valid
 from tests.tool import Tool
@@ -103,7 +104,7 @@ def inode() -> Iterator[Callable[[str], int]]:
 def test_it_keeps_slots_free_and_makes_returned_ones_as_new(
     tool: Tool, serve: Serve, inode: Callable[[str], int]
 ) -> None:
-    server = serve("3", "--rest", "0")
+    server = serve("3", "--reserve", "0", "--rest", "0")
     server.hear("ready")
     assert free(tool) == {1, 2, 3}
     claimed = [slots.claim(tool.prefix) for _ in range(3)]
@@ -125,6 +126,37 @@ def test_it_keeps_slots_free_and_makes_returned_ones_as_new(
     # Without it, what is free can be claimed, and returned.
     with slots.claim(tool.prefix) as slot:
         assert Path(slot.netns).exists()
+
+
+def test_what_comes_back_is_exchanged_for_one_in_reserve(tool: Tool, serve: Serve) -> None:
+    server = serve("1", "--most", "1", "--reserve", "2", "--rest", "0")
+    server.hear("ready")
+    files = server.files
+
+    def settled() -> bool:
+        return len(files.numbers(RESERVE)) == 2 and not files.numbers(slots.RETURNED)
+
+    wait_until(settled, "the reserve")
+    slot = slots.claim(tool.prefix)
+    assert not free(tool), "--most counts what is free and claimed"
+    in_reserve = files.numbers(RESERVE)
+    assert tool("pool", "status", "--json").ok().document["reserve"] == 2
+    assert "2 in reserve" in tool("pool", "status").ok().stdout
+    with making.locked(lambda _: None):  # nothing can be made or taken away now
+        slot.give_back()
+        wait_until(lambda: bool(free(tool)), "another one")
+        assert free(tool) <= in_reserve
+        assert Path(slot.netns).exists()
+    wait_until(settled, "the reserve to be filled up, and the old one to go")
+    assert not Path(slot.netns).exists() or slot.number in files.numbers(RESERVE)
+    tool.host.run(["ip", "link", "del", f"{tool.prefix}{min(files.numbers(RESERVE))}"])
+    server.end(signal.SIGKILL)
+    kept = files.numbers(RESERVE)
+    server = serve("1", "--most", "1", "--reserve", "2", "--rest", "0", "--look", "1")
+    assert server.hear("replaced")["slot"] == min(kept)
+    server.end()
+    tool("pool", "up", "1").ok()
+    assert not files.numbers(RESERVE), "what no server keeps may be claimed"
 
 
 def test_an_owner_that_ends_loses_its_slots(tool: Tool, serve: Serve) -> None:
@@ -214,7 +246,7 @@ def test_it_takes_over_what_is_there(tool: Tool, serve: Serve, inode: Callable[[
 def test_a_name_that_somebody_has_is_passed_over(tool: Tool, serve: Serve) -> None:
     tool.host.run(["ip", "link", "add", f"{tool.prefix}1", "type", "bridge"])
     tool.host.run(["ip", "netns", "add", f"{tool.prefix}ns2"])
-    server = serve("2")
+    server = serve("2", "--reserve", "0")
     server.hear("ready")
     assert free(tool) == {2, 3}, "it took the empty namespace for half made"
     assert [one["slot"] for one in server.lines if one["event"] == "failed"] == [1]
@@ -266,7 +298,9 @@ def test_it_may_be_killed_at_any_moment(tool: Tool, serve: Serve) -> None:
         slot.give_back()
     wait_until(lambda: not server.files.numbers(slots.RETURNED), "them to be taken away")
     wait_until(lambda: len(free(tool)) == 4, "four")
-    names = {f"{tool.prefix}ns{number}" for number in free(tool)}
+    wait_until(lambda: len(server.files.numbers(RESERVE)) == 1, "the reserve")
+    there_is = free(tool) | server.files.numbers(RESERVE)
+    names = {f"{tool.prefix}ns{number}" for number in there_is}
     wait_until(lambda: set(leases(tool).values()) == names, "the rest to end")
     there = {name for name in os.listdir("/run/netns") if name.startswith(f"{tool.prefix}ns")}
     assert there == names
@@ -274,4 +308,4 @@ def test_it_may_be_killed_at_any_moment(tool: Tool, serve: Serve) -> None:
     assert there == names
     tool("check").ok()
     links = json.loads(tool.host.run(["ip", "-j", "link", "show", "type", "veth"]).stdout)
-    assert {one["ifname"] for one in links} == {f"{tool.prefix}{number}" for number in free(tool)}
+    assert {one["ifname"] for one in links} == {f"{tool.prefix}{number}" for number in there_is}

@@ -91,6 +91,8 @@ def up(
             with output.Progress("pool up", size, quiet=as_json) as progress:
                 files = SlotFiles(prefix)
                 files.make()
+                if not files.is_served():
+                    files.offer_reserve()
                 returned = renew_returned(builder, files)
                 states = files.states()
                 for first in range(1, size + 1, pool.AT_A_TIME):

@@ -6,7 +6,7 @@ from cni_faasm.attachment.plan import Plan
 from cni_faasm.cli import attachments, output
 from cni_faasm.cli.pool import machines, netfolder, resolvers
 from cni_faasm.cli.pool.making import Builder
-from cni_faasm.cli.pool.slotfiles import SlotFiles
+from cni_faasm.cli.pool.slotfiles import FREE, SlotFiles
 from cni_faasm.config.slot import Slot
 from cni_faasm.limits.shaping import Shape
 from cni_faasm.spec import inet
@@ -48,10 +48,16 @@ def limit_of(shape: Shape | None) -> dict[str, Any]:
     return output.limit(shape.rate_bps, shape.burst_bytes)
 
 
-def offer(files: SlotFiles, builder: Builder, number: int, promised: Plan | None = None) -> None:
+def offer(
+    files: SlotFiles,
+    builder: Builder,
+    number: int,
+    promised: Plan | None = None,
+    state: str = FREE,
+) -> None:
     """Let anybody claim a member that is whole and in no state yet. Raises: OSError.
 
-    promised: its plan where it is known; else its record tells.
+    promised: its plan where it is known; else its record tells. state: RESERVE lets nobody claim it.
     """
     name, ifname = builder.names.namespace(number), builder.names.inner(number)
     if promised is None:
@@ -59,4 +65,4 @@ def offer(files: SlotFiles, builder: Builder, number: int, promised: Plan | None
     if promised is None:
         return  # it was taken away this moment
     text = resolvers.text_of(name)
-    files.put(number, document(files.pool, number, promised, text, builder.slot))
+    files.put(number, document(files.pool, number, promised, text, builder.slot), state)

@@ -11,7 +11,16 @@ import typer
 
 from cni_faasm.cli import output
 from cni_faasm.cli.pool import making
-from cni_faasm.cli.pool.slotfiles import CLAIMED, FREE, RESTING, RETURNED, SlotFiles, is_alive
+from cni_faasm.cli.pool.slotfiles import (
+    CLAIMED,
+    FREE,
+    PLACES,
+    RESERVE,
+    RESTING,
+    RETURNED,
+    SlotFiles,
+    is_alive,
+)
 from cni_faasm.netlink import dumps, link
 from cni_faasm.netlink.transport import Netlink
 
@@ -45,18 +54,19 @@ def status(
 
 def count(names: making.Names, files: SlotFiles, host: Netlink) -> dict[str, Any]:
     """Return what there is of a pool, for machines."""
-    free, claimed, returned = map(files.numbers, (FREE, CLAIMED, RETURNED))
+    free, reserve, claimed, returned = map(files.numbers, (FREE, RESERVE, CLAIMED, RETURNED))
     owners = {number: files.owner(number) for number in claimed}
     ends = {one.name: one for one in dumps.links(host, "veth")}
     broken = [
         number
-        for number in sorted(free | claimed)
+        for number in sorted(free | reserve | claimed)
         if not _stands(ends.get(names.outer(number)), names.namespace(number))
     ]
     return {
         "pool": files.pool,
         "served": files.is_served(),
         "free": len(free),
+        "reserve": len(reserve),
         "claimed": len(claimed),
         "ownersEnded": sum(one is not None and not is_alive(one) for one in owners.values()),
         "ownersUnknown": sum(one is None for one in owners.values()),
@@ -83,7 +93,7 @@ def _resting(files: SlotFiles) -> int:
 
 def text(counted: dict[str, Any]) -> str:
     """Return the same for people."""
-    slots = counted["free"] + counted["claimed"] + counted["returned"]
+    slots = sum(counted[state] for state in PLACES)
     if not slots:
         return f"{counted['pool']}: no slots"
     lines = [
@@ -91,6 +101,8 @@ def text(counted: dict[str, Any]) -> str:
         f"{counted['free']} free, {counted['claimed']} claimed, {counted['returned']} returned; "
         + ("a server keeps them" if counted["served"] else "no server runs")
     ]
+    if counted["reserve"]:
+        lines.append(f"{counted['reserve']} in reserve")
     if counted["ownersEnded"]:
         lines.append(f"{counted['ownersEnded']} claimed by processes that have ended")
     if counted["ownersUnknown"]:

@@ -1,8 +1,10 @@
 """The command `cni-faasm pool serve`."""
 
+import contextlib
 import os
 import resource
 import socket
+import sys
 from typing import Annotated
 
 import typer
@@ -25,8 +27,20 @@ def serve(
     ],
     most: Annotated[
         int,
-        typer.Option("--most", metavar="M", min=1, max=MAX_MEMBERS, help="At most so many in all."),
+        typer.Option(
+            "--most", metavar="M", min=1, max=MAX_MEMBERS, help="At most so many free and claimed."
+        ),
     ] = MAX_MEMBERS,
+    reserve: Annotated[
+        int | None,
+        typer.Option(
+            "--reserve",
+            metavar="R",
+            min=0,
+            max=MAX_MEMBERS,
+            help="So many more stand by to take a place; else a quarter of N, 1 to 64.",
+        ),
+    ] = None,
     rest: Annotated[
         float,
         typer.Option("--rest", metavar="S", min=0, help="Seconds before an address is used again."),
@@ -88,7 +102,9 @@ def serve(
         if builder.servers.warning:
             output.note(f"warning: {builder.servers.warning}")
         os.makedirs(netfolder.FOLDER, exist_ok=True)
-        Server(builder, files, resting, Wishes(free, most, look), tell).run()
+        kept = min(max(1, free // 4), 64) if reserve is None else reserve
+        _yield_to_claimers()
+        Server(builder, files, resting, Wishes(free, most, kept, look), tell).run()
     finally:
         resting.close()
         builder.close()
@@ -99,6 +115,14 @@ def _raise_limit() -> None:
     """Allow a descriptor for each owner of a slot."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _yield_to_claimers() -> None:
+    """Run beside those who claim and return, and not in their stead when they wake us."""
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    # The thread that makes slots lets the one that offers them run as soon.
+    sys.setswitchinterval(0.0005)
 
 
 def _notify(text: bytes) -> None:

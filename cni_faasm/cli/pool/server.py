@@ -1,10 +1,12 @@
-"""Keep some slots of a pool free: make, take back, replace.
+"""Keep some slots of a pool free: offer, take back, have others made and taken away.
 
 All that counts is in the files and in the kernel, so the process may be killed at any moment and
 the next one goes on from there (`_take_over`). What it remembers is what it has heard of the folders;
 where events are lost it looks again.
 
-It holds the lock of all pool commands while it makes or takes away, a few members at a time.
+Some more than are to be free are made before anybody asks. They are in reserve: when a slot is claimed,
+or comes back, one of them is free a moment later, by rename(2). To make one, and to take away what came
+back, takes longer and is done by a thread (workshop.py).
 """
 
 import heapq
@@ -12,31 +14,40 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from cni_faasm.cli import attachments
-from cni_faasm.cli.fault import ToolError
-from cni_faasm.cli.pool import making, netfolder, owners, resting, taken
+from cni_faasm.cli.pool import making, netfolder, owners, resting
 from cni_faasm.cli.pool.folderevents import FolderEvents, LostError
 from cni_faasm.cli.pool.making import Builder
-from cni_faasm.cli.pool.offer import offer
-from cni_faasm.cli.pool.renewal import Renewal
 from cni_faasm.cli.pool.resting import Resting
-from cni_faasm.cli.pool.slotfiles import CLAIMED, FREE, RETURNED, SlotFiles, is_number
-from cni_faasm.slots import STATES
+from cni_faasm.cli.pool.slotfiles import (
+    CLAIMED,
+    FREE,
+    PLACES,
+    RESERVE,
+    RETURNED,
+    SlotFiles,
+    is_number,
+)
+from cni_faasm.cli.pool.workshop import AT_A_TIME, Done, Workshop, identity, inhabited
 
-# So many are made or taken away before the folders' events are looked at again.
-_AT_A_TIME = making.AT_A_TIME
 _RETRY_S = (1.0, 2.0, 5.0, 15.0, 60.0)
 _BLOCKED_S = 60.0
+# So much of a processor at most goes into looking at slots.
+_LOOKING_SHARE = 0.05
 
 
 class Wishes(NamedTuple):
-    """What an operator wants of a server. look_s: how long one look at all free slots takes."""
+    """What an operator wants of a server.
+
+    free: how many. most: of free and claimed ones. reserve: how many are kept ready beside them.
+    look_s: how long one look at all free slots takes.
+    """
 
     free: int
     most: int
+    reserve: int
     look_s: float
 
 
@@ -54,13 +65,14 @@ class Server:
         self._resting = rest
         self._wishes = wishes
         self._tell = tell
-        self._renewal = Renewal(builder, files, rest)
+        self._wakeup, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._workshop = Workshop(builder, files, rest, self._wake)
         self._poll = select.epoll()
         self._owners = owners.Owners(files, self._poll)
         self._events: FolderEvents | None = None
-        self._free: set[int] = set()
-        self._returned: set[int] = set()
-        self._used: set[int] = set()  # in one of the three, or not to be made now
+        self._in: dict[str, set[int]] = {state: set() for state in PLACES}
+        self._in_work: set[int] = set()
+        self._used: set[int] = set()  # in one of the places, in work, or not to be made now
         self._lowest = 1  # all below are used, or in the heap
         self._gaps: list[int] = []
         self._blocked: dict[int, float] = {}
@@ -69,7 +81,6 @@ class Server:
         self._looking: list[int] = []
         self._look_at = 0.0
         self._ended = False
-        self._wakeup, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._is_ready = False
 
     def run(self) -> None:
@@ -86,14 +97,17 @@ class Server:
                     self._wait()
         finally:
             signal.set_wakeup_fd(before)
+            self._workshop.close()
             self._owners.close()
-            self._renewal.close()
             if self._events is not None:
                 self._events.close()
             self._poll.close()
 
     def _end(self, *_: object) -> None:
         self._ended = True
+
+    def _wake(self) -> None:
+        os.write(self._waker, b"\0")
 
     # ---- what is there
 
@@ -104,16 +118,15 @@ class Server:
             self._resting.load()
             names, states = self._builder.names, self._files.states()
             listed = {names.number(name) for name in os.listdir(netfolder.FOLDER)} - {0}
-            inhabited = _inhabited() if listed - states.keys() else set()
+            lived_in = inhabited() if listed - states.keys() else set()
             for number in sorted(listed - states.keys()):
-                if _identity(netfolder.path_of(names.namespace(number))) in inhabited:
-                    self._used.add(number)
+                self._used.add(number)
+                if identity(netfolder.path_of(names.namespace(number))) in lived_in:
                     self._tell("left alone", number, "it is no slot, and processes run in it")
                 else:
-                    self._returned.add(number)
-                    self._used.add(number)
+                    self._in[RETURNED].add(number)
             for number in states.keys() - listed:
-                if states[number] == FREE and self._files.withdraw(number):
+                if states[number] in (FREE, RESERVE) and self._files.withdraw(number):
                     self._tell("replaced", number, "its namespace has gone")
 
     def _look_at_all(self) -> None:
@@ -122,14 +135,12 @@ class Server:
             self._poll.unregister(self._events.fileno())
             self._events.close()
         self._files.make()
-        self._events = FolderEvents([f"{self._files.path}/{state}" for state in STATES])
+        self._events = FolderEvents([f"{self._files.path}/{state}" for state in PLACES])
         self._poll.register(self._events.fileno(), select.EPOLLIN)
-        self._free = self._files.numbers(FREE)
-        self._returned = self._files.numbers(RETURNED)
-        claimed = self._files.numbers(CLAIMED)
-        self._used = self._free | self._returned | claimed
+        self._in = {state: self._files.numbers(state) for state in PLACES}
+        self._used = self._in_work.union(self._blocked, *self._in.values())
         self._lowest, self._gaps = 1, []
-        for number in claimed:
+        for number in sorted(self._in[CLAIMED]):
             self._take_back_if_ended(number)
 
     def _hear(self) -> None:
@@ -144,19 +155,16 @@ class Server:
             self._look_at_all()
 
     def _heard(self, state: str, number: int, is_there: bool) -> None:
+        if is_there:
+            self._in[state].add(number)
+            self._used.add(number)
+        else:
+            self._in[state].discard(number)
         if state == CLAIMED:
             if is_there:
-                self._used.add(number)
                 self._take_back_if_ended(number)
             else:
                 self._owners.forget(number)
-            return
-        known = self._free if state == FREE else self._returned
-        if is_there:
-            known.add(number)
-            self._used.add(number)
-        else:
-            known.discard(number)
 
     def _take_back_if_ended(self, number: int) -> None:
         owner = self._owners.look(number)
@@ -166,74 +174,77 @@ class Server:
     # ---- what is done
 
     def _work(self) -> None:
-        """Do all that is to be done, and hear in between of what happens."""
-        while not self._ended:
+        """Do what is to be done at once, and have the rest begun."""
+        self._hear()
+        self._offer()
+        done = self._workshop.ended()
+        if done is not None:
+            self._take_in(done)
             self._hear()
-            self._resting.wake()
-            some = sorted(self._returned)[:_AT_A_TIME]
-            missing = min(self._wishes.free - len(self._free), self._room())
-            if missing <= 0 or time.monotonic() < self._retry_at:
-                missing = 0
-            if not some and not missing:
-                if not self._is_ready and len(self._free) >= self._wishes.free:
-                    self._is_ready = True
-                    self._tell("ready", None, f"{len(self._free)} free")
-                return
-            with making.locked(lambda _: None):
-                # Whoever waits for a slot comes before what is to be tidied up.
-                self._make(min(missing, _AT_A_TIME))
-                self._take_away(some)
+            self._offer()
+        if not self._is_ready and len(self._in[FREE]) >= self._wishes.free:
+            self._is_ready = True
+            self._tell("ready", None, f"{len(self._in[FREE])} free")
+        if not self._workshop.is_busy:
+            self._begin()
 
-    def _room(self) -> int:
-        return self._wishes.most - len(self._used)
+    def _offer(self) -> None:
+        """Make free what is in reserve, as long as too few are free."""
+        reserve = self._in[RESERVE]
+        while reserve and self._missing() > 0:
+            number = min(reserve)
+            reserve.discard(number)
+            if self._files.move(number, RESERVE, FREE):
+                self._in[FREE].add(number)
 
-    def _take_away(self, numbers: list[int]) -> None:
-        # Once more: what is not there any more may be another's by now.
-        states = {number: self._files.state_of(number) for number in numbers}
-        numbers = [one for one in numbers if states[one] in (RETURNED, None)]
-        failures = {one.number: one for one in self._renewal.take_away(numbers)}
-        for number in states:
-            self._returned.discard(number)
-        for number in numbers:
-            if number in failures:
-                self._tell("failed", number, failures[number].error)
-                self._blocked[number] = time.monotonic() + _BLOCKED_S
-            else:
-                self._used.discard(number)
-                heapq.heappush(self._gaps, number)
+    def _missing(self) -> int:
+        """Return how many more are to be free now."""
+        free = len(self._in[FREE])
+        return min(self._wishes.free, self._wishes.most - len(self._in[CLAIMED])) - free
 
-    def _make(self, count: int) -> None:
-        """Make so many slots more; what fails is to be tried later."""
-        numbers = []
-        for _ in range(count):
-            number = self._next()
-            try:
-                self._demand_free(number)
-            except ToolError as error:
-                self._tell("failed", number, str(error))
-                self._blocked[number] = time.monotonic() + _BLOCKED_S
-            else:
-                numbers.append(number)
-        failed = None
-        for outcome in self._builder.up_many(numbers):
-            number = outcome.number
-            for warning in dict.fromkeys(self._builder.warnings):
-                self._tell("warning", number, warning)
-            self._builder.warnings.clear()
-            if outcome.action == "failed":
-                self._used.discard(number)
-                heapq.heappush(self._gaps, number)
-                failed = failed or outcome
-                continue
-            offer(self._files, self._builder, number, outcome.promised)
-            self._free.add(number)
-        if failed is None:
+    def _begin(self) -> None:
+        """Have members made, taken away and looked at."""
+        moment = time.monotonic()
+        returned = sorted(self._in[RETURNED] - self._blocked.keys())[:AT_A_TIME]
+        wanted = self._wishes.reserve + max(0, self._missing()) - len(self._in[RESERVE])
+        if moment < self._retry_at:
+            wanted = 0
+        look = self._next_look(moment)
+        rested = self._resting.next_due()
+        is_rested = rested is not None and rested <= resting.now()
+        if returned or wanted > 0 or look is not None or is_rested:
+            new = [self._next() for _ in range(min(wanted, AT_A_TIME))]
+            self._in_work.update(new, returned)
+            self._workshop.begin(new, returned, look)
+
+    def _take_in(self, done: Done) -> None:
+        """Learn what a job has done; what fails is to be tried later."""
+        moment = time.monotonic()
+        for one in done.told:
+            self._tell(*one)
+        self._in_work.clear()
+        self._in[RETURNED].difference_update(done.handled)
+        for number in done.blocked:
+            self._blocked[number] = moment + _BLOCKED_S
+        self._free_numbers(done.gone)
+        if done.drifted is not None:
+            drifted, text = done.drifted
+            if self._files.withdraw(drifted):
+                self._tell("replaced", drifted, text)
+        self._look_at = max(self._look_at, moment + done.look_s / _LOOKING_SHARE)
+        if not done.failed:
             self._failures = 0
             return
         delay = _RETRY_S[min(self._failures, len(_RETRY_S) - 1)]
         self._failures += 1
-        self._retry_at = time.monotonic() + delay
-        self._tell("failed", failed.number, f"{failed.error}; trying again in {delay:.0f} s")
+        self._retry_at = moment + delay
+        event, failed, reason = done.failed[0]
+        self._tell(event, failed, f"{reason}; trying again in {delay:.0f} s")
+
+    def _free_numbers(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            self._used.discard(number)
+            heapq.heappush(self._gaps, number)
 
     def _next(self) -> int:
         """Return the lowest number that no slot has, and mark it as used."""
@@ -247,21 +258,20 @@ class Server:
         self._used.add(self._lowest)
         return self._lowest
 
-    def _demand_free(self, number: int) -> None:
-        """Refuse names that somebody else has. Raises: ToolError."""
-        names = self._builder.names
-        name, inner = names.namespace(number), names.inner(number)
-        if netfolder.exists(name):
-            # Whatever it is, nobody knows what is in there.
-            raise ToolError(f"{name} is somebody's namespace")
-        one = attachments.load(self._builder.state_dir, self._builder.network, name, inner)
-        own = [one] if one.fields else []
-        taken.demand_free([taken.Wanted(name, inner, names.outer(number), own)], names.prefix)
-
     # ---- what is waited for
 
     def _wait(self) -> None:
-        """Wait until there is something to do; look at a free slot when there is time."""
+        """Wait until there is something to do."""
+        # While a job is being done, nothing else can be begun.
+        seconds = None if self._workshop.is_busy else self._due_in()
+        for descriptor, _ in self._poll.poll(seconds):
+            if descriptor == self._wakeup:
+                os.read(self._wakeup, 64)
+            for number in self._owners.ended(descriptor):
+                self._take_back_if_ended(number)
+
+    def _due_in(self) -> float:
+        """Return in how many seconds there is something to begin."""
         moment = time.monotonic()
         due = [self._look_at]
         if self._retry_at > moment:
@@ -269,58 +279,29 @@ class Server:
         rested = self._resting.next_due()
         if rested is not None:
             due.append(moment + max(0.0, rested - resting.now()))
-        ready = self._poll.poll(max(0.0, min(due) - moment))
-        for descriptor, _ in ready:
-            if descriptor == self._wakeup:
-                os.read(self._wakeup, 64)
-            for number in self._owners.ended(descriptor):
-                self._take_back_if_ended(number)
-        if time.monotonic() >= self._look_at:
-            self._look()
+        return max(0.0, min(due) - moment)
 
-    def _look(self) -> None:
-        """Look at one free slot, the next one in its turn; after the last at all that is rare."""
+    def _next_look(self, moment: float) -> int | None:
+        """Return the free slot whose turn it is to be looked at, None when it is not time.
+
+        After the last one, look at all that is rare.
+        """
+        if moment < self._look_at:
+            return None
+        here = self._in[FREE] | self._in[RESERVE]
         if not self._looking:
-            self._looking = sorted(self._free, reverse=True)
+            self._looking = sorted(here, reverse=True)
             for number in self._owners.unwatched():
                 self._take_back_if_ended(number)
-            moment = time.monotonic()
-            for number in [one for one, until in self._blocked.items() if until <= moment]:
+            over = [one for one, until in self._blocked.items() if until <= moment]
+            for number in over:
                 del self._blocked[number]
-                if number in self._files.numbers(RETURNED):
-                    self._returned.add(number)
-                elif number in self._used:
-                    self._used.discard(number)
-                    heapq.heappush(self._gaps, number)
-        self._look_at = time.monotonic() + self._wishes.look_s / max(1, len(self._free))
-        if self._looking:
+            here_still = self._files.numbers(RETURNED)
+            self._in[RETURNED].update(here_still.intersection(over))
+            self._free_numbers(set(over) - here_still)
+        self._look_at = moment + self._wishes.look_s / max(1, len(here))
+        while self._looking:
             number = self._looking.pop()
-            if number in self._free:
-                self._replace_if_drifted(number)
-
-    def _replace_if_drifted(self, number: int) -> None:
-        names, builder = self._builder.names, self._builder
-        identity = names.namespace(number), names.inner(number)
-        one = attachments.load(builder.state_dir, builder.network, *identity)
-        drifts = builder.drifts(one) if one.fields else [("attachment", "", "gone")]
-        if drifts and self._files.withdraw(number):
-            what, expected, found = drifts[0]
-            self._tell("replaced", number, f"{what}: {expected} expected, {found} found")
-
-
-def _inhabited() -> set[tuple[int, int]]:
-    """Return the network namespaces that processes are in."""
-    found = set()
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        identity = _identity(f"/proc/{pid}/ns/net")
-        if identity is not None:
-            found.add(identity)
-    return found
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        status = os.stat(path)
-    except OSError:
+            if number in here:
+                return number
         return None
-    return status.st_dev, status.st_ino

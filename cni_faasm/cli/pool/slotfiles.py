@@ -2,10 +2,11 @@
 
     /run/cni-faasm/pools/<prefix>/          0755
     ├── free/ claimed/ returned/            0755, each with a file K, 0644
-    ├── resting/<address>                   0600  see rest.py
+    ├── reserve/                            0755, the server's reserve, which nobody claims
+    ├── resting/<address>                   0600  see resting.py
     └── serve.lock                          0600  flock: the server of the pool
 
-A member is in one of the three folders, or in none while it is being made or taken away. Who
+A member is in one of these folders, or in none while it is being made or taken away. Who
 may claim may write whatever it likes into the files of claimed members. So nothing here is
 believed of what stands in them but the line about the owner; a member's names follow from its
 number.
@@ -22,7 +23,10 @@ from cni_faasm.attachment import files
 from cni_faasm.slots import CLAIMED, FREE, RETURNED, STATES
 
 _FILE_LIMIT = 1 << 16
+RESERVE = "reserve"
 RESTING = "resting"
+# Where a member can be.
+PLACES = (*STATES, RESERVE)
 _LOCK = "serve.lock"
 
 
@@ -43,7 +47,7 @@ class SlotFiles:
 
     def make(self) -> None:
         """Make the folders. Raises: OSError."""
-        for state in (*STATES, RESTING):
+        for state in (*PLACES, RESTING):
             os.makedirs(f"{self.path}/{state}", mode=0o755, exist_ok=True)
 
     def numbers(self, state: str) -> set[int]:
@@ -56,16 +60,16 @@ class SlotFiles:
 
     def states(self) -> dict[int, str]:
         """Return the state of each member that has one."""
-        return {number: state for state in STATES for number in self.numbers(state)}
+        return {number: state for state in PLACES for number in self.numbers(state)}
 
     def state_of(self, number: int) -> str | None:
         """Return the state of one member."""
-        found = [s for s in STATES if os.path.lexists(f"{self.path}/{s}/{number}")]
+        found = [s for s in PLACES if os.path.lexists(f"{self.path}/{s}/{number}")]
         return found[0] if found else None
 
-    def put(self, number: int, document: dict[str, Any]) -> None:
-        """Offer a member: from here on anybody may claim it. Raises: OSError."""
-        folder = os.open(f"{self.path}/{FREE}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    def put(self, number: int, document: dict[str, Any], state: str = FREE) -> None:
+        """Put a new member into a state; in FREE anybody may claim it. Raises: OSError."""
+        folder = os.open(f"{self.path}/{state}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             text = json.dumps(document).encode() + b"\n"
             files.replace_at(folder, str(number), f".{number}", text, 0o644)
@@ -81,12 +85,17 @@ class SlotFiles:
         return True
 
     def withdraw(self, number: int) -> bool:
-        """Take a free member away from who would claim it; False when somebody has."""
-        return self.move(number, FREE, RETURNED)
+        """Take a member that nobody has away from who would claim it; False when somebody has."""
+        return self.move(number, FREE, RETURNED) or self.move(number, RESERVE, RETURNED)
+
+    def offer_reserve(self) -> None:
+        """Let anybody claim what a server that has ended kept in reserve."""
+        for number in self.numbers(RESERVE):
+            self.move(number, RESERVE, FREE)
 
     def drop(self, number: int) -> None:
         """Forget a member that has been taken away, in whatever state it was."""
-        for state in STATES:
+        for state in PLACES:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{self.path}/{state}/{number}")
 
@@ -127,9 +136,9 @@ class SlotFiles:
 
     def remove(self) -> None:
         """Take the folders away, if nothing is in them."""
-        if any(self._listed(state) for state in (*STATES, RESTING)):
+        if any(self._listed(state) for state in (*PLACES, RESTING)):
             return
-        for state in (*STATES, RESTING):
+        for state in (*PLACES, RESTING):
             with contextlib.suppress(OSError):
                 os.rmdir(f"{self.path}/{state}")
         with contextlib.suppress(OSError):
@@ -179,4 +188,14 @@ def is_alive(owner: Owner) -> bool:
     return fields[0] not in (b"Z", b"X") and owner.start_ticks in (0, int(fields[19]))
 
 
-__all__ = ["CLAIMED", "FREE", "RESTING", "RETURNED", "Owner", "SlotFiles", "is_alive"]
+__all__ = [
+    "CLAIMED",
+    "FREE",
+    "PLACES",
+    "RESERVE",
+    "RESTING",
+    "RETURNED",
+    "Owner",
+    "SlotFiles",
+    "is_alive",
+]
