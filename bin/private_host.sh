@@ -9,7 +9,9 @@
 # memory; other file systems mounted below /usr are read-only. All of it, daemons included,
 # vanishes with the command: on success, failure, Ctrl-C or kill. Only these sources are
 # written to where they are. /run/faasm-private-host tells programs that they are inside.
-# May be nested; what one inside writes to those four folders, the one around it sees.
+# May be nested; what one inside writes to those four folders, the one around it sees. Several
+# may run side by side: the marker holds a name that no other has, for the one thing that cannot
+# be private, control groups.
 set -euo pipefail
 
 marker=/run/faasm-private-host
@@ -27,7 +29,8 @@ inside() {
     mount -t tmpfs -o mode=755 tmpfs /run
     mkdir -p /run/netns /run/lock /run/home
     mkdir -m 1777 /run/tmp
-    touch "$marker"
+    printf '%s\n' "$1" >"$marker"
+    shift
 
     if [ -z "$nested" ]; then
         # An overlay shows one file system: what is mounted upon it is held open, for later.
@@ -89,19 +92,21 @@ fi
 # have SIGINT ignored and stdin closed: both are given back. When this script goes, so does
 # unshare (--pdeathsig); when unshare goes, so does process 1 inside (--kill-child), and
 # every other process inside with it.
+read -r name </proc/sys/kernel/random/uuid
+name=faasm-private-host-${name%%-*}
 env --default-signal=INT,QUIT setpriv --pdeathsig KILL \
     unshare --net --mount --pid --ipc --propagation private \
-    --fork --kill-child=KILL --mount-proc "$0" --inside "$@" <&0 &
+    --fork --kill-child=KILL --mount-proc "$0" --inside "$name" "$@" <&0 &
 child=$!
 interrupted=0
 trap 'interrupted=130' INT
 trap 'interrupted=143' TERM
 trap 'interrupted=129' HUP
 
-# Control groups cannot be private: what runs inside keeps them below this one.
+# What runs inside keeps its control groups below one of this name.
 remove_cgroups() {
     for _ in {1..20}; do # those just killed may need a moment
-        left=$(find /sys/fs/cgroup -depth -type d -path '*/faasm-private-host*' 2>/dev/null) || true
+        left=$(find /sys/fs/cgroup -depth -type d -path "*/$name*" 2>/dev/null) || true
         [ -n "$left" ] || return 0
         while IFS= read -r directory; do
             rmdir "$directory" 2>/dev/null || true

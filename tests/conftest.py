@@ -23,6 +23,7 @@ from tests.host import (
     reluctant_plugin,
     source_plugin,
 )
+from tests.vm.summary import write_summary
 
 # In a guest of another processor there is none: it is machine code.
 with contextlib.suppress(ImportError):
@@ -57,6 +58,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="SUITE,...",
         help="the suites of Debian whose kernels tests/vm boots; default: bookworm,sid, with --soak all",
     )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Let a part of a spread run keep its files in its own private host, not in the caller's."""
+    if hasattr(config, "workerinput"):
+        config.option.basetemp = None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -106,6 +114,11 @@ def pytest_make_collect_report(
         report.outcome = "failed"
         report.longrepr = f"a skipped module counts as failed: {report.longrepr}"
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what guests measured."""
+    write_summary(terminalreporter)
 
 
 @pytest.fixture(autouse=True)

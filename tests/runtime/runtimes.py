@@ -16,13 +16,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.host import BUNDLE, REFERENCE_PLUGINS, REPO, SYSTEM_PATH, Host, Namespace, wait_until
+from tests.host import (
+    BUNDLE,
+    PRIVATE_MARKER,
+    REFERENCE_PLUGINS,
+    REPO,
+    SYSTEM_PATH,
+    Host,
+    Namespace,
+    in_private_host,
+    wait_until,
+)
 
 CONFIG_DIR = Path("/etc/cni/net.d")
 PLUGIN_DIR = Path("/opt/cni/bin")
 CONFIG_FILE = CONFIG_DIR / "10-faasm.conflist"
 # Every cgroup of the tests' containers is below this one, which bin/private_host.sh removes.
-CGROUP = "faasm-private-host"
+CGROUP = PRIVATE_MARKER.read_text().strip() if in_private_host() else "faasm-private-host"
 
 
 class Runtime(ABC):

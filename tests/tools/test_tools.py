@@ -1,6 +1,7 @@
 """Run the checkers: what they say is a failed test like any other."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -66,3 +67,12 @@ def test_the_environment_is_made_from_debians_python() -> None:
 
 def test_the_changelog_tells_of_this_version() -> None:
     assert f"\n## {__version__}" in (REPO / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_links_lead_to_what_is_handed_on() -> None:
+    """Who has the archive or the package has these, and no sources."""
+    for page in (*REPO.glob("*.md"), *REPO.glob("docs/*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            path = (page.parent / target).resolve()
+            assert path.is_file(), f"{page}: {target}"
+            assert path.parent in {REPO, REPO / "conf", REPO / "docs"}, f"{page}: {target}"

@@ -1,16 +1,10 @@
-"""Say at the end of a run what was measured on each of Debian's kernels."""
+"""Leave out what no chosen kernel is for."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.vm import selection
-
-# The check that a guest comes up at all.
-BOOTS = "boots"
-# Per kernel and check, the lines of tests/vm/report.py.
-FIGURES = pytest.StashKey[dict[str, dict[str, dict[str, Any]]]]()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -21,22 +15,3 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if collection_path.name == "test_slots.py" and selection.OF_SLOTS not in chosen:
         return True
     return None
-
-
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    """Print a line per kernel, and one for each of its figures."""
-    for kernel, results in config.stash.get(FIGURES, {}).items():
-        boots = results.get(BOOTS)
-        if boots is None:
-            continue
-        terminalreporter.section(f"{kernel}: Linux {boots['figures']['Linux']}")
-        checks = [result for name, result in results.items() if name != BOOTS]
-        seconds = sum(result["seconds"] for result in checks)
-        terminalreporter.line(
-            f"up after {boots['seconds']:.1f} s, {len(checks)} checks in {seconds:.0f} s"
-        )
-        for result in checks:
-            for name, value in result["figures"].items():
-                terminalreporter.line(f"{name}: {value}")

@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import pytest
 from tests.host import REPO
 from tests.vm import selection
 from tests.vm.boot import Guest, GuestError
-from tests.vm.conftest import BOOTS, FIGURES
+from tests.vm.summary import BOOTS, GUEST
 
 # An idle machine's guest needs a quarter of it.
 TIMEOUT_S = 1500.0
@@ -219,10 +219,13 @@ def guests(
         yield made
     finally:
         made.close()
-        request.config.stash[FIGURES] = made.results
 
 
-def test_in_a_guest(guests: Guests, kernel: str, check: str) -> None:
+def test_in_a_guest(
+    guests: Guests, kernel: str, check: str, record_property: Callable[[str, object], None]
+) -> None:
     result = guests.result(kernel, check)
+    told = {name: result[name] for name in ("seconds", "figures")}
+    record_property(GUEST, {"kernel": kernel, "check": check, **told})
     if result["outcome"] != "passed":
         pytest.fail(result["text"], pytrace=False)
