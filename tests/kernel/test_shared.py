@@ -159,3 +159,76 @@ def test_the_tool_knows_them(host: Host) -> None:
     assert status(tool, one)["shared"] is None
     assert not any(members(host).values())
     host.check(one.inside, network, one.result).ok()
+
+
+def rates_of(tool: Tool, *ends: Attached) -> list[int | None]:
+    """Return what each may send together with others."""
+    found = [status(tool, one)["shared"] for one in ends]
+    return [one and one["egressBitsPerSecond"] for one in found]
+
+
+def test_set_rate_changes_it_for_all_who_share_it(host: Host) -> None:
+    tool = Tool(host)
+    network = sharing(host, by="tenant")
+    tool.network(bandwidth=network["bandwidth"])
+    one, two, other = (attach(host, network, tenant=tenant) for tenant in ("a", "a", "b"))
+    before = members(host)
+    done = tool("set-rate", one.outer, "--shared-egress", "8M", "--json").ok()
+    found = done.document["attachments"]
+    assert [(each["changed"], each["shared"]["egressBitsPerSecond"]) for each in found] == [
+        (True, 8 * MBIT),
+        (True, 8 * MBIT),
+    ]
+    after = members(host)
+    assert after["shared_to"] == before["shared_to"]
+    assert after["shared_from"][one.outer] == after["shared_from"][two.outer]
+    assert after["shared_from"][one.outer] != before["shared_from"][one.outer]
+    assert after["shared_from"][other.outer] == before["shared_from"][other.outer]
+    for each in (one, two, other):
+        host.check(each.inside, network, each.result).ok()
+    told = status(tool, two)
+    assert told["setByHand"]
+    assert told["differsFromFile"][0]["key"] == "shared.egressRate"
+    assert "left as set-rate has set it" in tool("apply").ok().stdout
+    tool("set-rate", two.outer, "--reset").ok()
+    assert members(host) == before
+    assert not status(tool, one)["setByHand"]
+    text = tool("set-rate", "--network", "testnet", "--shared-egress", "0").ok().stdout
+    assert f"{one.inside.name}/eth0: at most 4 Mbit/s in, together with all of tenant=a\n" in text
+    assert rates_of(tool, one, two, other) == [None] * 3
+    assert members(host)["shared_from"] == {}
+    tool("set-rate", "--network", "testnet", "--reset").ok()
+    assert members(host) == before
+
+
+def test_set_rate_where_nothing_was_shared(host: Host) -> None:
+    tool = Tool(host)
+    tool.network()
+    network = config(host)
+    one, two = attach(host, network), attach(host, network)
+    refused = tool("set-rate", one.outer, "--shared-egress", "8M").expect(1)
+    assert "it shares no limit" in refused.stderr
+    tool("set-rate", "--network", "testnet", "--shared-egress", "8M", "--egress", "5M").ok()
+    assert rates_of(tool, one, two) == [8 * MBIT, 8 * MBIT]
+    assert set(members(host)["shared_from"]) == {one.outer, two.outer}
+    for each in (one, two):
+        host.check(each.inside, network, each.result).ok()
+    tool("set-rate", one.outer, "--reset").ok()
+    assert rates_of(tool, one, two) == [None, None]
+    assert status(tool, two)["egress"]["limitBitsPerSecond"] == 5 * MBIT
+
+
+def test_set_rate_holds_what_flows_already(host: Host) -> None:
+    remote = add_remote(host)
+    rates.serve(host, remote, 2)
+    tool = Tool(host)
+    network = sharing(host, rate=40 * MBIT)
+    tool.network(bandwidth=network["bandwidth"])
+    pair = attach(host, network), attach(host, network)
+    tool("set-rate", pair[0].outer, "--shared-egress", "10M").ok()
+    flows = [
+        rates.Flow(one.inside, REMOTE[4], port=port)
+        for one, port in zip(pair, (5201, 5202), strict=True)
+    ]
+    rates.measure(flows, seconds=3)
+    assert 0.6 * 10 * MBIT <= sum(flow.bits_per_second for flow in flows) <= 1.1 * 10 * MBIT

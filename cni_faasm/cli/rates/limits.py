@@ -28,7 +28,7 @@ from cni_faasm.netlink.wire import NetlinkError
 
 CONFIGURED = "configured"
 SHAPES = (*DIRECTIONS, "hostEgress", COUNTED, SHARED)
-KEPT = (*DIRECTIONS, COUNTED)  # of before set-rate
+KEPT = (*DIRECTIONS, COUNTED, SHARED)  # of before set-rate
 
 # By direction: rate or None to keep it, burst or None to compute it.
 Wanted = dict[str, tuple[int | None, int | None]]
@@ -99,7 +99,7 @@ def as_wanted(one: Attachment, wanted: Wanted) -> Attachment:
         return one
     _demand_limit(one, promised, wanted)
     fields: dict[str, Any] = dict(one.fields)
-    _keep(fields)
+    keep(fields)
     queue = queue_of(one)
     for direction, (rate_bps, burst_bits) in wanted.items():
         shape: Shape | None = getattr(promised, direction)
@@ -111,7 +111,7 @@ def as_wanted(one: Attachment, wanted: Wanted) -> Attachment:
         fields[direction] = fresh and fresh.to_fields()
     if fields["egress"] != one.fields.get("egress"):
         _enforce(fields, promised.mtu, queue)
-    return _with(one, _unless_as_before(fields))
+    return _with(one, unless_as_before(fields))
 
 
 def as_counted(one: Attachment, wanted: Counts) -> Attachment:
@@ -120,7 +120,7 @@ def as_counted(one: Attachment, wanted: Counts) -> Attachment:
     if promised is None:
         return one
     fields: dict[str, Any] = dict(one.fields)
-    _keep(fields)
+    keep(fields)
     counted = promised.counted or Counted()
     sides = [
         getattr(counted, key)
@@ -132,14 +132,12 @@ def as_counted(one: Attachment, wanted: Counts) -> Attachment:
     ]
     connections = wanted.get("connections", counted.connections) or None
     _put_counted(fields, Counted(sides[0], sides[1], connections))
-    return _with(one, _unless_as_before(fields))
+    return _with(one, unless_as_before(fields))
 
 
-def _keep(fields: dict[str, Any]) -> None:
+def keep(fields: dict[str, Any]) -> None:
     """Keep what the limits were before set-rate."""
-    kept = {key: fields.get(key) for key in DIRECTIONS}
-    if fields.get(COUNTED):
-        kept[COUNTED] = fields[COUNTED]
+    kept = {key: fields.get(key) for key in KEPT if key in DIRECTIONS or fields.get(key)}
     fields.setdefault(CONFIGURED, kept)
 
 
@@ -149,10 +147,10 @@ def _put_counted(fields: dict[str, Any], counted: Counted | None) -> None:
         fields[COUNTED] = counted.to_fields()
 
 
-def _unless_as_before(fields: dict[str, Any]) -> dict[str, Any]:
+def unless_as_before(fields: dict[str, Any]) -> dict[str, Any]:
     """Return fields without what they were before, where that is what they are."""
     before = fields[CONFIGURED]
-    if all(fields.get(key) == before.get(key) for key in KEPT):
+    if all((fields.get(key) or None) == (before.get(key) or None) for key in KEPT):
         del fields[CONFIGURED]
     return fields
 
@@ -178,9 +176,10 @@ def as_before(one: Attachment) -> Attachment:
     if promised is None or not isinstance(configured, dict):
         return one
     fields |= {key: configured.get(key) for key in DIRECTIONS}
-    fields.pop(COUNTED, None)
-    if configured.get(COUNTED):
-        fields[COUNTED] = configured[COUNTED]
+    for key in (COUNTED, SHARED):
+        fields.pop(key, None)
+        if configured.get(key):
+            fields[key] = configured[key]
     if fields["egress"] != one.fields.get("egress"):
         _enforce(fields, promised.mtu, queue_of(one))
     return _with(one, fields)

@@ -1,5 +1,6 @@
 """The command that changes running containers' limits in place."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -9,9 +10,10 @@ from cni_faasm.cli import attachments, filed, networks, output
 from cni_faasm.cli.attachments import Attachment
 from cni_faasm.cli.containers import complete_containers
 from cni_faasm.cli.fault import ToolError
-from cni_faasm.cli.filed import DIRECTIONS, Files, UnfiledError
-from cni_faasm.cli.rates import limits
+from cni_faasm.cli.filed import DIRECTIONS, Filed, Files, UnfiledError
+from cni_faasm.cli.rates import limits, sharing
 from cni_faasm.cli.rates.limits import Changed, Counts, Wanted
+from cni_faasm.cli.rates.sharing import Together
 from cni_faasm.config import counted, units
 from cni_faasm.limits import shaping
 from cni_faasm.limits.shaping import Shape
@@ -28,6 +30,15 @@ class Failed(NamedTuple):
     attachment: Attachment
     error: str
     remedy: str
+
+
+class Asked(NamedTuple):
+    """What set-rate is asked for. is_whole: of all of a network, or of all networks."""
+
+    rates: Wanted
+    counts: Counts
+    together: Together
+    is_whole: bool
 
 
 class Set(NamedTuple):
@@ -89,6 +100,18 @@ def set_rate(
             help="Connections that it may have; 0: no limit.",
         ),
     ] = None,
+    shared_ingress: Annotated[
+        str,
+        typer.Option(
+            metavar="RATE", help="Limit of what it and those that share with it receive; 0: none."
+        ),
+    ] = "",
+    shared_egress: Annotated[
+        str,
+        typer.Option(
+            metavar="RATE", help="Limit of what it and those that share with it send; 0: none."
+        ),
+    ] = "",
     reset: Annotated[
         bool,
         typer.Option("--reset", help="Go to what the network's file says now, or else to ADD's."),
@@ -102,6 +125,7 @@ def set_rate(
     Rates are bits/s with a unit: 10M, 1.5G, 256k. The change holds until the container
     goes; check and repair know of it. --reset takes the limits of the network's file as it is
     now; what the runtime asked for at ADD still comes first, and it is said whose they are.
+    Of a shared limit, also --reset changes it for all who share it with CONTAINER.
 
     Examples:
 
@@ -111,22 +135,32 @@ def set_rate(
 
         cni-faasm set-rate faasm3 --egress-packets 5000 --connections 200
 
+        cni-faasm set-rate --network faasm --shared-egress 200M
+
         cni-faasm set-rate faasm3 --reset
 
         cni-faasm set-rate --all --reset
     """
     counts = _counts(ingress_packets, egress_packets, connections)
-    if reset == bool(ingress or egress or burst or counts):
+    together = _rates({"shared-ingress": shared_ingress, "shared-egress": shared_egress})
+    if reset == bool(ingress or egress or burst or counts or together):
         raise typer.BadParameter(
             "give --reset, or any of --ingress, --egress, --burst, --ingress-packets, "
-            "--egress-packets, --connections"
+            "--egress-packets, --connections, --shared-ingress, --shared-egress"
         )
     if (container is not None) + (network is not None) + every != 1:
         raise typer.BadParameter("name a CONTAINER, or --network NAME, or --all")
     wanted: Wanted = _wanted(ingress, egress, burst) if ingress or egress or burst else {}
     files = Files(conf_dir)
     chosen = choose(files, state_dir, container, network)
-    done, failed = each(chosen, lambda one: _set(one, files, None if reset else (wanted, counts)))
+    asked = None if reset else Asked(wanted, counts, together, is_whole=container is None)
+    done, failed = each(chosen, lambda one: _set(one, files, asked))
+    if container is not None and (reset or together):
+        known = attachments.every(networks.state_dirs(files.known, state_dir))
+        others = running(sharing.mates(list(known), chosen))
+        also, also_failed = each(others, lambda one: _set_shared(one, files, together))
+        done += [one for one in also if one.changed.directions]
+        failed += also_failed
     if as_json:
         output.print_json(
             {"attachments": [_document(one) for one in done], "failed": failures(failed)}
@@ -193,13 +227,15 @@ def end(failed: Sequence[Failed]) -> None:
         raise typer.Exit(1)
 
 
-def _set(one: Attachment, files: Files, wanted: tuple[Wanted, Counts] | None) -> Set:
-    if wanted is not None:
-        rates, counts = wanted
+def _set(one: Attachment, files: Files, asked: Asked | None) -> Set:
+    if asked is not None:
 
         def decide(now: Attachment) -> Attachment:
-            after = limits.as_wanted(now, rates) if rates else now
-            return limits.as_counted(after, counts) if counts else after
+            after = limits.as_wanted(now, asked.rates) if asked.rates else now
+            after = limits.as_counted(after, asked.counts) if asked.counts else after
+            if not asked.together:
+                return after
+            return sharing.as_shared(after, asked.together, is_whole=asked.is_whole)
 
         return Set(limits.change(one, decide), {})
     try:
@@ -213,6 +249,18 @@ def _set(one: Attachment, files: Files, wanted: tuple[Wanted, Counts] | None) ->
         {direction: file.source(direction) for direction in DIRECTIONS},
         file.path,
     )
+
+
+def _set_shared(one: Attachment, files: Files, together: Together) -> Set:
+    """Change what an attachment shares, and nothing else of it. together: {} for --reset."""
+    if together:
+        return Set(
+            limits.change(one, lambda now: sharing.as_shared(now, together, is_whole=True)), {}
+        )
+    file: Filed | None = None
+    with contextlib.suppress(UnfiledError):
+        file = files.of(one)
+    return Set(limits.change(one, lambda now: sharing.as_reset(now, file)), {})
 
 
 def _lines(done: Set, wanted: Wanted) -> Iterator[str]:
@@ -238,6 +286,11 @@ def _lines(done: Set, wanted: Wanted) -> Iterator[str]:
         text = output.counted_text(promised.counted)
         text += "" if filed.COUNTED in done.changed.directions else "; as before"
         yield f"{one.called}: at most {text}"
+    if promised is not None and (promised.shared or filed.SHARED in done.changed.directions):
+        shares = promised.shared
+        text = f"at most {output.shared_text(shares)}" if shares else "shares no limit"
+        text += "" if filed.SHARED in done.changed.directions else "; as before"
+        yield f"{one.called}: {text}"
 
 
 def failures(failed: Sequence[Failed]) -> list[dict[str, Any]]:
@@ -267,6 +320,7 @@ def _document(done: Set) -> dict[str, Any]:
             for direction, shape in shapes.items()
         },
         "counted": output.counted(one.promised.counted if one.promised else None),
+        "shared": output.shared(one.promised.shared if one.promised else None),
     }
 
 
@@ -278,17 +332,24 @@ def _wanted(ingress: str, egress: str, burst: str) -> Wanted:
             burst_bits = units.parse_burst(_number(burst))
         except (ValueError, OverflowError):
             raise typer.BadParameter(f"--burst {burst}: allowed is {units.ALLOWED_BURST}") from None
-    wanted: Wanted = {}
-    for direction, text in (("ingress", ingress), ("egress", egress)):
+    found = _rates({"ingress": ingress, "egress": egress})
+    wanted: Wanted = {key: (rate_bps, burst_bits) for key, rate_bps in found.items()}
+    return wanted or dict.fromkeys(DIRECTIONS, (None, burst_bits))
+
+
+def _rates(given: dict[str, str]) -> dict[str, int]:
+    """Return the rates of the options that are given, by direction. Raises: typer.BadParameter."""
+    found = {}
+    for option, text in given.items():
         if not text:
             continue
         try:
-            wanted[direction] = units.parse_rate(_number(text)), burst_bits
+            found[option.removeprefix("shared-")] = units.parse_rate(_number(text))
         except (ValueError, OverflowError):
             raise typer.BadParameter(
-                f"--{direction} {text}: allowed is {units.ALLOWED_RATE}, or 0 for no limit"
+                f"--{option} {text}: allowed is {units.ALLOWED_RATE}, or 0 for no limit"
             ) from None
-    return wanted or dict.fromkeys(DIRECTIONS, (None, burst_bits))
+    return found
 
 
 def _counts(ingress: int | None, egress: int | None, connections: int | None) -> Counts:
