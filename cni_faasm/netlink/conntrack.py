@@ -27,7 +27,10 @@ _SOURCES = {4: 1, 16: 3}
 FAMILIES = {4: 2, 16: 10}
 # CTA_FILTER_ORIG_FLAGS, CTA_FILTER_REPLY_FLAGS: which fields of a tuple are to be compared.
 _FLAGS = {CTA_TUPLE_ORIG: 1, CTA_TUPLE_REPLY: 2}
+# net/netfilter/nf_conntrack_netlink.c's CTA_FILTER_F_CTA_IP_SRC and so on: no header has them
 _CTA_FILTER_F_CTA_IP_SRC = 1
+_CTA_FILTER_F_CTA_PROTO_NUM = 8
+_CTA_FILTER_F_CTA_PROTO_DST_PORT = 32
 _IDENTITY = (CTA_TUPLE_ORIG, CTA_ID, CTA_ZONE)
 
 
@@ -62,6 +65,25 @@ def dump_from(address: bytes, which: int) -> Message:
     place = nest(which, nest(_CTA_TUPLE_IP, attr(_SOURCES[4], address)))
     chosen = nest(CTA_FILTER, attr_u32(_FLAGS[which], _CTA_FILTER_F_CTA_IP_SRC))
     body = _NFGENMSG.pack(FAMILIES[4], 0, 0) + place + chosen
+    return IPCTNL_MSG_CT_GET, 0, body, "conntrack -L"
+
+
+def dump_to(family: int, protocol: int, port: int) -> Message:
+    """Ask for the connections of a protocol, and whose first packet was for a port where that is not 0.
+
+    Before Linux 5.8 all of the family come.
+    Equivalent to: conntrack -L -f FAMILY -p PROTOCOL --orig-port-dst PORT
+    """
+    fields = attr(_CTA_PROTO_NUM, bytes([protocol]))
+    flags = _CTA_FILTER_F_CTA_PROTO_NUM
+    if port:
+        fields += attr(_CTA_PROTO_DST_PORT, port.to_bytes(2, "big"))
+        flags |= _CTA_FILTER_F_CTA_PROTO_DST_PORT
+    body = (
+        _NFGENMSG.pack(family, 0, 0)
+        + nest(CTA_TUPLE_ORIG, nest(_CTA_TUPLE_PROTO, fields))
+        + nest(CTA_FILTER, attr_u32(_FLAGS[CTA_TUPLE_ORIG], flags))
+    )
     return IPCTNL_MSG_CT_GET, 0, body, "conntrack -L"
 
 

@@ -5,7 +5,7 @@ and before strict checking (Linux 4.20) most filters are passed over. So every o
 at once more here, and nothing else of ours reads a dump.
 """
 
-from cni_faasm.netlink import addr, conntrack, link, nft, nft_set, route, tc, tc_parse
+from cni_faasm.netlink import addr, conntrack, link, nft, nft_set, route, sock_diag, tc, tc_parse
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import fixed
 
@@ -137,6 +137,21 @@ def whole_elements(netfilter: Netlink, family: int, table: str, name: str) -> li
 def connections(netfilter: Netlink, family: int) -> list[conntrack.Connection]:
     """Return what the host tracks of a family. Raises: NetlinkError."""
     return [conntrack.parse(body) for body in netfilter.dump(conntrack.dump(family))]
+
+
+def taken_ports(netlink: Netlink, family: int, protocol: int, state: int) -> set[int]:
+    """Return the ports of all sockets in a state. Raises: NetlinkError."""
+    bodies = netlink.dump(sock_diag.dump_sockets(family, protocol, state))
+    return {sock_diag.parse_port(body) for body in bodies}
+
+
+def connections_to(
+    netfilter: Netlink, family: int, protocol: int, ports: frozenset[int]
+) -> list[conntrack.Connection]:
+    """Return the connections whose first packet was for one of these ports. Raises: NetlinkError."""
+    only = next(iter(ports)) if len(ports) == 1 else 0
+    found = map(conntrack.parse, netfilter.dump(conntrack.dump_to(family, protocol, only)))
+    return [one for one in found if one.service[0] == protocol and one.service[1] in ports]
 
 
 def connections_from(

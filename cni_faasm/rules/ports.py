@@ -28,12 +28,12 @@ published port are forgotten when the port comes or goes.
 
 import errno
 from collections.abc import Iterable
-from socket import AF_UNSPEC
 
 from cni_faasm.attachment import plan_fields, record
 from cni_faasm.attachment.plan import Plan
 from cni_faasm.config.policy import group
-from cni_faasm.netlink import conntrack, dumps, nft, nft_expr, nft_map, nft_match, nft_set
+from cni_faasm.link import connections
+from cni_faasm.netlink import dumps, nft, nft_expr, nft_map, nft_match, nft_set
 from cni_faasm.netlink.lacking import IfNftables, is_lacking
 from cni_faasm.netlink.nftables import Nftables
 from cni_faasm.netlink.transport import Netlink
@@ -63,6 +63,7 @@ PLACES = [(_INET, chain) for chain in CHAINS]
 _LOOPBACK = (b"\x7f\0\0\0", 8)
 _LOOPBACK_IPV6 = (bytes(15) + b"\x01", 128)
 _MOST = 512  # elements of a message, whose lengths are of 16 bits
+_FEW = 4  # keys that are asked for one by one
 _ATTEMPTS = 8
 _RACES = (errno.EEXIST, errno.ENOENT, errno.EINTR, errno.EBUSY)
 
@@ -167,10 +168,19 @@ def ensure(plan: Plan, state_dir: str | None, *, renew: bool = False) -> bool:
         return False
     name = table_name(plan.network)
     with Nftables() as netfilter:
-        _demand_free(netfilter, plan, wanted, state_dir, others=True)
+        tables = dumps.tables(netfilter, _INET)
+        others = [
+            one.name
+            for one in tables
+            if one.name.startswith(own_tables.PORTS) and one.name != name and one.comment == COMMENT
+        ]
+        _demand_free(netfilter, plan, wanted, state_dir, others)
         stale: list[Message] = []
-        for _ in range(_ATTEMPTS):
-            [table] = own_tables.look(netfilter, name, FAMILIES)
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                [table] = own_tables.look(netfilter, name, FAMILIES)
+            else:
+                table = next((one for one in tables if one.name == name), None)
             is_whole = table is not None and table.comment == COMMENT and not table.is_dormant
             anew = renew or not is_whole
             messages: list[Message] = []
@@ -188,7 +198,7 @@ def ensure(plan: Plan, state_dir: str | None, *, renew: bool = False) -> bool:
                     raise
                 renew = renew or (error.errno == errno.ENOENT and "add element" in error.label)
                 if error.errno in (errno.EBUSY, errno.EEXIST):  # one is there that leads elsewhere
-                    stale = _demand_free(netfilter, plan, wanted, state_dir, others=False)
+                    stale = _demand_free(netfilter, plan, wanted, state_dir, None)
                 continue
             if anew:
                 seal.put(netfilter, name, PLACES)
@@ -216,41 +226,42 @@ def _demand_free(
     plan: Plan,
     wanted: Elements,
     state_dir: str | None,
-    *,
-    others: bool,
+    others: list[str] | None,
 ) -> list[Message]:
     """Refuse ports that lead to another container.
 
-    others: of our other networks; else of the network's own, which the kernel has refused to change.
+    others: the tables of our other networks; None for the network's own, which the kernel has refused
+    to change.
     Returns: what takes away those of the network's own that lead to no attachment any more.
     Raises: CniError 110; NetlinkError.
     """
     own = table_name(plan.network)
-    names = [own]
-    if others:
-        names = [
-            one.name
-            for one in dumps.tables(netfilter, _INET)
-            if one.name.startswith(own_tables.PORTS) and one.name != own and one.comment == COMMENT
-        ]
-    keys = [
-        (place, key, data)
-        for place, found in wanted.items()
-        if not place.startswith("own")
-        for key, data in found.items()
-    ]
+    places = {place: found for place, found in wanted.items() if not place.startswith("own")}
     stale: dict[str, list[bytes]] = {}
-    for name in names:
-        questions = [nft_set.get_element(_INET, name, place, key) for place, key, _ in keys]
-        for (place, key, data), body in zip(keys, netfilter.ask(questions), strict=True):
-            found = None if body is None else _data(body, key)
-            if found is None or found == data:
-                continue
-            whose = _whose(name, found[:-4], state_dir)
-            if whose or others or state_dir is None:
-                raise _taken(name, key, whose or f"somebody with {inet.unpack(found[:-4])}")
-            stale.setdefault(place, []).append(key)
+    for name in [own] if others is None else others:
+        for place, found in places.items():
+            keys = _suspects(netfilter, name, place, list(found))
+            questions = [nft_set.get_element(_INET, name, place, key) for key in keys]
+            for key, body in zip(keys, netfilter.ask(questions), strict=True):
+                data = None if body is None else _data(body, key)
+                if data is None or data == found[key]:
+                    continue
+                whose = _whose(name, data[:-4], state_dir)
+                if whose or others is not None or state_dir is None:
+                    raise _taken(name, key, whose or f"somebody with {inet.unpack(data[:-4])}")
+                stale.setdefault(place, []).append(key)
     return [one for place, listed in stale.items() for one in _removals(own, place, listed)]
+
+
+def _suspects(netfilter: Netlink, name: str, place: str, keys: list[bytes]) -> list[bytes]:
+    """Return those of many keys that a map may have; one answer with all it has tells it sooner."""
+    if len(keys) <= _FEW:
+        return keys
+    try:
+        told = b"".join(netfilter.dump(nft_set.dump_elements(_INET, name, place)))
+    except NetlinkError:  # it is gone, or changes all the time
+        return keys
+    return [key for key in keys if key in told]
 
 
 def _data(body: bytes, key: bytes) -> bytes | None:
@@ -325,18 +336,16 @@ def present(netfilter: Netlink, name: str, wanted: Elements) -> dict[str, list[b
 
 
 def _forget_connections(netfilter: Netlink, plan: Plan) -> None:
-    """Have the kernel forget UDP's connections to the ports. A kernel that cannot tell, keeps them."""
-    udp = [one for one in plan.ports if one.protocol == _UDP]
-    if not udp:
-        return
-    services = {(_UDP, one.host_port + index) for one in udp for index in range(one.count)}
-    try:
-        # The kernel walks through its whole table, however little is in it: so once for both versions.
-        known = dumps.connections(netfilter, AF_UNSPEC)
-        stale = [conntrack.delete(one) for one in known if one.service in services]
-        netfilter.execute_tolerant(stale)
-    except NetlinkError:
-        return
+    """Have the kernel forget UDP's connections to the ports."""
+    stale = {
+        one.host_port + index
+        for one in plan.ports
+        if one.protocol == _UDP
+        for index in range(one.count)
+    }
+    if stale:
+        lengths = sorted({len(item.address) for item in plan.addresses})
+        connections.forget_udp(netfilter, frozenset(stale), lengths)
 
 
 def forget_again(plan: Plan) -> None:

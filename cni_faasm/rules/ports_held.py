@@ -1,7 +1,8 @@
 """Publish no port that a program of the host has: it would get no connection any more.
 
-The kernel is asked by taking the port for a moment. podman takes the ports of its own container before
-it has the network made, and has conmon keep them, so that nobody else gets them; these are let be.
+The kernel is asked by taking the port for a moment, and of many ports only those at which anything
+listens at all. podman takes the ports of its own container before it has the network made, and has
+conmon keep them, so that nobody else gets them; these are let be.
 """
 
 import errno
@@ -10,26 +11,50 @@ from collections.abc import Iterator
 from socket import AF_INET, AF_INET6, SO_REUSEADDR, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET, socket
 
 from cni_faasm.config.ports import Port
+from cni_faasm.netlink import dumps, sock_diag
+from cni_faasm.netlink.transport import Netlink
+from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.spec import inet
 from cni_faasm.spec.errors import PORT_TAKEN, CniError
 
 _KINDS = {6: ("tcp", SOCK_STREAM), 17: ("udp", SOCK_DGRAM)}  # the kernel may be without SCTP
+# In which a socket takes a port from others.
+_STATES = {6: sock_diag.TCP_LISTEN, 17: sock_diag.TCP_CLOSE}
+_FEW = 4  # are asked one by one: to have all sockets told takes as long
 _KEEPERS = (b"podman\n", b"conmon\n")
 
 
 def demand_free(ports: list[Port]) -> None:
     """Refuse ports that somebody on the host has taken. Raises: CniError 110."""
-    for one in ports:
-        if one.protocol not in _KINDS:
-            continue
-        name, kind = _KINDS[one.protocol]
-        for number in range(one.host_port, one.host_port + one.count):
-            if _is_held(one.host_address, number, kind) and not _is_kept(name, number):
+    for protocol, (name, kind) in _KINDS.items():
+        asked = [
+            (one.host_address, number)
+            for one in ports
+            if one.protocol == protocol
+            for number in range(one.host_port, one.host_port + one.count)
+        ]
+        taken = _taken(protocol) if len(asked) > _FEW else None
+        for address, number in asked:
+            if taken is not None and number not in taken:
+                continue
+            if _is_held(address, number, kind) and not _is_kept(name, number):
                 raise CniError(
                     PORT_TAKEN,
                     f"port {number}/{name}: a program of this host listens there",
                     f"publish another one, or end that program: ss -l{name[0]}np shows it",
                 )
+
+
+def _taken(protocol: int) -> set[int] | None:
+    """Return all ports at which anything listens, at whatever address; None if the kernel has no inet_diag."""
+    found: set[int] = set()
+    try:
+        with Netlink(sock_diag.NETLINK_SOCK_DIAG) as netlink:
+            for family in (AF_INET, AF_INET6):
+                found |= dumps.taken_ports(netlink, family, protocol, _STATES[protocol])
+    except NetlinkError:
+        return None
+    return found
 
 
 def _is_held(address: bytes | None, number: int, kind: int) -> bool:

@@ -10,7 +10,7 @@ import struct
 
 from cni_faasm import serve as edge
 from cni_faasm.link import netns
-from cni_faasm.netlink import transport, wire
+from cni_faasm.netlink import sock_diag, transport, wire
 from cni_faasm.spec import jsonio
 
 TYPE_CHECKING = False
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FOLDER: str = globals()["FOLDER"]
 CONTAINER = f"{FOLDER}/container"
 TIMES = 2  # the first call of a network makes what later ones find
+PORTS = [{"hostPort": 8000 + one, "containerPort": 80, "protocol": "tcp"} for one in range(9)]
 FAILED = "{}: this played kernel does not do what the plugin asks for: {}"
 
 # <linux/rtnetlink.h>: four types to an object, from this one on
@@ -57,6 +58,7 @@ class Socket:
     def __init__(self, _family: int, _kind: int, protocol: int) -> None:
         self.space = inside[0]
         self.is_netfilter = protocol == transport.NETLINK_NETFILTER
+        self.knows_nothing = protocol == sock_diag.NETLINK_SOCK_DIAG
         self.answers: list[bytes] = []
 
     def setsockopt(self, *_: object) -> None:
@@ -86,6 +88,9 @@ class Socket:
         for kind, flags, sequence, _port, body in wire.split(data):
             if self.is_netfilter and kind < NFT:
                 continue  # the limits of a transaction
+            if self.knows_nothing:
+                self.tell(wire.NLMSG_DONE, 2, sequence, bytes(4))
+                continue
             error, found = (
                 self.nft(kind - NFT, flags, body)
                 if kind >= NFT
@@ -273,10 +278,12 @@ def main() -> None:
             "bandwidth": limits,
             "ipam": ipam,
         }
-        for _ in range(TIMES):
-            result = call("ADD", document)
-            call("CHECK", {**document, "prevResult": result})
-            call("DEL", {**document, "prevResult": result})
+        for runtime in ({}, {"portMappings": PORTS}):
+            for _ in range(TIMES):
+                document["runtimeConfig"] = runtime
+                result = call("ADD", document)
+                call("CHECK", {**document, "prevResult": result})
+                call("DEL", {**document, "prevResult": result})
     call("VERSION", {"cniVersion": "1.0.0"})
 
 

@@ -9,6 +9,8 @@ from cni_faasm import serve as edge
 from cni_faasm.attachment import accepted, plan, plan_fields
 from cni_faasm.config import loading
 from cni_faasm.limits import shaping
+from cni_faasm.netlink import nft, nft_map
+from cni_faasm.rules import ports
 from cni_faasm.spec import inet, jsonio, protocol, results
 from cni_faasm.verbs import add
 
@@ -33,7 +35,13 @@ def configurations() -> list[bytes]:
         "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
     }
     head = {"cniVersion": "1.0.0", "name": "faasm", "type": "faasm", "ipMasq": True}
-    runtime = {"bandwidth": {"ingressRate": 10**7, "ingressBurst": 10**7}, "portMappings": []}
+    published = [
+        {"hostPort": 80 + one, "containerPort": 8000, "protocol": "tcp"} for one in range(9)
+    ]
+    runtime = {
+        "bandwidth": {"ingressRate": 10**7, "ingressBurst": 10**7},
+        "portMappings": published,
+    }
     return [
         jsonio.dumps({**head, **keys})
         for keys in (
@@ -67,6 +75,9 @@ def call(stdin: bytes) -> None:
     plan_fields.from_fields(jsonio.load_object(jsonio.dumps(recorded), "the record"))
     for one in (promised.ingress, promised.egress):
         shaping.messages(7, one)
+    for place, found in ports.elements(promised).items():
+        if not place.startswith("own"):
+            nft_map.new_elements(nft.NFPROTO_INET, "ports_faasm", place, found)
     for item in addresses:
         inet.unpack(item.address)
     document = results.result_document(add.result_of(promised), request.cni_version)

@@ -1,5 +1,7 @@
 """What the host tracks of an address is forgotten, translated or not, and nothing else."""
 
+from pathlib import Path
+
 import pytest
 
 from cni_faasm.link import connections
@@ -11,7 +13,7 @@ ADDRESSES = {4: ("10.9.0.2", "10.9.0.3"), 6: ("fd09::2", "fd09::3")}
 
 def _tracked(host: Host) -> str:
     with host.entered():
-        return open("/proc/net/nf_conntrack", encoding="utf-8").read()
+        return Path("/proc/thread-self/net/nf_conntrack").read_text("utf-8")
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -48,3 +50,52 @@ def test_connections_of_an_address_are_forgotten(bare_host: Host, family: int) -
         assert connections.forget(netfilter, [inet.pack(first)]) == 0
         assert connections.forget(netfilter, [inet.pack(second)]) == 1
         assert not connections.are_tracked()
+
+
+@pytest.mark.parametrize("few", [0, 1000])
+@pytest.mark.parametrize("family", [4, 6])
+def test_connections_to_ports_are_forgotten(
+    bare_host: Host, family: int, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where many are tracked the kernel is asked at once; else what the table lists says whether to."""
+    monkeypatch.setattr(connections, "_FEW", few)
+    host = bare_host
+    host.run(["ip", "link", "set", "lo", "up"])
+    rules = """
+        table inet track {
+            chain in { type filter hook input priority 0; ct state new counter; }
+        }
+    """
+    host.run(["nft", "-f", "-"], stdin=rules)
+    target = "127.0.0.1" if family == 4 else "::1"
+    # UDP to two ports and from one of them, and TCP.
+    send = (
+        "import socket\n"
+        f"family = socket.AF_INET{'' if family == 4 else '6'}\n"
+        "one = socket.socket(family, socket.SOCK_DGRAM)\n"
+        "for port in (97, 98, 99):\n"
+        f"    one.sendto(b'x', ({target!r}, port))\n"
+        "two = socket.socket(family, socket.SOCK_DGRAM)\n"
+        f"two.bind(({target!r}, 98))\n"
+        f"two.sendto(b'x', ({target!r}, 96))\n"
+        f"server = socket.create_server(({target!r}, 98), family=family)\n"
+        f"socket.create_connection(({target!r}, 98))\n"
+    )
+    host.run(["python3", "-c", send])
+
+    def ports() -> list[tuple[str, str]]:
+        lines = [line.split() for line in _tracked(host).splitlines()]
+        found = []
+        for words in lines:
+            first = next(word for word in words if word.startswith("dport="))
+            found.append((words[2], first.removeprefix("dport=")))
+        return sorted(found)
+
+    assert ports() == [("tcp", "98"), ("udp", "96"), ("udp", "97"), ("udp", "98"), ("udp", "99")]
+    with host.entered(), connections.open_socket() as netfilter:
+        for gone in (frozenset([95]), frozenset([98]), frozenset([95, 97, 99])):
+            connections.forget_udp(netfilter, gone, [4, 16])
+            left = {"96", "97", "98", "99"} - {str(one) for one in gone}
+            if gone != {95}:
+                left.discard("98")
+            assert ports() == [("tcp", "98"), *(("udp", one) for one in sorted(left))]

@@ -271,6 +271,13 @@ def test_a_port_that_is_taken(host: Host) -> None:
     elsewhere["dataDir"] = str(host.data_dir)
     assert "8080/tcp" in host.cni("ADD", other, elsewhere).error(110)["msg"]
     host.assert_unchanged(before, ignore=AFTER_LAST_DEL)
+    # And one of many, which are not asked for one by one.
+    elsewhere["runtimeConfig"] = {"portMappings": [mapping(8070, 80, range=20)]}
+    assert "8080/tcp" in host.cni("ADD", other, elsewhere).error(110)["msg"]
+    host.assert_unchanged(before, ignore=AFTER_LAST_DEL)
+    elsewhere["runtimeConfig"] = {"portMappings": [mapping(8081, 80, range=20)]}
+    host.add(other, elsewhere)
+    host.delete_attachment(other, elsewhere)
     udp = config(host, mapping(8080, 80, "udp"))
     host.add(other, udp)
     host.delete_attachment(one, first)
@@ -292,6 +299,32 @@ def test_a_port_that_a_program_has(uplinked: Host, container: Namespace, kind: s
         other = config(uplinked, mapping(8080, 80, "udp" if kind == "tcp" else "tcp"))
         uplinked.add(container, other)
     uplinked.delete_attachment(container, other)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_program_has_one_of_many(uplinked: Host, container: Namespace, kind: str) -> None:
+    """Who publishes many has the sockets of the host told, and not each port tried."""
+    before = uplinked.snapshot()
+    other = "udp" if kind == "tcp" else "tcp"
+    asked = config(uplinked, mapping(8080, 80, kind, range=20), mapping(9000, 80, other, range=20))
+    for version in (4, 6):
+        with serving(
+            serve(uplinked, 8087, kind, b"host", version),
+            serve(uplinked, 8088, other, b"host", version),
+        ):
+            told = uplinked.cni("ADD", container, asked).error(110)
+            assert f"port 8087/{kind}: a program of this host listens there" in told["msg"]
+        uplinked.assert_unchanged(before, ignore=AFTER_LAST_DEL)
+    with serving(serve(uplinked, 8088, other, b"host", 4)):
+        # Who listens at one address leaves the others to whoever names them.
+        uplinked.add(container, asked)
+    uplinked.delete_attachment(container, asked)
+    with uplinked.entered():
+        local = socket.create_server(("127.0.0.1", 8087))
+    with local:
+        named = config(uplinked, mapping(8080, 80, range=20, hostIP=HOST[4]))
+        uplinked.add(container, named)
+        uplinked.delete_attachment(container, named)
 
 
 @pytest.mark.parametrize("name", ["podman", "conmon"])
@@ -327,9 +360,10 @@ def test_a_port_of_nobody_any_more(host: Host) -> None:
     host.delete_attachment(one, asked)
 
 
-def test_udp_of_an_earlier_container_is_forgotten(uplinked: Host) -> None:
+@pytest.mark.parametrize("count", [1, 20])
+def test_udp_of_an_earlier_container_is_forgotten(uplinked: Host, count: int) -> None:
     host, remote = uplinked, uplinked.remotes[0]
-    asked = config(host, mapping(5353, 53, "udp"))
+    asked = config(host, mapping(5353, 53, "udp", range=count))
     with remote.entered():
         client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     client.settimeout(1)

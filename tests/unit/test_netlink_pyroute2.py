@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from pyroute2.netlink.diag import inet_diag_msg, inet_diag_req  # type: ignore[import-untyped]
 from pyroute2.netlink.nfnetlink.nftsocket import nft_chain_msg, nft_rule_msg, nft_table_msg  # type: ignore[import-untyped]
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg  # type: ignore[import-untyped]
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg  # type: ignore[import-untyped]
@@ -10,7 +11,18 @@ from pyroute2.netlink.rtnl.ndmsg import ndmsg  # type: ignore[import-untyped]
 from pyroute2.netlink.rtnl.rtmsg import rtmsg  # type: ignore[import-untyped]
 from pyroute2.netlink.rtnl.tcmsg import tcmsg  # type: ignore[import-untyped]
 
-from cni_faasm.netlink import addr, link, neigh, nft, nft_expr, route, tc, tc_filter, wire
+from cni_faasm.netlink import (
+    addr,
+    link,
+    neigh,
+    nft,
+    nft_expr,
+    route,
+    sock_diag,
+    tc,
+    tc_filter,
+    wire,
+)
 from cni_faasm.spec import inet
 
 MAC = b"\x02\0\0\0\0\x01"
@@ -478,3 +490,16 @@ def test_filters_by_flower() -> None:
         b"\x08\0\x0a\0\x0a\xc8\0\0"  # TCA_FLOWER_KEY_IPV4_SRC
         b"\x08\0\x0b\0\xff\xfe\0\0"  # TCA_FLOWER_KEY_IPV4_SRC_MASK
     )
+
+
+def test_dump_sockets() -> None:
+    decoded = read(inet_diag_req, sock_diag.dump_sockets(10, 6, sock_diag.TCP_LISTEN))
+    assert [decoded[f"sdiag_{one}"] for one in ("family", "protocol")] == [10, 6]
+    assert [decoded[f"idiag_{one}"] for one in ("ext", "states", "sport", "if", "cookie")] == [
+        *(0, 1 << 10, 0, 0, 0),
+    ]
+
+
+def test_parse_port() -> None:
+    given = {"idiag_family": 2, "idiag_state": 10, "idiag_sport": 8080, "idiag_dport": 9}
+    assert sock_diag.parse_port(write(inet_diag_msg, given, [])) == 8080
