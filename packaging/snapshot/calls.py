@@ -8,6 +8,7 @@ nothing, and is the same on every machine.
 import os
 import struct
 
+from cni_faasm import calls as counts
 from cni_faasm import serve as edge
 from cni_faasm.link import netns
 from cni_faasm.netlink import sock_diag, transport, wire
@@ -248,6 +249,7 @@ def call(verb: str, document: dict[str, object]) -> dict[str, object]:
         b"PATH": b"/usr/sbin:/usr/bin",
     }
     status = edge.serve(edge.cni_variables(environ), ends[0][0], ends[1][1], nobody)
+    counts.add(verb, status, 0)  # to /dev/null, as all paths of this machine
     os.close(ends[1][1])
     text = os.read(ends[1][0], 1 << 16)
     for fd in (ends[0][0], ends[1][0], nobody):

@@ -98,9 +98,12 @@ def test_calls(tool: Tool) -> None:
     def counted() -> dict[str, dict[tuple[str, ...], float]]:
         return samples(tool("metrics").ok().stdout)
 
+    network = Netavark(host)
     folder = Path(calls.FOLDER)
-    shutil.rmtree(folder, ignore_errors=True)  # of tests before this one
+    shutil.rmtree(folder, ignore_errors=True)  # of what was before
+    network.call("info").ok()
     assert count not in counted()
+    assert not folder.exists()
     inside, config = host.add_container(), plugin_config(tool)
     result = host.add(inside, config)
     tool("status").ok()
@@ -113,13 +116,12 @@ def test_calls(tool: Tool) -> None:
     host.run(["tc", "qdisc", "del", "dev", "faasm0", "root"])
     host.cni("CHECK", inside, {**config, "prevResult": result}).error(107)
     host.cni("ADD", inside, {**config, "bandwidth": {"ingressRate": "1Q"}}).error(7)
-    network = Netavark(host)
     assert "egresRate" in error(network.call("create", document={"options": {"egresRate": "1M"}}))
     network.call("info").ok()
     network.setup(inside, "10.200.0.9", ifname="eth1")
     network.teardown(inside, "10.200.0.9", ifname="eth1")
     host.delete_attachment(inside, config)
-    netavark = {"create": 2, "setup": 1, "teardown": 1}
+    netavark = {"create": 1, "setup": 1, "teardown": 1, "info": 1}
     found = counted()
     assert found[count] == {
         (verb,): number for verb, number in {"ADD": 2, "CHECK": 1, "DEL": 1, **netavark}.items()

@@ -42,10 +42,13 @@ def test_what_is_counted(folder: Path) -> None:
     end("CHECK", code=INVALID_CONFIG)
     end("SOMETHING\n", code=10**9)
     end("VERSION")
+    end("info", times=2)
     counts = calls.read()
     assert {verb: sum(one.within) for verb, one in counts.items()} == {
         "ADD": 2,
         "CHECK": 1,
+        "VERSION": 1,
+        "info": 2,
         calls.OTHER: 1,
     }
     assert counts["CHECK"].errors == {INVALID_CONFIG: 1}
@@ -53,6 +56,15 @@ def test_what_is_counted(folder: Path) -> None:
     assert counts["ADD"].errors == {}
     assert counts["ADD"].within[0] == 2  # within a millisecond
     assert (folder.stat().st_mode & 0o777, folder.parent.stat().st_mode & 0o777) == (0o700, 0o755)
+
+
+def test_who_asks_for_the_version_leaves_no_trace(folder: Path) -> None:
+    end("VERSION")
+    end("info")
+    assert not folder.parent.exists()
+    end("DEL")
+    end("VERSION")
+    assert numbers() == {"DEL": 1, "VERSION": 1}
 
 
 def test_how_long_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
