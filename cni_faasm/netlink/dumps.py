@@ -7,7 +7,7 @@ at once more here, and nothing else of ours reads a dump.
 
 from cni_faasm.netlink import addr, conntrack, link, nft, nft_set, route, sock_diag, tc, tc_parse
 from cni_faasm.netlink.transport import Netlink
-from cni_faasm.netlink.wire import fixed
+from cni_faasm.netlink.wire import attr_u32, fixed
 
 _FAMILIES = (2, 10)  # AF_INET, AF_INET6
 
@@ -25,7 +25,10 @@ def all_links(netlink: Netlink) -> list[link.Link]:
 
 def group_members(netlink: Netlink, group: int) -> list[link.Link]:
     """Return all interfaces of a group, of whatever kind. Raises: NetlinkError."""
-    return [one for one in all_links(netlink) if one.group == group]
+    # Among thousands those that cannot be in it are not worth reading.
+    mark = attr_u32(link.IFLA_GROUP, group)
+    bodies = [body for body in netlink.dump(link.dump_links()) if mark in body]
+    return [one for one in map(link.parse_link, bodies) if one.group == group]
 
 
 def addrs(netlink: Netlink, ifindex: int = 0) -> list[addr.Addr]:

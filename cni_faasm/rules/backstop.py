@@ -29,7 +29,7 @@ import errno
 from cni_faasm.attachment import plan_fields, record
 from cni_faasm.attachment.plan import Plan
 from cni_faasm.config.policy import group
-from cni_faasm.link import features, veth
+from cni_faasm.link import features, several, veth
 from cni_faasm.netlink import dumps, nft, nft_limit, nft_object, nft_set
 from cni_faasm.netlink.lacking import IfNftables, is_lacking
 from cni_faasm.netlink.link import Link
@@ -37,7 +37,7 @@ from cni_faasm.netlink.nftables import Nftables
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import Message, NetlinkError, text_of
 from cni_faasm.rules import limit_subnets, limit_tables, own_tables, seal
-from cni_faasm.rules.guard import end_key, has_name, keys_in
+from cni_faasm.rules.guard import end_key, keys_in
 from cni_faasm.rules.limit_tables import BRIDGED, FAMILIES, ROUTED, Element, table_name
 from cni_faasm.spec.errors import TRY_AGAIN, CniError
 
@@ -334,9 +334,8 @@ def forget(host: Netlink, *plans: Plan, leave: bool = False) -> None:
     by now stays.
     """
     names: dict[tuple[str, tuple[int, ...]], list[str]] = {}
-    for plan in plans:
-        if plan.is_held and has_name(host, plan):
-            names.setdefault((plan.network, families_of(plan)), []).append(plan.host_interface)
+    for plan in several.having_their_names(host, [one for one in plans if one.is_held]):
+        names.setdefault((plan.network, families_of(plan)), []).append(plan.host_interface)
     for (network, families), listed in names.items():
         take_out(network, listed, families, leave=leave)
 

@@ -48,7 +48,7 @@ from collections.abc import Sequence
 from cni_faasm.attachment import plan_fields, record
 from cni_faasm.attachment.plan import Plan
 from cni_faasm.config.policy import Guard, group
-from cni_faasm.link import veth
+from cni_faasm.link import several, veth
 from cni_faasm.netlink import dumps, nft, nft_set
 from cni_faasm.netlink.lacking import IfNftables, is_lacking
 from cni_faasm.netlink.nftables import Nftables
@@ -247,7 +247,7 @@ def forget(host: Netlink, *plans: Plan) -> None:
     addresses = [item.address for plan in plans for item in plan.addresses]
     if not addresses:
         return
-    ends = [plan for plan in plans if has_name(host, plan)]
+    ends = several.having_their_names(host, plans)
     names = [end_key(plan.host_interface) for plan in ends]
     inet = nft.NFPROTO_INET
     with IfNftables(), Nftables() as netfilter:
@@ -276,12 +276,6 @@ def forget_again(plan: Plan) -> None:
     """Do as forget does, for a failed ADD. Raises: NetlinkError."""
     with Netlink() as host:
         forget(host, plan)
-
-
-def has_name(host: Netlink, plan: Plan) -> bool:
-    """Say whether an attachment's end has its name, or nobody: it may have gone before."""
-    found = veth.find(host, name=plan.host_interface)
-    return found is None or veth.owned(found, plan.alias, plan.host_mac)
 
 
 def _of_packets(plan: Plan) -> Keys:

@@ -26,11 +26,16 @@ from cni_faasm.verbs.add import refusals
 MOST = 256
 
 
-class _End(NamedTuple):
+class End(NamedTuple):
     """A namespace: its descriptor, and a socket inside."""
 
     netns_fd: int
     inner: Netlink
+
+    def close(self) -> None:
+        """Close both."""
+        self.inner.close()
+        netns.close(self.netns_fd)
 
 
 def is_possible(config: NetworkConfig) -> bool:
@@ -41,10 +46,13 @@ def is_possible(config: NetworkConfig) -> bool:
     return not (config.ipam_plugin or config.prev_result or config.requested_addresses)
 
 
-def add_many(requests: Sequence[Request], undo: Undo, warnings: list[str]) -> list[Plan]:
+def add_many(
+    requests: Sequence[Request], undo: Undo, warnings: list[str], ends: Sequence[End] = ()
+) -> list[Plan]:
     """Attach new and empty namespaces to a network; all or none.
 
     requests: at most MOST, of one document for which `is_possible`, without CNI_ARGS.
+    ends: their namespaces, where the caller has them open; they stay open.
     undo, warnings: as for ADD.
     Raises: CniError, which need not say whose attachment failed.
     """
@@ -52,11 +60,13 @@ def add_many(requests: Sequence[Request], undo: Undo, warnings: list[str]) -> li
     config.accepted = accepted.text_of(requests[0].document)
     warnings.extend(config.warnings)
     own_fd = netns.open_own()
-    ends: list[_End] = []
+    opened: list[End] = []
     try:
         with Netlink() as host:
-            ends.extend(_open(request, own_fd) for request in requests)
-            return _attach(requests, config, undo, host, (ends, own_fd), warnings=warnings)
+            if not ends:
+                opened.extend(_open(request, own_fd) for request in requests)
+            places = (ends or opened, own_fd)
+            return _attach(requests, config, undo, host, places, warnings=warnings)
     except NetlinkError as error:
         cause = kernel.refusal(error, config)
         undo.roll_back(cause)
@@ -66,17 +76,16 @@ def add_many(requests: Sequence[Request], undo: Undo, warnings: list[str]) -> li
         undo.roll_back(cause)
         raise
     finally:
-        for end in ends:
-            end.inner.close()
-            netns.close(end.netns_fd)
+        for end in opened:
+            end.close()
         netns.close(own_fd)
 
 
-def _open(request: Request, own_fd: int) -> _End:
+def _open(request: Request, own_fd: int) -> End:
     netns_fd = netns.open_container(request.netns, own_fd)
     try:
         with netns.Inside(netns_fd, own_fd):
-            return _End(netns_fd, Netlink())
+            return End(netns_fd, Netlink())
     except BaseException:
         netns.close(netns_fd)
         raise
@@ -87,7 +96,7 @@ def _attach(
     config: NetworkConfig,
     undo: Undo,
     host: Netlink,
-    places: tuple[Sequence[_End], int],
+    places: tuple[Sequence[End], int],
     *,
     warnings: list[str],
 ) -> list[Plan]:
@@ -133,7 +142,7 @@ def _attach(
     return plans
 
 
-def _configure_inner(promised: Plan, end: _End, own_fd: int) -> None:
+def _configure_inner(promised: Plan, end: End, own_fd: int) -> None:
     if any(len(item.address) == 16 for item in promised.addresses):
         with netns.Inside(end.netns_fd, own_fd):
             veth.apply_settings(veth.inner_settings(promised))

@@ -154,7 +154,7 @@ class Builder:
         self.warnings: list[str] = []
         self._own_fd = netns.open_own()
         self._host = Netlink()
-        self._ahead: dict[int, Future[None]] = {}
+        self._ahead: dict[int, Future[add_many.End]] = {}
         self._thread = ThreadPoolExecutor(1)
         netfolder.prepare()
 
@@ -167,8 +167,8 @@ class Builder:
 
     def close(self) -> None:
         self._thread.shutdown(cancel_futures=True)
-        for number in self._ahead:
-            _remove_namespace(self.names.namespace(number))
+        for number in list(self._ahead):
+            self._unmake(number)
         self._host.close()
         os.close(self._own_fd)
 
@@ -185,8 +185,14 @@ class Builder:
     def make_ahead(self, numbers: Sequence[int]) -> None:
         """Have the namespaces of new members made by a thread, for `up_many` to attach later."""
         for number in filter(self._is_new, numbers):
-            name = self.names.namespace(number)
-            self._ahead[number] = self._thread.submit(netfolder.add, name, self._own_fd)
+            self._ahead[number] = self._thread.submit(self._found, number)
+
+    def _found(self, number: int) -> add_many.End:
+        """Make a member's namespace and what commands see in it; return it open. Raises: OSError."""
+        name = self.names.namespace(number)
+        if self.servers.text:
+            resolvers.put(name, self.servers.text)
+        return netfolder.add_open(name, self._own_fd)
 
     def _is_new(self, number: int) -> bool:
         """Say whether a member can be made with others: there is nothing of it."""
@@ -199,26 +205,25 @@ class Builder:
 
     def _make_many(self, numbers: Sequence[int]) -> dict[int, Outcome]:
         undo, undo_add = Undo(), Undo()
+        ends: list[add_many.End] = []
         try:
             for number in numbers:
                 undo.push("remove the namespace", self._unmake, number)
             for number in numbers:
-                name = self.names.namespace(number)
-                if number in self._ahead:
-                    self._ahead[number].result()
-                    del self._ahead[number]
-                else:
-                    netfolder.add(name, self._own_fd)
-                if self.servers.text:
-                    resolvers.put(name, self.servers.text)
+                ahead = self._ahead.get(number)
+                ends.append(self._found(number) if ahead is None else ahead.result())
+                self._ahead.pop(number, None)
             requests = [self._request("ADD", number) for number in numbers]
-            plans = add_many.add_many(requests, undo_add, self.warnings)
+            plans = add_many.add_many(requests, undo_add, self.warnings, ends)
             for one in plans:
                 self._complete(one)
         except BaseException as cause:
             undo_add.roll_back(cause)
             undo.roll_back(cause)
             raise
+        finally:
+            for end in ends:
+                end.close()
         return {
             number: Outcome(number, "made", _addresses(one), promised=one)
             for number, one in zip(numbers, plans, strict=True)
@@ -226,8 +231,8 @@ class Builder:
 
     def _unmake(self, number: int) -> None:
         ahead = self._ahead.pop(number, None)
-        if ahead is not None and not ahead.cancel():
-            ahead.exception()
+        if ahead is not None and not ahead.cancel() and ahead.exception() is None:
+            ahead.result().close()
         _remove_namespace(self.names.namespace(number))
 
     def up(self, number: int) -> Outcome:

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from cni_faasm.link import netns
+from cni_faasm.netlink.transport import Netlink
+from cni_faasm.verbs.add_many import End
 
 FOLDER = "/run/netns"
 ETC = "/etc/netns"
@@ -68,14 +70,26 @@ def add(name: str, own_fd: int) -> None:
 
     own_fd: the namespace to come back to. Raises: OSError.
     """
+    add_open(name, own_fd).close()
+
+
+def add_open(name: str, own_fd: int) -> End:
+    """Do as `add`, and open a socket there: to enter it once more takes 0.3 ms. Raises: OSError."""
     path = path_of(name)
     os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0))
     netns.unshare()
     try:
-        _mount("/proc/thread-self/ns/net", path, "none", MS_BIND)
-    except OSError:
-        os.unlink(path)
-        raise
+        try:
+            _mount(netns.OWN_PATH, path, "none", MS_BIND)
+        except OSError:
+            os.unlink(path)
+            raise
+        netns_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return End(netns_fd, Netlink())
+        except BaseException:
+            os.close(netns_fd)
+            raise
     finally:
         netns.setns(own_fd)
 

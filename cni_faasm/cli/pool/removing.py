@@ -15,7 +15,7 @@ from cni_faasm.cli.pool import netfolder, resolvers, traces
 from cni_faasm.cli.pool.making import Member, Names, Outcome, network_of
 from cni_faasm.config import loading as configuration
 from cni_faasm.config.loading import NetworkConfig
-from cni_faasm.link import egress, kernel, removal, veth
+from cni_faasm.link import egress, kernel, removal, several
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.spec.errors import CniError
@@ -107,7 +107,7 @@ def _sweep(host: Netlink, plans: Sequence[Plan]) -> bool:
 def _unlink(host: Netlink, doomed: Sequence[Member]) -> None:
     """Delete the pairs of members, and their ifbs. Raises: ToolError."""
     promised = [one.promised for member in doomed for one in member.attachments if one.promised]
-    found = [end for plan in promised if (end := veth.find_outer(host, plan)) is not None]
+    found = several.find_outer(host, promised)
     found += [
         device
         for plan in promised

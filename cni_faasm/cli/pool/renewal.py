@@ -23,7 +23,7 @@ from cni_faasm.cli.pool.making import Builder
 from cni_faasm.cli.pool.resting import Resting
 from cni_faasm.cli.pool.slotfiles import RETURNED, SlotFiles
 from cni_faasm.config import loading as configuration
-from cni_faasm.link import egress, kernel, removal, veth
+from cni_faasm.link import egress, kernel, removal, several, veth
 from cni_faasm.netlink import link
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
@@ -116,7 +116,7 @@ class Renewal:
 
     def _unlink(self, plans: Sequence[Plan]) -> None:
         """Delete pairs, and return when nobody sees them any more. Raises: NetlinkError."""
-        found = [one for plan in plans if (one := veth.find_outer(self._host, plan)) is not None]
+        found = several.find_outer(self._host, plans)
         if len(found) > _THREADS:
             macs = {one.address for one in found}
             removal.delete_all(
