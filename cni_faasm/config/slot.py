@@ -28,9 +28,14 @@ def read_slot(top: Section) -> Slot | None:
     if section is None:
         return None
     tap = section.text("tap")
-    if "tap" not in section.values or (tap is not None and not _is_ifname(tap)):
-        section.fault("tap", f"an interface's name of at most {MAX_IFNAME} letters and digits")
-    allowed = f"an IPv4 address with a prefix length of at most {_MAX_PREFIX_LEN}"
+    allowed = f"an interface's name of at most {MAX_IFNAME} letters and digits"
+    if "tap" not in section.values:
+        section.fault("tap", f"{allowed}; without a TAP each slot has its own address inside")
+    elif tap is not None and not _is_ifname(tap):
+        section.fault("tap", allowed)
+    allowed = (
+        f"an IPv4 address (machines have no IPv6) with a prefix length of at most {_MAX_PREFIX_LEN}"
+    )
     place = section.parsed("address", _host, f"{allowed}, as 169.254.100.2/30")
     if "address" not in section.values:
         section.fault("address", f"{allowed}, as 169.254.100.2/30")

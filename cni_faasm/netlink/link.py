@@ -11,6 +11,7 @@ from cni_faasm.netlink.wire import (
     NLM_F_EXCL,
     Message,
     attr,
+    attr_s32,
     attr_text,
     attr_u8,
     attr_u32,
@@ -60,6 +61,7 @@ IFLA_NUM_TX_QUEUES = 31
 IFLA_NUM_RX_QUEUES = 32
 IFLA_LINK_NETNSID = 37
 IFLA_GSO_MAX_SIZE = 41
+IFLA_TARGET_NETNSID = 46
 IFLA_GRO_MAX_SIZE = 58
 IFLA_GSO_IPV4_MAX_SIZE = 63
 IFLA_GRO_IPV4_MAX_SIZE = 64
@@ -335,9 +337,16 @@ def set_link(
     return RTM_NEWLINK, 0, b"".join(parts), label
 
 
-def get_link(*, name: str | None = None, ifindex: int = 0, stats: bool = False) -> Message:
+def get_link(
+    *,
+    name: str | None = None,
+    ifindex: int = 0,
+    stats: bool = False,
+    netnsid: int | None = None,
+) -> Message:
     """Ask for one interface by its name or its index; ENODEV when there is none.
 
+    netnsid: look in the namespace that this one knows by that number (Link.link_netnsid).
     Equivalent to: ip [-s] link show dev IF
     """
     parts = [_IFINFOMSG.pack(AF_UNSPEC, 0, 0, ifindex, 0, 0)]
@@ -345,6 +354,8 @@ def get_link(*, name: str | None = None, ifindex: int = 0, stats: bool = False) 
         parts.append(_NO_STATS)
     if name is not None:
         parts.append(_name(name))
+    if netnsid is not None:
+        parts.append(attr_s32(IFLA_TARGET_NETNSID, netnsid))
     return RTM_GETLINK, 0, b"".join(parts), f"ip link show dev {name or f'if{ifindex}'}"
 
 

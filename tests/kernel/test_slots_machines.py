@@ -203,6 +203,62 @@ def test_up_completes_what_is_missing_inside(tool: Tool) -> None:
     assert "ip saddr set 10.200.0." in listed
 
 
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (["ip", "link", "del", "tap0"], "none"),
+        (["ip", "link", "set", "tap0", "down"], "down"),
+        (["ip", "link", "set", "tap0", "address", "02:00:00:00:00:09"], "02:00:00:00:00:09"),
+        (
+            [
+                "sh",
+                "-c",
+                "ip link del tap0; ip tuntap add tap0 mode tap user 12; ip link set tap0 up",
+            ],
+            "user 12's",
+        ),
+        (
+            ["sh", "-c", "ip link del tap0; ip link add tap0 up type bridge"],
+            "a bridge of that name",
+        ),
+    ],
+    ids=["gone", "down", "mac", "owner", "bridge"],
+)
+def test_check_list_and_status_see_what_a_tap_lacks(tool: Tool, harm: list[str], told: str) -> None:
+    network(tool)
+    tool("pool", "up", "2").ok()
+    tool("check").ok()
+    assert tool("pool", "status", "--json").ok().document["broken"] == []
+    inside = Namespace(f"{tool.prefix}ns2", path=f"/run/netns/{tool.prefix}ns2")
+    inside.run(harm)
+    drifts = tool("check", "--json").expect(1).document["drifts"]
+    assert [(one["containerID"], one["what"]) for one in drifts] == [
+        (f"{tool.prefix}ns2", "machine")
+    ]
+    assert drifts[0]["found"] == told
+    assert tool("pool", "status", "--json").ok().document["broken"] == [2]
+    assert "1 whose pair or TAP is not up: 2" in tool("pool", "status").ok().stdout
+    members = tool("pool", "list", "--json").ok().document["members"]
+    assert [one["state"] for one in members] == ["ok", "drifted"]
+    if told == "a bridge of that name":
+        assert "choose another for slot.tap" in tool("pool", "up", "2").expect(1).stderr
+        inside.run(["ip", "link", "del", "tap0"])
+    document = tool("pool", "up", "2", "--json").ok().document
+    assert [one["action"] for one in document["members"]] == ["kept", "completed"]
+    tool("check").ok()
+    assert tool("pool", "status", "--json").ok().document["broken"] == []
+
+
+def test_check_expects_no_tap_of_a_container_of_the_same_network(tool: Tool) -> None:
+    network(tool)
+    path = next(tool.conf_dir.iterdir())
+    listed = json.loads(path.read_text(encoding="utf-8"))
+    config = {**listed["plugins"][0], "name": listed["name"], "cniVersion": "1.1.0"}
+    container = tool.host.add_container()
+    tool.host.add(container, config, container_id="web")
+    tool("check").ok()
+
+
 def test_the_server_replaces_a_slot_whose_tap_has_gone(tool: Tool) -> None:
     network(tool)
     served = Served(tool, "1", "--look", "1")

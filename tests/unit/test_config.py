@@ -122,6 +122,15 @@ def test_keys_match_without_regard_to_case_and_null_is_absent() -> None:
 SLOT = {"tap": "tap0", "address": "169.254.1.2/30"}
 
 
+def test_a_slot_without_a_tap_is_refused_in_words() -> None:
+    for slot, said in (
+        ({"address": "169.254.1.2/30"}, "without a TAP each slot has its own address inside"),
+        ({"tap": "tap0", "address": "fd00::2/64"}, "machines have no IPv6"),
+    ):
+        _, faults = check_faults(document(slot=slot), None)
+        assert said in str(faults[0])
+
+
 @pytest.mark.parametrize(
     ("keys", "path"),
     [

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from cni_faasm.cli import attachments
+from cni_faasm.cli import looks
 from cni_faasm.cli.attachments import Attachment, Drift
 from cni_faasm.netlink.transport import Netlink
 
@@ -14,7 +14,7 @@ def look_at_all(
     looked = []
     with Netlink() as host:
         for one in known:
-            looked.append((one, attachments.look(one, host)))
+            looked.append((one, looks.look(one, host)))
             step()
     return looked
 

@@ -18,7 +18,7 @@ import typer
 from pyroute2.netlink import rtnl  # type: ignore[import-untyped]
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl  # type: ignore[import-untyped]
 
-from cni_faasm.cli import attachments, output
+from cni_faasm.cli import looks, output
 from cni_faasm.cli.attachments import Attachment, Drift
 from cni_faasm.cli.check.looking import document
 from cni_faasm.cli.fault import ToolError
@@ -211,7 +211,7 @@ class Watch:
             self._drifts[title] = found
 
     def _look(self, title: str) -> list[Drift]:
-        return attachments.look(self._attachments[title], self._host)
+        return looks.look(self._attachments[title], self._host)
 
 
 def run(known: Callable[[], list[Attachment]], as_json: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cni_faasm.cli import attachments, networks, output
+from cni_faasm.cli import looks, networks, output
 from cni_faasm.cli.fault import ToolError
 from cni_faasm.cli.pool import claiming, netfolder, overview, removing, serve
 from cni_faasm.cli.pool import making as pool
@@ -303,7 +303,7 @@ def _row(names: pool.Names, member: pool.Member, host: Netlink) -> dict[str, Any
     if one.promised is None:
         row["state"] = "record unreadable"
         return row
-    if member.namespace and attachments.look(one, host):
+    if member.namespace and looks.look(one, host):
         row["state"] = "drifted"
     row["hostInterface"] = one.promised.host_interface
     row["addresses"] = [inet.unpack(item.address) for item in one.promised.addresses]

@@ -27,19 +27,25 @@ it no machine would learn the MTU of a path.
 """
 
 import errno
+import json
 import os
+import re
 from typing import Any
 
+from cni_faasm.attachment import accepted
 from cni_faasm.attachment.plan import Plan
-from cni_faasm.cli.attachments import Drift
+from cni_faasm.cli.attachments import Attachment, Drift
 from cni_faasm.cli.fault import ToolError
+from cni_faasm.cli.pool import netfolder
+from cni_faasm.config import loading as configuration
 from cni_faasm.config.slot import Slot
-from cni_faasm.link import forwarding, netns, veth
+from cni_faasm.link import forwarding, kernel, netns, veth
 from cni_faasm.netlink import addr, link, neigh, nft, nft_expr, nft_write, tun
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink
-from cni_faasm.netlink.wire import Message
+from cni_faasm.netlink.wire import Message, NetlinkError
 from cni_faasm.rules.guard_rules import NF_IP_PRI_RAW
 from cni_faasm.spec import inet
+from cni_faasm.spec.errors import CniError
 
 TABLE = "slot"
 # The TAP's own, which the machine knows as its gateway's.
@@ -75,8 +81,8 @@ def ensure(path: str, own_fd: int, plan: Plan, slot: Slot) -> bool:
 def _ensure(plan: Plan, slot: Slot, address: bytes) -> bool:
     """Do as `ensure`, inside of the namespace."""
     with Netlink() as inner, Netlink(NETLINK_NETFILTER) as netfilter:
-        has_tap, has_table = _look(inner, netfilter, slot)
-        if has_tap and has_table:
+        wrong, has_table = _look(inner, netfilter, slot)
+        if not wrong and has_table:
             return False
         try:
             tun.add_tap(slot.tap, slot.user)
@@ -95,15 +101,35 @@ def _ensure(plan: Plan, slot: Slot, address: bytes) -> bool:
     return True
 
 
-def _look(inner: Netlink, netfilter: Netlink, slot: Slot) -> tuple[bool, bool]:
-    """Say whether the TAP is there and up, and whether the table is there."""
-    found = veth.find(inner, name=slot.tap)
+def _look(inner: Netlink, netfilter: Netlink, slot: Slot) -> tuple[list[Drift], bool]:
+    """Say what is wrong with the TAP, and whether the table is there."""
+    [answer] = inner.get_tolerant([link.get_link(name=slot.tap)])
     [table] = netfilter.ask([nft.get_table(nft.NFPROTO_IPV4, TABLE)])
-    return found is not None and found.is_up, table is not None
+    return tap_drifts(answer, slot.tap, slot.user), table is not None
+
+
+def tap_drifts(answer: bytes | NetlinkError, name: str, user: int) -> list[Drift]:
+    """Say what is not as promised of a TAP that the kernel was asked for. Raises: NetlinkError."""
+    expected = f"TAP {name}"
+    if isinstance(answer, NetlinkError):
+        if veth.is_absent(answer):
+            return [("machine", expected, "none")]
+        raise answer
+    owner, found = tun.owner_of_tap(answer), link.parse_link(answer)
+    if owner is None:
+        return [("machine", expected, f"a {found.kind or 'device'} of that name")]
+    if not found.is_up:
+        return [("machine", f"{expected} up", "down")]
+    if owner != user:
+        whose = "anybody's" if owner < 0 else f"user {owner}'s"
+        return [("machine", f"{expected} user {user}'s", whose)]
+    if found.address != MAC:
+        return [("machine", f"{expected} {inet.mac_text(MAC)}", inet.mac_text(found.address))]
+    return []
 
 
 def drifts(path: str, own_fd: int, slot: Slot) -> list[Drift]:
-    """Say what of a member's TAP is missing. Raises: CniError, NetlinkError."""
+    """Say what of a member's TAP is not as promised. Raises: CniError, NetlinkError."""
     fd = netns.open_container(path, own_fd)
     try:
         with (
@@ -111,17 +137,48 @@ def drifts(path: str, own_fd: int, slot: Slot) -> list[Drift]:
             Netlink() as inner,
             Netlink(NETLINK_NETFILTER) as netfilter,
         ):
-            has_tap, has_table = _look(inner, netfilter, slot)
+            found, has_table = _look(inner, netfilter, slot)
     finally:
         os.close(fd)
-    found: list[Drift] = []
-    if not has_tap:
-        found.append(("machine", f"TAP {slot.tap}", "none that is up"))
     if not has_table:
         found.append(("machine", f"nft table ip {TABLE}", "none"))
     return found
 
 
+def drifts_of(one: Attachment) -> list[Drift]:
+    """Say what of the TAP is not as promised that an attachment's record tells of.
+
+    Raises: CniError.
+    """
+    slot = _promised(one)
+    if slot is None or one.promised is None:
+        return []
+    own_fd = netns.open_own()
+    try:
+        return drifts(one.promised.netns, own_fd, slot)
+    except NetlinkError as error:
+        raise kernel.refusal(error) from None
+    finally:
+        os.close(own_fd)
+
+
+def _promised(one: Attachment) -> Slot | None:
+    """Return what a pool's member has inside; None for a container of the same network."""
+    text, promised = one.fields.get(accepted.KEY), one.promised
+    if not isinstance(text, str) or '"slot"' not in text or promised is None:
+        return None
+    member = _MEMBER.fullmatch(one.container_id)
+    if member is None or one.ifname != f"{member['prefix']}p{member['number']}":
+        return None
+    if promised.netns != netfolder.path_of(one.container_id):
+        return None
+    try:
+        return configuration.load_tolerant(json.loads(text)).slot
+    except (ValueError, CniError):
+        return None
+
+
+_MEMBER = re.compile(r"(?P<prefix>.+)ns(?P<number>[1-9][0-9]*)")
 _REMEDIES = {
     errno.ENOENT: "this kernel has no TUN/TAP: load the module tun",
     errno.EINVAL: "there is another interface of that name: choose another for slot.tap",
@@ -133,7 +190,7 @@ def _link_messages(ifindex: int, mtu: int, slot: Slot) -> list[Message]:
     return [
         link.set_link(ifindex, mtu=mtu, address=MAC),
         link.set_link(ifindex, up=True),
-        addr.new_addr(ifindex, slot.gateway, slot.prefix_len),
+        addr.new_addr(ifindex, slot.gateway, slot.prefix_len, replace=True),
         neigh.new_neigh(ifindex, slot.address, slot.mac),
     ]
 

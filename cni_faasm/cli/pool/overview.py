@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from cni_faasm.cli import output
-from cni_faasm.cli.pool import making
+from cni_faasm.cli.pool import machines, making
 from cni_faasm.cli.pool.slotfiles import (
     CLAIMED,
     FREE,
@@ -33,7 +33,7 @@ def status(
     ] = "faasm",
     as_json: output.AsJson = False,
 ) -> None:
-    """Count a pool's slots: free, claimed, returned, and those whose pair is not up.
+    """Count a pool's slots: free, claimed, returned, and those whose pair or TAP is not up.
 
     It takes a fraction of a second for thousands; `pool list` looks into each of them.
 
@@ -57,11 +57,13 @@ def count(names: making.Names, files: SlotFiles, host: Netlink) -> dict[str, Any
     free, reserve, claimed, returned = map(files.numbers, (FREE, RESERVE, CLAIMED, RETURNED))
     owners = {number: files.owner(number) for number in claimed}
     ends = {one.name: one for one in dumps.links(host, "veth")}
-    broken = [
-        number
-        for number in sorted(free | reserve | claimed)
-        if not _stands(ends.get(names.outer(number)), names.namespace(number))
-    ]
+    standing = {
+        number: end
+        for number in free | reserve | claimed
+        if (end := ends.get(names.outer(number))) and _stands(end, names.namespace(number))
+    }
+    broken = (free | reserve | claimed) - standing.keys()
+    broken |= _without_tap(files, host, standing)
     return {
         "pool": files.pool,
         "served": files.is_served(),
@@ -72,15 +74,27 @@ def count(names: making.Names, files: SlotFiles, host: Netlink) -> dict[str, Any
         "ownersUnknown": sum(one is None for one in owners.values()),
         "returned": len(returned),
         "restingAddresses": _resting(files),
-        "broken": broken,
+        "broken": sorted(broken),
     }
 
 
-def _stands(end: link.Link | None, namespace: str) -> bool:
+def _stands(end: link.Link, namespace: str) -> bool:
     """Say whether a member's pair is there and up on both sides."""
-    if end is None or end.alias.split()[2:3] != [namespace]:
-        return False
-    return end.operstate == link.IF_OPER_UP
+    return end.alias.split()[2:3] == [namespace] and end.operstate == link.IF_OPER_UP
+
+
+def _without_tap(files: SlotFiles, host: Netlink, ends: dict[int, link.Link]) -> set[int]:
+    """Return the members whose TAP is not as promised, where they have one.
+
+    The kernel looks it up from here, by the number under which it knows the other end's namespace.
+    """
+    told = files.machine()
+    if told is None:
+        return set()
+    known = {number: one for number, one in ends.items() if one.link_netnsid is not None}
+    questions = [link.get_link(name=told[0], netnsid=one.link_netnsid) for one in known.values()]
+    answers = zip(known, host.get_tolerant(questions), strict=True)
+    return {number for number, answer in answers if machines.tap_drifts(answer, *told)}
 
 
 def _resting(files: SlotFiles) -> int:
@@ -113,6 +127,6 @@ def text(counted: dict[str, Any]) -> str:
     if broken:
         more = ", ..." if len(broken) > _SHOWN else ""
         lines.append(
-            f"{len(broken)} whose pair is not up: {', '.join(map(str, broken[:_SHOWN]))}{more}"
+            f"{len(broken)} whose pair or TAP is not up: {', '.join(map(str, broken[:_SHOWN]))}{more}"
         )
     return "\n".join(lines)

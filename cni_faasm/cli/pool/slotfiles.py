@@ -114,6 +114,21 @@ class SlotFiles:
             os.close(descriptor)
         return next(filter(None, map(_owner_in, reversed(lines))), None)
 
+    def machine(self) -> tuple[str, int] | None:
+        """Return the TAP that the members have, and whose it is; None when they have none.
+
+        Any member's file says it; those that nobody has claimed are believed first.
+        """
+        for state in (FREE, RESERVE, CLAIMED):
+            for number in sorted(self.numbers(state)):
+                try:
+                    with open(f"{self.path}/{state}/{number}", "rb") as file:
+                        told = json.loads(file.readline(_FILE_LIMIT))["machine"]
+                    return None if told is None else (str(told["tap"]), int(told["user"]))
+                except (OSError, ValueError, KeyError, TypeError, RecursionError):
+                    continue
+        return None
+
     def lock(self) -> int:
         """Become the pool's server. Returns: a descriptor to keep, -1 when there is one."""
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cni_faasm.cli import attachments
+from cni_faasm.cli import attachments, looks
 from cni_faasm.cli.attachments import Attachment, Counters, Drift
 from cni_faasm.cli.fault import ToolError
 from cni_faasm.cli.filed import Difference
@@ -86,11 +86,7 @@ class Watcher:
             if inner is not None:
                 egress = attachments.counters(inner, promised.ifindex, promised.egress)
         if with_drifts:
-            found = (
-                attachments.look(one, self._host)
-                if inner is None
-                else attachments.drifts_of(one, self._host, inner)
-            )
+            found = looks.look(one, self._host, inner)
         then, *before = self._before.get(one.title, (now, None, None))
         self._before[one.title] = (now, ingress, egress)
         elapsed = now - then
