@@ -35,8 +35,8 @@ TARGET = 5.0
 TOOL = PROJECT / "dist" / "faasm" / "cni-faasm"
 RATE_BPS = 33_554_432
 MTU = 1500
-# A millisecond, as the plugin has it; tc rounds down to whole microseconds.
-BURST_BYTES = RATE_BPS // 8 // 100 + 1
+# As the plugin has it; tc rounds down to whole microseconds.
+BURST_BYTES = RATE_BPS // 8 * 18 // 1000 + 1
 CUTTER = f"tbf rate {1 << 60}bps burst 1912b"
 QUIET_S = 60.0
 

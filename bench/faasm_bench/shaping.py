@@ -111,7 +111,11 @@ def arguments() -> argparse.Namespace:
     """Return what the command line says."""
     parser = cli.parser("bench/shaping", DESCRIPTION, EPILOG)
     parser.add_argument(
-        "--rates", type=_rates, default=RATES_BPS, metavar="R,R…", help="bit/s; suffixes k, M, G"
+        "--rates",
+        type=parse_rates,
+        default=RATES_BPS,
+        metavar="R,R…",
+        help="bit/s; suffixes k, M, G",
     )
     parser.add_argument(
         "--paths", type=_paths, default=tuple(PATHS), metavar="P,P…", help=f"of {', '.join(PATHS)}"
@@ -138,7 +142,8 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _rates(text: str) -> tuple[int, ...]:
+def parse_rates(text: str) -> tuple[int, ...]:
+    """Return the rates of a command line."""
     units = {"k": 1_000, "M": 1_000_000, "G": 1_000_000_000}
     try:
         return tuple(
@@ -200,7 +205,7 @@ def run_all(given: argparse.Namespace) -> Report:
         row = cells.setdefault((rate_bps, name), {network.title: Cell() for network in networks})
         for number in range(given.repeat):
             for network in networks if number % 2 else reversed(networks):
-                progress.step(f"{_rate_text(rate_bps)} {PATHS[name].title}, {network.title}")
+                progress.step(f"{rate_text(rate_bps)} {PATHS[name].title}, {network.title}")
                 row[network.title].runs.append(_run(network, rate_bps, PATHS[name], given))
     progress.end()
     spawner.close()
@@ -272,7 +277,7 @@ def _report(cells: dict[tuple[int, str], dict[str, Cell]], given: argparse.Names
         judged = judge_rtt(ours.rtt_ms(), theirs.rtt_ms())
         report.rows.append(
             [
-                _rate_text(rate_bps),
+                rate_text(rate_bps),
                 PATHS[name].title,
                 f"{100 * ours.goodput_bps() / ideal:.1f} %",
                 f"{100 * theirs.goodput_bps() / ideal:.1f} %",
@@ -336,7 +341,8 @@ def _milliseconds(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def _rate_text(rate_bps: int) -> str:
+def rate_text(rate_bps: int) -> str:
+    """Return a rate for a table."""
     for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if rate_bps >= size:
             return f"{rate_bps / size:g} {unit}bit/s"

@@ -159,7 +159,7 @@ TABLES = {
         Key(
             "ingressBurst",
             "bits",
-            "computed: 10 ms at the rate, at least one packet",
+            "computed: 18 ms at the rate, at least one packet",
             "how much may pass at full speed after a pause, to the container",
             at="bandwidth",
             also=_ALSO_FLAT,

@@ -25,9 +25,9 @@ LONGEST_HEADERS_BYTES = 86
 # A single class never competes, so the quantum only has to keep the kernel from
 # warning; it does so outside 1,000 to 200,000 bytes.
 QUANTUM_BYTES = 60_000
-# A burst of ten milliseconds: by so much a timer, or the sender itself, may be late on a busy
-# machine without loss. A start is one hundredth of a second ahead.
-BURST_SECONDS_INVERSE = 100
+# By so much a timer, or the sender itself, may be late on a busy machine without loss. With a
+# packet sent on credit, a start is less than a fiftieth of a second ahead.
+BURST_MS = 18
 # What is forwarded comes in super-packets of up to 64 KB. Where a cutter makes frames of them,
 # the queue is 15 ms: behind a path of 20 ms, 5 ms take 4 % at 100 Mbit/s and 15 ms nothing. From
 # 670 Mbit/s on no more than a megabyte, for what stands in the queue is what everything else
@@ -202,9 +202,7 @@ def shape(
     frame_bytes = mtu + ETHERNET_HEADER_BYTES
     rate_Bps = rate_bps // 8
     cuts = queue.startswith(CUTTER)
-    burst_bytes = (
-        rate_Bps // BURST_SECONDS_INVERSE if limit.burst_bits is None else limit.burst_bits // 8
-    )
+    burst_bytes = rate_Bps * BURST_MS // 1000 if limit.burst_bits is None else limit.burst_bits // 8
     leaf_bytes = max(
         MIN_LEAF_FRAMES * frame_bytes + LEAF_HEADROOM_BYTES,
         _queue_bytes(rate_Bps, latency_ms, cuts=cuts),

@@ -37,6 +37,7 @@ ELSEWHERE = {
 # What a reader fills in, and what makes a measurement short.
 SUBSTITUTES = (
     ("SERVER", f"{SERVER} --seconds 2"),
+    ("bench/backstop", "bench/backstop --rates 10M --scale 0.05 --repeat 1"),
     ("bench/latency", "bench/latency --times 1"),
     ("bench/leases", "bench/leases --times 1 --counts 0,10"),
     ("bench/shaping", "bench/shaping --rates 10M --paths host-send --scale 0.05"),

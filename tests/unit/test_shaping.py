@@ -32,9 +32,9 @@ def test_no_limit_is_no_shape() -> None:
 
 @pytest.mark.parametrize("rate_bps", [256_000, 10**6, 10**7, 10**8, 10**9, 5 * 10**9])
 def test_nothing_waits_for_long(rate_bps: int) -> None:
-    """A burst is ten milliseconds or a packet, the queue at most 15 ms or some packets."""
+    """A burst is 18 ms or a packet, the queue at most 15 ms or some packets."""
     one = make(rate_bps)
-    assert one.burst_bytes == max(rate_bps // 800, 1600)
+    assert one.burst_bytes == max(rate_bps // 8 * 18 // 1000, 1600)
     assert one.leaf_bytes <= max(rate_bps // 8 * 15 // 1000, 7 * 1514)
     gso = shaping.gso_max_bytes(one)
     assert gso is not None
