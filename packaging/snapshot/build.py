@@ -8,6 +8,7 @@ packs what it has written (pack.py). Nothing here needs root, a namespace or the
 
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -238,10 +239,21 @@ def try_out(path: str) -> None:
             raise SystemExit(f"{environment}: {done}")
 
 
+def sow(step: Step, seed: str, *words: str) -> None:
+    """Run the seed, which calls the plugin with this folder for all its files."""
+    played = os.path.join(step.folder, "played")
+    shutil.rmtree(played, ignore_errors=True)
+    os.mkdir(played)
+    try:
+        step.run(seed, "code", *words, env={})
+    finally:
+        shutil.rmtree(played)
+
+
 def find_order(step: Step, seed: str) -> None:
     """Have a seed find out what calls write to."""
     with tempfile.TemporaryDirectory(dir=step.folder) as place:
-        step.run(seed, "code", "order", "calls", place, env={})
+        sow(step, seed, "order", "calls", place)
 
 
 def main() -> None:
@@ -268,7 +280,7 @@ def main() -> None:
     dumps = []
     for name, roundabout in (("one", ""), ("other", "./" * 1000)):
         # A longer argument moves all that is on the stack, even where no address is random.
-        step.run(seed, "code", f"{roundabout}{name}", "order", env={})
+        sow(step, seed, f"{roundabout}{name}", "order")
         with open(os.path.join(folder, name), "rb") as file:
             dumps.append(pack.Dump(file.read()))
     pack.prove_same(*dumps)

@@ -5,7 +5,7 @@
 What is ours is found by reading: every module that cni_faasm.__main__ reaches, also from inside
 of functions, for in the snapshot it has been imported before the call. What is Python's own is
 found by importing ours. OUT is a dictionary for seed.c: by name, whether it is a package, and
-its code, with "" for the script. CALLS is the code of calls.py.
+its code, with "" for the script. CALLS are played.py and calls.py.
 """
 
 import ast
@@ -141,14 +141,16 @@ def main() -> None:
         ):
             path, is_package = place
             modules[name] = (is_package, compiled(path, "python/" + os.path.relpath(path, library)))
-    for name in ("json_halves", "rehearse"):
-        modules[name] = (False, compiled(f"{HERE}/{name}.py", f"{name}.py"))
+    modules["json_halves"] = (False, compiled(f"{HERE}/json_halves.py", "json_halves.py"))
     script = compiled(f"{HERE}/seed.py", "seed.py")
+    played = [compiled(f"{HERE}/{name}", name) for name in ("played.py", "calls.py")]
     with open(calls, "wb") as file:
-        file.write(compiled(f"{HERE}/calls.py", "calls.py"))
+        marshal.dump(played, file, 2)
     with open(out, "wb") as file:
         marshal.dump(
-            {"": script, "MODULES": modules, "LATE": late, "FORBIDDEN": FORBIDDEN}, file, 2
+            {"": script, "CALLS": played, "MODULES": modules, "LATE": late, "FORBIDDEN": FORBIDDEN},
+            file,
+            2,
         )
 
 

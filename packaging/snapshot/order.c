@@ -3,7 +3,7 @@
  * A call writes to some thousand small objects, mostly to count who refers to them, and the kernel
  * copies each page that is written to. Scattered, they are on most pages of the snapshot.
  *
- * So the seed runs once with each block on a page of its own, and a script calls the plugin; the
+ * So the seed runs once with each block on a page of its own, and a script (calls.py) calls the plugin; the
  * pages are protected before and tell what is read and written. The seed whose memory is kept puts
  * what is written in front, and what is read behind that. It knows them by what Python was executing when it asked for them, by
  * their size, and by how many of the kind came before. A few are not found again, as the cache of

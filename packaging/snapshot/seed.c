@@ -162,6 +162,8 @@ static void
 tidy(void)
 {
     PyObject *posix = PyImport_ImportModule("posix"), *gc = PyImport_ImportModule("gc"), *done;
+    const char *steps[] = {"collect", "freeze"};
+    size_t i;
 
     if (posix == NULL || (kept_environ = PyObject_GetAttrString(posix, "environ")) == NULL) {
         fail("no posix.environ");
@@ -172,13 +174,14 @@ tidy(void)
     if (kept_argv == NULL || PySys_SetObject("argv", kept_argv) != 0) {
         fail("no sys.argv");
     }
-    PyGC_Collect();
-    PyGC_Disable();
-    done = gc == NULL ? NULL : PyObject_CallMethod(gc, "freeze", NULL);
-    if (done == NULL) {
-        fail("gc.freeze");
+    /* PyGC_Collect does nothing where seed.py has switched it off. */
+    for (i = 0; i < sizeof steps / sizeof *steps; i++) {
+        done = gc == NULL ? NULL : PyObject_CallMethod(gc, steps[i], NULL);
+        if (done == NULL) {
+            fail(steps[i]);
+        }
+        Py_DECREF(done);
     }
-    Py_DECREF(done);
     Py_DECREF(gc);
     kept_thread = PyThreadState_Get();
     if (kept_thread->next != NULL || kept_thread->prev != NULL) {
@@ -238,23 +241,26 @@ write_dump(const char *path)
     }
 }
 
-/* path: marshalled code. folder: where it may write. */
+/* path: a marshalled list of marshalled codes. folder: where they may write. */
 static void
 call_plugin(const char *path, const char *folder)
 {
-    size_t size;
-    char *contents = read_file(path, &size);
-    PyObject *script = PyMarshal_ReadObjectFromString(contents, (Py_ssize_t)size);
+    PyObject *scripts = read_code(path), *script;
     PyObject *names = PyDict_New(), *place = PyUnicode_FromString(folder);
+    Py_ssize_t i;
 
-    if (script == NULL || names == NULL || place == NULL ||
+    if (names == NULL || place == NULL ||
         PyDict_SetItemString(names, "__builtins__", PyEval_GetBuiltins()) != 0 ||
         PyDict_SetItemString(names, "FOLDER", place) != 0) {
         fail(path);
     }
     order_watch();
-    if (PyEval_EvalCode(script, names, names) == NULL) {
-        fail(path);
+    for (i = 0; i < PyList_GET_SIZE(scripts); i++) {
+        script = PyList_GET_ITEM(scripts, i);
+        script = PyMarshal_ReadObjectFromString(PyBytes_AS_STRING(script), PyBytes_GET_SIZE(script));
+        if (script == NULL || PyEval_EvalCode(script, names, names) == NULL) {
+            fail(path);
+        }
     }
 }
 

@@ -18,11 +18,16 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import ModuleType
+    from typing import Any
 
 # By name: whether it is a package, and its marshalled code.
 MODULES: "dict[str, tuple[bool, bytes]]" = globals()["MODULES"]
+CALLS: "list[bytes]" = globals()["CALLS"]
 LATE: "list[str]" = globals()["LATE"]  # what functions of ours import
 FORBIDDEN: "dict[str, str]" = globals()["FORBIDDEN"]
+# Of this process's own folder, so it is the same wherever that is. build.py makes it.
+PLAYED = "/proc/self/cwd/played"
+ADAPTED_AFTER = 16  # calls: instructions are adapted after eight, and then settle
 
 gc.disable()
 
@@ -88,13 +93,22 @@ for _name in LATE:
 
 main = sys.modules["cni_faasm.__main__"].main
 
-import rehearse
-
-rehearse.main()
+# Python's instructions adapt themselves to what they are given, and names are remembered where they
+# were found, when a function has been called some times. In a call that would come too late.
+_calls: "dict[str, Any]" = {"FOLDER": PLAYED, "TIMES": 0}
+for _code in CALLS:
+    exec(marshal.loads(_code), _calls)
+for _ in range(ADAPTED_AFTER):
+    _calls["main"](1)
+    gc.collect()  # what calls leave is no part of the snapshot, and takes room there
+# What imports have looked up is forgotten, for what takes its place writes to its name.
+sys._clear_type_cache()
+_calls["main"](1)
+_calls.clear()
 
 _thread.get_ident = _get_ident
 
 # From here on nothing can be imported but what has been.
 sys.meta_path[:] = [_frozen_importlib.BuiltinImporter]
-for _name in ("rehearse", "simplejson", "simplejson.errors", "simplejson.raw_json"):
+for _name in ("simplejson", "simplejson.errors", "simplejson.raw_json"):
     del sys.modules[_name]

@@ -152,6 +152,23 @@ def test_what_calls_write_to_lies_together() -> None:
     assert used.ru_minflt < 260
 
 
+@pytest.mark.parametrize("masquerade", [False, True])
+def test_verbs_touch_few_pages(runtime_host: Host, *, masquerade: bool) -> None:
+    """The build has seen what they write to: before it had, ADD had 587 faults and CHECK 634."""
+    host = runtime_host
+    config = host.config(ipMasq=masquerade, bandwidth={"ingressRate": "10M", "egressRate": "20M"})
+    faults: dict[str, int] = {}
+    for _ in range(2):  # the first one makes what the others find
+        inside = host.add_container()
+        for verb in ("ADD", "CHECK"):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt
+            host.cni(verb, inside, config, plugin=[str(PLUGIN)]).ok()
+            faults[verb] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt - before
+        host.delete_attachment(inside, config)
+    assert faults["ADD"] < 500, faults
+    assert faults["CHECK"] < 480, faults
+
+
 def test_it_needs_little_memory(answer: bytes) -> None:
     """Ten MiB, of which most is shared among all calls; and little more of addresses."""
     with subprocess.Popen(
