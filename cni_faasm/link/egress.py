@@ -21,7 +21,7 @@ from cni_faasm.link import removal, veth
 from cni_faasm.netlink import dumps, link, tc, tc_mirred, tc_parse
 from cni_faasm.netlink.link import Link
 from cni_faasm.netlink.transport import Netlink
-from cni_faasm.netlink.wire import Message, NetlinkError
+from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.spec import inet
 from cni_faasm.spec.results import Interface
 
@@ -43,54 +43,63 @@ def make(host: Netlink, plan: Plan) -> None:
 
     What is there already stays. Raises: NetlinkError.
     """
-    shape = plan.host_egress
+    shape, name = plan.host_egress, device_name(plan.host_interface)
     if shape is None:
         return
-    ifindex = (find(host, plan) or _create(host, plan)).ifindex
-    named = link.set_link(ifindex, alias=plan.alias, mtu=plan.mtu)
-    host.execute([named, link.set_link(ifindex, up=True)])
-    [root] = host.get_tolerant([tc.get_qdisc(ifindex)])
-    if isinstance(root, NetlinkError) or not _is_htb(root):
-        host.execute(shaping.messages(ifindex, shape))
-    [shared] = host.execute_tolerant([tc_mirred.new_clsact(plan.host_ifindex)])
-    if isinstance(shared, NetlinkError) and shared.errno != errno.EEXIST:
-        raise shared
-    host.execute_tolerant([tc_mirred.del_redirect(plan.host_ifindex)])
-    host.execute([tc_mirred.new_redirect(plan.host_ifindex, ifindex)])
+    made = _create(host, plan)
+    found = made or find(host, plan)
+    if found is None:
+        raise NetlinkError(errno.ENODATA, f"ip link show dev {name}", "it was just there")
+    queues = shaping.messages(found.ifindex, shape)
+    if made is None:
+        [root] = host.get_tolerant([tc.get_qdisc(found.ifindex)])
+        if not isinstance(root, NetlinkError) and tc_parse.parse_qdisc(root).kind == "htb":
+            queues = []
+    shared = tc_mirred.new_clsact(plan.host_ifindex)
+    # One after the other, and all asked for at once: each exchange takes its time.
+    wanted = [
+        link.set_link(found.ifindex, alias=plan.alias, mtu=plan.mtu),
+        link.set_link(found.ifindex, up=True),
+        *queues,
+        shared,
+        tc_mirred.del_redirect(plan.host_ifindex),
+        tc_mirred.new_redirect(plan.host_ifindex, found.ifindex),
+    ]
+    answers = host.execute_tolerant(wanted)
+    del wanted[-2], answers[-2]  # there may be nothing to delete
+    for one, answer in zip(wanted, answers, strict=True):
+        if isinstance(answer, NetlinkError) and (one is not shared or answer.errno != errno.EEXIST):
+            raise answer
 
 
-def _create(host: Netlink, plan: Plan) -> Link:
-    """Make the ifb. One that is left of another pair of the name, which is gone, makes way."""
+def _create(host: Netlink, plan: Plan) -> Link | None:
+    """Make the ifb; None when it is there already.
+
+    One that is left of another pair of the name, which is gone, makes way.
+    """
     name = device_name(plan.host_interface)
     made = link.new_link(
         KIND, name, group=policy.group(plan.network), mtu=plan.mtu, address=plan.host_mac
     )
     for _ in range(_ATTEMPTS):
-        [answer] = host.execute_tolerant([made])
+        # Before Linux 6.2 the kernel does not tell of what it made by itself.
+        answer, told_of = host.execute_tolerant([made, link.get_link(name=name)])
         if not isinstance(answer, NetlinkError):
-            return _made(host, plan, made)
+            if isinstance(told_of, NetlinkError) or not told_of:
+                text = "the kernel made it, and it is not there"
+                raise NetlinkError(errno.ENODATA, made[3], text)
+            return link.parse_link(told_of[0])
         if answer.errno != errno.EEXIST:
             raise answer
+        if find(host, plan) is not None:
+            return None
         found = veth.find(host, name=name)
         if found is None:
             continue  # its DEL was quicker
         if found.kind != KIND or found.group & policy.GROUP_MASK != policy.GROUP_BASE:
             break
         removal.delete(host, found.ifindex)
-    host.execute([made])
-    return _made(host, plan, made)
-
-
-def _made(host: Netlink, plan: Plan, made: Message) -> Link:
-    """Return what was just made: before Linux 6.2 the kernel does not tell of it by itself."""
-    found = find(host, plan)
-    if found is None:
-        raise NetlinkError(errno.ENODATA, made[3], "the kernel made it, and it is not there")
-    return found
-
-
-def _is_htb(body: bytes) -> bool:
-    return tc_parse.parse_qdisc(body).kind == "htb"
+    raise NetlinkError(errno.EEXIST, made[3])
 
 
 def find(host: Netlink, plan: Plan) -> Link | None:

@@ -267,8 +267,9 @@ def _stale(
 
 def _sets(netfilter: Netlink, table: nft.Table) -> list[str]:
     """Return the sets of a table; it is asked for them only where they are not known."""
-    if limit_tables.SUBNETS not in limit_tables.words_of(table):
-        return limit_tables.sets_of(table.family, limit_tables.words_of(table))
+    words = limit_tables.words_of(table)
+    if limit_tables.SUBNETS not in words or table.family == nft.NFPROTO_ARP:
+        return limit_tables.sets_of(table.family, words)
     return dumps.set_names(netfilter, table.family, table.name)
 
 
