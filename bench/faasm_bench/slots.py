@@ -28,6 +28,7 @@ from .calls import (
 )
 from .privatehost import NAMESPACES, PROJECT, BenchError, add_namespace, delete_namespace, enter
 from .report import Report
+from .slots_growth import kernel_kib
 from .stats import median
 
 sys.path.insert(0, str(PROJECT))
@@ -105,11 +106,6 @@ class Server:
         else:
             raise BenchError(f"{shlex.join(command)} has ended")
         self.seconds = time.perf_counter() - begin
-
-    def resident_kib(self) -> int:
-        """Return the server's own memory."""
-        text = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
-        return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("VmRSS"))
 
     def end(self) -> float:
         """End it and take the pool away; return how long that took."""
@@ -220,12 +216,6 @@ def at_once(number: int) -> tuple[list[float], list[float]]:
     return [float(line[0]) for line in lines], [float(line[1]) for line in lines]
 
 
-def available_kib() -> int:
-    """Return how much memory the machine could still give."""
-    text = Path("/proc/meminfo").read_text(encoding="ascii")
-    return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("MemAvail"))
-
-
 def percentile(values: list[float], percent: float) -> float:
     """Return the smallest value that so many percent of all do not exceed."""
     ordered = sorted(values)
@@ -282,10 +272,10 @@ def calls(plugin: Path, reference: Path, scratch: Path, times: int) -> dict[str,
 
 def many(tool: list[str], conf: Path, size: int) -> dict[str, Any]:
     """Make so many slots, look at them, use some, and take them away."""
-    before = available_kib()
+    before = kernel_kib()
     server = Server(tool, conf, str(size), "--rest", "0", "--look", "3600")
     made = server.seconds
-    memory = (before - available_kib() - server.resident_kib()) / size
+    memory = (kernel_kib() - before) / size
     status, _ = timed(lambda: run([*tool, "pool", "status", "--json"]))
     used = turns(size, 20)
     return {
@@ -373,7 +363,7 @@ def report(found: dict[str, list[float]], sizes: dict[int, dict[str, Any]]) -> R
             f"{size} slots: made in {one['made']:.1f} s ({1000 * one['made'] / size:.1f} ms each)",
             f"removed in {one['removed']:.1f} s",
             f"pool status in {one['list']:.2f} s",
-            f"{one['kib']:.0f} KiB each",
+            f"{one['kib']:.0f} KiB of the kernel's each",
             f"claim {1000 * median(one['claim']):.3f} ms",
             f"another one after {1000 * median(one['refilled']):.1f} ms",
             f"taken away after {1000 * median(one['gone']):.1f} ms",

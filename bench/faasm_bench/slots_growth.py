@@ -51,14 +51,14 @@ def measure(tool: list[str], conf: Path, state_dir: Path, sizes: list[int]) -> R
 
 def _of_size(tool: list[str], conf: Path, state_dir: Path, size: int) -> dict[str, str]:
     folder = ["--conf-dir", str(conf.parent)]
-    before = _available_kib()
+    before = kernel_kib()
     row = {"pool up": _command([*tool, "pool", "up", str(size), "--conf", str(conf), *folder])}
-    kib = (before - _available_kib()) / size
+    kib = (kernel_kib() - before) / size
     row["pool status"] = _command([*tool, "pool", "status"])
     steps = _steps(_shape(state_dir))
     row |= {title: f"{1000 * median(each):.3f}" for title, each in steps.items()}
     row |= _counts()
-    row["memory of each, KiB"] = f"{kib:.0f}"
+    row["memory of the kernel's for each, KiB"] = f"{kib:.0f}"
     row["pool down"] = _command([*tool, "pool", "down", *folder])
     return row
 
@@ -173,6 +173,8 @@ def _counts() -> dict[str, str]:
     }
 
 
-def _available_kib() -> int:
+def kernel_kib() -> int:
+    """Return how much memory the kernel uses for its objects, of all namespaces."""
     text = Path("/proc/meminfo").read_text(encoding="ascii")
-    return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("MemAvail"))
+    held = dict(line.split(":") for line in text.splitlines())
+    return sum(int(held[key].split()[0]) for key in ("Slab", "Percpu"))
