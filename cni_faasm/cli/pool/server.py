@@ -71,6 +71,7 @@ class Server:
         self._owners = owners.Owners(files, self._poll)
         self._events: FolderEvents | None = None
         self._in: dict[str, set[int]] = {state: set() for state in PLACES}
+        self._planned: list[int] = []  # to be made next; their namespaces are made already
         self._in_work: set[int] = set()
         self._used: set[int] = set()  # in one of the places, in work, or not to be made now
         self._lowest = 1  # all below are used, or in the heap
@@ -213,16 +214,21 @@ class Server:
         rested = self._resting.next_due()
         is_rested = rested is not None and rested <= resting.now()
         if returned or wanted > 0 or look is not None or is_rested:
-            new = [self._next() for _ in range(min(wanted, AT_A_TIME))]
-            self._in_work.update(new, returned)
-            self._workshop.begin(new, returned, look)
+            count = max(0, min(wanted, AT_A_TIME))
+            later = max(0, min(wanted - count, AT_A_TIME))
+            while len(self._planned) < count + later:
+                self._planned.append(self._next())
+            new, self._planned = self._planned[:count], self._planned[count:]
+            self._in_work.update(new, returned, self._planned)
+            self._workshop.begin(new, returned, look, self._planned)
 
     def _take_in(self, done: Done) -> None:
         """Learn what a job has done; what fails is to be tried later."""
         moment = time.monotonic()
         for one in done.told:
             self._tell(*one)
-        self._in_work.clear()
+        self._planned = [one for one in self._planned if one not in done.blocked]
+        self._in_work = set(self._planned)
         self._in[RETURNED].difference_update(done.handled)
         for number in done.blocked:
             self._blocked[number] = moment + _BLOCKED_S

@@ -67,6 +67,7 @@ class Workshop:
         self._renewal = Renewal(builder, files, resting)
         self._wake = wake
         self._thread = ThreadPoolExecutor(1)
+        self._begun: set[int] = set()  # their names are free, and their namespaces being made
         self._job: Future[Done] | None = None
 
     def close(self) -> None:
@@ -79,12 +80,18 @@ class Workshop:
         """Say whether a job has been begun whose end was not taken in."""
         return self._job is not None
 
-    def begin(self, new: Sequence[int], returned: Sequence[int], look: int | None) -> None:
+    def begin(
+        self,
+        new: Sequence[int],
+        returned: Sequence[int],
+        look: int | None,
+        later: Sequence[int] = (),
+    ) -> None:
         """Make members, take members away, look at one; `wake` is called when that is done.
 
-        new, returned: at most AT_A_TIME of each.
+        new, returned, later: at most AT_A_TIME of each. later: whose namespaces are made meanwhile.
         """
-        self._job = self._thread.submit(self._work, new, returned, look)
+        self._job = self._thread.submit(self._work, new, returned, look, later)
         self._job.add_done_callback(lambda _: self._wake())
 
     def ended(self) -> Done | None:
@@ -94,9 +101,22 @@ class Workshop:
         job, self._job = self._job, None
         return job.result()
 
-    def _work(self, new: Sequence[int], returned: Sequence[int], look: int | None) -> Done:
+    def _work(
+        self,
+        new: Sequence[int],
+        returned: Sequence[int],
+        look: int | None,
+        later: Sequence[int],
+    ) -> Done:
         done = Done()
         with making.locked(lambda _: None):
+            new = [one for one in new if one in self._begun] + self._free_of(
+                [one for one in new if one not in self._begun], done
+            )
+            self._begun.difference_update(new)
+            ahead = self._free_of([one for one in later if one not in self._begun], done)
+            self._builder.make_ahead(ahead)
+            self._begun.update(ahead)
             # Whoever waits for a slot comes before what is to be tidied up.
             self._make(new, done)
             self._take_away(returned, done)
@@ -107,16 +127,19 @@ class Workshop:
             done.look_s = time.monotonic() - begin
         return done
 
-    def _make(self, wanted: Sequence[int], done: Done) -> None:
-        numbers = []
-        for number in wanted:
-            try:
-                self._demand_free(number)
-            except ToolError as error:
-                done.told.append(Told("failed", number, str(error)))
-                done.blocked.append(number)
-            else:
-                numbers.append(number)
+    def _free_of(self, numbers: Sequence[int], done: Done) -> list[int]:
+        """Return those numbers whose names nobody has."""
+        try:
+            self._demand_free(numbers)
+        except ToolError as error:
+            if len(numbers) > 1:
+                return [free for one in numbers for free in self._free_of([one], done)]
+            done.told.append(Told("failed", numbers[0], str(error)))
+            done.blocked.extend(numbers)
+            return []
+        return list(numbers)
+
+    def _make(self, numbers: Sequence[int], done: Done) -> None:
         for outcome in self._builder.up_many(numbers):
             number = outcome.number
             done.told.extend(
@@ -142,16 +165,20 @@ class Workshop:
             else:
                 done.gone.append(number)
 
-    def _demand_free(self, number: int) -> None:
+    def _demand_free(self, numbers: Sequence[int]) -> None:
         """Refuse names that somebody else has. Raises: ToolError."""
-        names = self._builder.names
-        name, inner = names.namespace(number), names.inner(number)
-        if netfolder.exists(name):
-            # Whatever it is, nobody knows what is in there.
-            raise ToolError(f"{name} is somebody's namespace")
-        one = attachments.load(self._builder.state_dir, self._builder.network, name, inner)
-        own = [one] if one.fields else []
-        taken.demand_free([taken.Wanted(name, inner, names.outer(number), own)], names.prefix)
+        names, builder = self._builder.names, self._builder
+        wanted = []
+        for number in numbers:
+            name, inner = names.namespace(number), names.inner(number)
+            if netfolder.exists(name):
+                # Whatever it is, nobody knows what is in there.
+                raise ToolError(f"{name} is somebody's namespace")
+            one = attachments.load(builder.state_dir, builder.network, name, inner)
+            own = [one] if one.fields else []
+            wanted.append(taken.Wanted(name, inner, names.outer(number), own))
+        if wanted:
+            taken.demand_free(wanted, names.prefix)
 
     def _look_at(self, number: int, done: Done) -> None:
         names, builder = self._builder.names, self._builder
