@@ -147,7 +147,7 @@ def _run(request: protocol.Request, undo: Undo, warnings: list[str]) -> dict[str
     elif verb == "GC":
         gc(request)
     elif verb == "STATUS":
-        status(request)
+        status(request, warnings)
     else:
         return protocol.version_document()
     return None

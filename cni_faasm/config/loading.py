@@ -123,7 +123,8 @@ def _read(
     if runtime and "portMappings" in runtime.values:
         config.ports = ports.read(runtime)
     _read_dns(config, top, runtime, ipam, verb)
-    top.section("capabilities", {})
+    capabilities = top.section("capabilities", {}) and top.values["capabilities"]
+    config.offers_ports = isinstance(capabilities, dict) and bool(capabilities.get("portMappings"))
     if "prevResult" in outer.values:
         _read_prev_result(config, outer)
     _read_attachments(config, outer, document)

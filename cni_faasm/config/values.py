@@ -26,7 +26,7 @@ class NetworkConfig:
     shaping's default. subnets: (packed, prefix length) of those whose traffic alone is not
     limited, or with subnets_only alone is. counted: limits of packets and connections. enforce_egress: on the host, too. range_sets: one address of each. requested_addresses: packed, each in
     another range set. ipam_plugin: another plugin that leases the addresses, "" for
-    ourselves. ports: of the host's, which are to lead to the container. guard: what containers must not do, None for nothing. prev_result: of the plugins before this one, or at CHECK and DEL of the whole
+    ourselves. ports: of the host's, which are to lead to the container. offers_ports: whether the runtime may ask for such. guard: what containers must not do, None for nothing. prev_result: of the plugins before this one, or at CHECK and DEL of the whole
     chain's ADD. shapes_only: there is no "ipam", and the pair is an earlier plugin's.
     slot: what members of pools have inside. valid_attachments: GC's (container id, ifname) pairs, None when it was given none.
     warnings: what was changed. unknown: the paths of keys that nobody reads.
@@ -53,6 +53,7 @@ class NetworkConfig:
         "mac",
         "mtu",
         "name",
+        "offers_ports",
         "plugin_type",
         "ports",
         "prev_result",
@@ -90,6 +91,7 @@ class NetworkConfig:
         self.subnets: list[tuple[bytes, int]] = []
         self.subnets_only = False
         self.ports: list[Port] = []
+        self.offers_ports = False
         self.range_sets: list[list[Range]] = []
         self.routes: list[Route] = []
         self.requested_addresses: list[bytes] = []

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from cni_faasm.attachment import plan, rehearsed
 from cni_faasm.config.loading import NetworkConfig
 from cni_faasm.ipam.store import Allocation
-from cni_faasm.link import egress, kernel, netns, veth
+from cni_faasm.link import egress, features, kernel, netns, veth
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.rules import backstop, guard, nat
 from cni_faasm.spec.protocol import Request
@@ -26,6 +26,17 @@ def rehearse(config: NetworkConfig, request: Request, allocations: list[Allocati
     else:
         _between(lambda sockets, inner_fd: _attach(config, request, allocations, sockets, inner_fd))
     rehearsed.note(config, request.document)
+
+
+def remarks(config: NetworkConfig) -> list[str]:
+    """Return what an ADD would lack that asks for more than all do. Raises: CniError."""
+    if not config.offers_ports or config.shapes_only:
+        return []
+    lacks = features.missing({features.PORTS}, makes_pairs=False)
+    if not lacks:
+        return []
+    error = features.lacking(lacks)
+    return [f"STATUS: who asks for published ports is refused: {error.msg}; {error.details}"]
 
 
 def _between(act: Callable[[tuple[Netlink, Netlink], int], None]) -> None:

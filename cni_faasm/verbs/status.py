@@ -26,9 +26,10 @@ _LOOKS = 4
 _LOOK_AGAIN_S = 0.5
 
 
-def status(request: Request) -> None:
+def status(request: Request, warnings: list[str]) -> None:
     """Rehearse an ADD without a container, or look whether the last rehearsal still holds.
 
+    warnings: receives what keeps only some containers from being attached, when it is rehearsed.
     Raises: CniError 50 that says what is missing; 51 when an ADD would work, but a firewall of
     the host's cuts the network off; 7 for a faulty configuration.
     """
@@ -50,6 +51,7 @@ def status(request: Request) -> None:
         _demand_tables(config)
         if not looks:
             rehearsal.rehearse(config, request, allocations)
+            warnings.extend(rehearsal.remarks(config))
     except NetlinkError as error:
         raise _unavailable(kernel.refusal(error, config)) from None
     except CniError as error:

@@ -83,6 +83,34 @@ def test_what_needs_it_is_refused(poor: Host, keys: dict[str, bool]) -> None:
     poor.assert_unchanged(before)
 
 
+def test_ports_that_could_not_be_published(poor: Host) -> None:
+    """Only who asks for some is refused; STATUS says so once, and validate each time."""
+    offers: dict[str, Any] = {"capabilities": {"bandwidth": True, "portMappings": True}}
+    network = poor.config(cniVersion="1.1.0", antiSpoof=False, **offers)
+    missing = "this kernel lacks nf_tables (nf_tables, nfnetlink), which portMappings needs"
+    first = poor.cni("STATUS", None, network)
+    first.ok()
+    assert first.stderr.count(missing.encode()) == 1
+    assert b"who asks for published ports is refused" in first.stderr
+    assert poor.cni("STATUS", None, network).stderr == b""
+    container = poor.add_container()
+    asked = {**network, "runtimeConfig": {"portMappings": [{"hostPort": 80, "containerPort": 80}]}}
+    assert missing in poor.cni("ADD", container, asked).error(106)["msg"]
+    poor.delete_attachment(container, network)
+    poor.add(container, network)
+    poor.delete_attachment(container, network)
+
+    tool = Tool(poor, [*PLUGIN, "tool"])
+    path = tool.network(ipMasq=False, antiSpoof=False, bandwidth=None, **offers)
+    (file,) = tool("validate", str(path), "--json").ok().document["files"]
+    remarks = {one["place"]: one["message"] for one in file["remarks"]}
+    [place] = [place for place, message in remarks.items() if missing in message]
+    assert place.endswith("capabilities.portMappings")
+    path = tool.network(ipMasq=False, antiSpoof=False, bandwidth=None, capabilities={})
+    (file,) = tool("validate", str(path), "--json").ok().document["files"]
+    assert not any(missing in one["message"] for one in file["remarks"])
+
+
 def test_the_kernel_is_asked_once(bare_host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """A question to a subsystem that is missing has it run modprobe."""
     nobodys = (0x7F << 8, 0, bytes(4), "nft list tables")

@@ -13,6 +13,7 @@ _PLACES = {
     features.SUBNETS: "bandwidth.unshapedSubnets",
     features.SHAPED: "bandwidth.shapedSubnets",
     features.RANGES6: "ipam",
+    features.PORTS: "capabilities.portMappings",
 }
 
 
@@ -21,6 +22,8 @@ def lacks(config: NetworkConfig, where: str) -> Iterator[tuple[str, str]]:
     keys = features.keys_of(config)
     if config.egress.rate_bps and not config.enforce_egress:
         keys.add(features.BACKSTOP)
+    if config.offers_ports and not config.shapes_only:
+        keys.add(features.PORTS)
     try:
         found = features.missing(keys, makes_pairs=not config.shapes_only)
     except (CniError, NetlinkError):

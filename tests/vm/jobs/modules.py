@@ -121,17 +121,23 @@ def test_what_is_missing_is_named(host: Host, taken: str) -> None:
 
 @pytest.mark.parametrize("taken", ["nft_nat", "nft_fib"])
 def test_what_ports_lack_is_named(host: Host, taken: str) -> None:
-    """Of a runtime's wish only ADD can know."""
+    """Who asks for some is refused; where a runtime may, STATUS and validate warn of it."""
     published = {"portMappings": [{"hostPort": 8080, "containerPort": 80}]}
-    config = host.config(**BARE, runtimeConfig=published)
+    offers = {**BARE, "capabilities": {"portMappings": True}}
+    config = host.config(cniVersion="1.1.0", **offers)
     container = host.add_container()
     before = host.snapshot()
     with taken_away(taken):
+        status = host.cni("STATUS", None, config)
+        status.ok()
         # The kernel starts modprobe anew for each rule, which takes its time in a guest.
-        added = host.cni("ADD", container, config, timeout=150).error(106)
+        asked = {**config, "runtimeConfig": published}
+        added = host.cni("ADD", container, asked, timeout=150).error(106)
+        remarks = validated(host, offers)
     host.assert_unchanged(before)
-    assert "destinations by maps of nf_tables (nft_nat, and nft_fib_inet" in added["msg"]
-    assert "which portMappings needs" in added["msg"]
+    for said in (added["msg"], status.stderr.decode(), remarks):
+        assert "destinations by maps of nf_tables (nft_nat, and nft_fib_inet" in said
+        assert "which portMappings needs" in said
 
 
 def validated(host: Host, values: dict[str, Any]) -> str:
