@@ -32,18 +32,18 @@ class Netavark:
         given["options"] = options | (keys.get("options") or {})
         self.network: dict[str, Any] = self.call("create", document=given).ok()
 
-    def call(self, *words: str, document: Any = None) -> CniCall:
-        """Call the plugin; document: what stdin has."""
+    def call(self, *words: str, document: Any = None, tracer: Sequence[str] = ()) -> CniCall:
+        """Call the plugin, or a command that calls it; document: what stdin has."""
         variables = {"PATH": SYSTEM_PATH}
         if self.host.plugin[0] == sys.executable:
             variables["PYTHONPATH"] = str(REPO)
         with self.host.entered():
             done = subprocess.run(
-                [*self.host.plugin, *words],
+                [*tracer, *self.host.plugin, *words],
                 input=document if isinstance(document, bytes) else json.dumps(document).encode(),
                 env=variables,
                 capture_output=True,
-                timeout=30,
+                timeout=60,
                 check=False,
             )
         return CniCall(words[0], done.returncode, done.stdout, done.stderr)

@@ -105,7 +105,7 @@ class Bench:
         self.container = host.add_container()
         self.other = host.add_container()
         self.log = directory / "strace"
-        self.config = VARIANTS[variant](host)
+        self.config = self.configuration()
         # strace would count, and disturb, the calls of another IPAM plugin too.
         self.follow = [] if variant == "delegated" else ["-f"]
         self.earlier: dict[str, dict[str, Any]] = {}
@@ -122,6 +122,10 @@ class Bench:
             self.add(one)
             self.delete(one)
         self.before = self.state()
+
+    def configuration(self) -> dict[str, Any]:
+        """Return what the network is."""
+        return VARIANTS[self.variant](self.host)
 
     def _make_pair(self, container: Namespace) -> None:
         """Have the reference's ptp make the pair; it stays, and the lease is its own."""

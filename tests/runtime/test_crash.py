@@ -12,6 +12,7 @@ import pytest
 
 from tests.host import BUNDLE, Host, built_plugin
 from tests.runtime.crash_bench import ERRORS, VARIANTS, Bench, Forks, Point, killed
+from tests.runtime.setup_bench import WORDS, SetupBench
 
 # Calls that are like many others, and seldom tell anything new.
 DULL = {"mmap", "munmap", "mprotect", "brk", "pread64", "fstat", "newfstatat", "close"}
@@ -78,6 +79,33 @@ def test_del_killed_anywhere(bench: Bench, request: pytest.FixtureRequest) -> No
         with bench.trying(f"DEL killed at {name} number {nth}"):
             bench.add(bench.container)
             bench.traced("DEL", "-e", f"inject={name}:signal=SIGKILL:when={nth}")
+            bench.recover(number)
+    bench.report()
+
+
+@pytest.mark.parametrize("verb", WORDS)
+def test_netavark_killed_anywhere(
+    make_host: Callable[[list[str]], Host],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    verb: str,
+) -> None:
+    """What podman's setup and teardown leave, with limits, published ports and both versions of IP."""
+    host = make_host(built_plugin())
+    host.add_remote()
+    bench = SetupBench(host, tmp_path)
+    if verb == "DEL":
+        bench.add(bench.container)
+    points = bench.points(verb, from_input=False)
+    if verb == "ADD":
+        bench.delete()
+    assert len(points) > 100
+    for number, (name, nth) in chosen(bench, points, request):
+        with bench.trying(f"{WORDS[verb]} killed at {name} number {nth}"):
+            if verb == "DEL":
+                bench.add(bench.container)
+            call = bench.traced(verb, "-e", f"inject={name}:signal=SIGKILL:when={nth}")
+            assert killed(call) or verb == "DEL", f"it was not: {call}"
             bench.recover(number)
     bench.report()
 
