@@ -3,16 +3,23 @@
 # them on this machine.
 #
 #   tests/fetch_firewalls.sh      prints the folder
+#
+# It is beside the kernels and roots of tests/vm/fetch.sh, so that another checkout need not fetch.
 set -euo pipefail
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-folder=.cache/firewalls
+cache=${FAASM_VM_CACHE:-/var/cache/cni-faasm-vm}
+folder=$cache/firewalls
 packages=(firewalld python3-firewall python3-nftables ufw)
 
 if [ ! -e "$folder/usr/sbin/ufw" ]; then
+    mkdir -p "$cache"
+    # One at a time: the next one finds all there.
+    exec 9<"$cache"
+    flock 9
+fi
+if [ ! -e "$folder/usr/sbin/ufw" ]; then
     rm -rf "$folder"
-    mkdir -p .cache
-    new=$(mktemp -d .cache/firewalls.XXXXXX)
+    new=$(mktemp -d "$cache/firewalls.XXXXXX")
     # apt's own user may not write there, which it remarks on
     (cd "$new" && apt-get -q download "${packages[@]}") >"$new/log" 2>&1 || {
         cat "$new/log" >&2
@@ -26,4 +33,4 @@ if [ ! -e "$folder/usr/sbin/ufw" ]; then
     rm -r "${new:?}/lib"
     mv "$new" "$folder"
 fi
-echo "$PWD/$folder"
+echo "$folder"

@@ -1,7 +1,7 @@
 """Run the firewalls that distributions bring, firewalld and ufw, on a test's own host.
 
-Debian's own packages, unpacked by tests/fetch_firewalls.sh: each command sees them in /usr by
-an overlay in a mount namespace of its own. Their configuration in /etc, their sockets in /run
+Debian's own packages, unpacked by tests/fetch_firewalls.sh where every checkout finds them: each
+command sees them in /usr by an overlay in a mount namespace of its own. Their configuration in /etc, their sockets in /run
 and their rules are the private host's and the test's.
 """
 
@@ -11,9 +11,10 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.host import REPO, Host, require_private_host, wait_until
+from tests.host import Host, require_private_host, wait_until
+from tests.vm.boot import CACHE
 
-FOLDER = REPO / ".cache" / "firewalls"
+FOLDER = CACHE / "firewalls"
 BUS_SOCKET = Path("/run/dbus/system_bus_socket")
 _BUS = """\
 <!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
@@ -42,7 +43,7 @@ def seeing_them(*command: str) -> list[str]:
 
 def _install_configuration(name: str) -> None:
     require_private_host()
-    assert (FOLDER / "usr").is_dir(), "no .cache/firewalls: run tests/fetch_firewalls.sh first"
+    assert (FOLDER / "usr").is_dir(), f"no {FOLDER}: run tests/fetch_firewalls.sh first"
     shutil.rmtree(f"/etc/{name}", ignore_errors=True)
     shutil.copytree(FOLDER / "etc" / name, f"/etc/{name}")
 

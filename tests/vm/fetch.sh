@@ -9,6 +9,7 @@
 #
 #   kernels/SUITE/vmlinuz, initrd, lib/modules/VERSION    the cloud kernel of a suite
 #   roots/NAME/    what a line of tests/vm/roots.txt says; its line is beside it
+#   firewalls/     what tests/fetch_firewalls.sh keeps
 #
 # What ends in -arm64 is for that processor; such a root is unpacked, but not configured.
 #
