@@ -30,7 +30,6 @@ TARGET_PORTS_MS = 0.5  # of an ADD, more with all of them than with none
 STATUS_OF = "masquerading"
 TARGET_STATUS = 0.5  # of an ADD of ours
 TARGET_PEAK_MIB = 10
-WARM_UP = 2
 
 DESCRIPTION = """\
 Time ADD, CHECK and DEL of the built plugin and of Debian's reference chain (ptp with
@@ -49,6 +48,9 @@ def arguments() -> argparse.Namespace:
     """Return what the command line says."""
     parser = cli.parser("bench/latency", DESCRIPTION, EPILOG)
     parser.add_argument("--times", type=int, default=30, metavar="N", help="default: %(default)s")
+    parser.add_argument(
+        "--warm-up", type=int, default=2, metavar="N", help="before these; default: %(default)s"
+    )
     return parser.parse_args()
 
 
@@ -62,7 +64,7 @@ def measure(given: argparse.Namespace) -> Report:
     """Take all measurements."""
     scratch = enter(given.scratch, {"iptables": "iptables"})
     spawner = Spawner()
-    progress = cli.Progress((len(CASES) + 1) * (given.times + WARM_UP))
+    progress = cli.Progress((len(CASES) + 1) * (given.times + given.warm_up))
     tables: dict[str, Table] = {}
     status = Series()
     for case, (settings, _) in CASES.items():
@@ -70,12 +72,12 @@ def measure(given: argparse.Namespace) -> Report:
             faasm_network(spawner, given.plugin, settings, scratch),
             reference_network(spawner, given.reference, settings, scratch),
         ]
-        tables[case] = compare(networks, given.times, WARM_UP, progress.step)
+        tables[case] = compare(networks, given.times, given.warm_up, progress.step)
         if case == STATUS_OF:
-            timed = [networks[0].status() for _ in range(WARM_UP + given.times)]
-            status.operations += timed[WARM_UP:]
+            timed = [networks[0].status() for _ in range(given.warm_up + given.times)]
+            status.operations += timed[given.warm_up :]
     published = [_publishing(count, spawner, given.plugin, scratch) for count in PORTS]
-    of_ports = compare(published, given.times, WARM_UP, progress.step)
+    of_ports = compare(published, given.times, given.warm_up, progress.step)
     progress.end()
     report = _report(tables, status, given.times, scratch)
     _report_ports(of_ports, report)

@@ -127,6 +127,9 @@ def arguments() -> argparse.Namespace:
         metavar="N",
         help="default: %(default)s",
     )
+    parser.add_argument(
+        "--times", type=int, metavar="N", help="of each size; default: fewer of larger ones"
+    )
     return parser.parse_args()
 
 
@@ -148,11 +151,12 @@ def measure(given: argparse.Namespace) -> Report:
         _shell(given.tool, scratch),
         _chain(spawner, given.reference, scratch),
     ]
-    progress = cli.Progress(sum(len(sides) * TIMES.get(size, 1) for size in given.sizes))
+    turns = {size: given.times or TIMES.get(size, 1) for size in given.sizes}
+    progress = cli.Progress(len(sides) * sum(turns.values()))
     for size in given.sizes:
-        for turn in range(TIMES.get(size, 1)):
+        for turn in range(turns[size]):
             for side in sides if turn % 2 else reversed(sides):
-                progress.step(f"{size} by {side.title}, {turn + 1} of {TIMES.get(size, 1)}")
+                progress.step(f"{size} by {side.title}, {turn + 1} of {turns[size]}")
                 _once(side, size)
     progress.end()
     spawner.close()

@@ -69,6 +69,13 @@ def arguments() -> argparse.Namespace:
         "--times", type=int, default=CLAIMS, metavar="N", help="of each; default: %(default)s"
     )
     parser.add_argument(
+        "--at-once",
+        type=int,
+        default=AT_ONCE,
+        metavar="N",
+        help="processes that claim at the same moment; default: %(default)s",
+    )
+    parser.add_argument(
         "--growth", action="store_true", help="only how the cost grows with the number of slots"
     )
     return parser.parse_args()
@@ -270,14 +277,14 @@ def calls(plugin: Path, reference: Path, scratch: Path, times: int) -> dict[str,
     return found
 
 
-def many(tool: list[str], conf: Path, size: int) -> dict[str, Any]:
+def many(tool: list[str], conf: Path, size: int, times: int) -> dict[str, Any]:
     """Make so many slots, look at them, use some, and take them away."""
     before = kernel_kib()
     server = Server(tool, conf, str(size), "--rest", "0", "--look", "3600")
     made = server.seconds
     memory = (kernel_kib() - before) / size
     status, _ = timed(lambda: run([*tool, "pool", "status", "--json"]))
-    used = turns(size, 20)
+    used = turns(size, times)
     return {
         "made": made,
         "kib": memory,
@@ -308,14 +315,14 @@ def measure(given: argparse.Namespace) -> Report:
     again = one_slot(tool, conf, given.times, 1, 0.01)
     progress.step("a pool of one without pause")
     endless = {n: one_slot(tool, conf, given.times, n, 0) for n in (0, 8)}
-    progress.step(f"{AT_ONCE} claims at once")
-    server = Server(tool, conf, str(2 * AT_ONCE), "--rest", "0")
-    crowd, crowd_busy = at_once(AT_ONCE)
+    progress.step(f"{given.at_once} claims at once")
+    server = Server(tool, conf, str(2 * given.at_once), "--rest", "0")
+    crowd, crowd_busy = at_once(given.at_once)
     server.end()
     sizes = {}
     for size in given.sizes:
         progress.step(f"{size} slots")
-        sizes[size] = many(tool, conf, size)
+        sizes[size] = many(tool, conf, size, min(given.times, CALLS))
     progress.end()
     return report(
         {
@@ -343,7 +350,7 @@ def report(found: dict[str, list[float]], sizes: dict[int, dict[str, Any]]) -> R
         ("endless reserve", "the same, again and again, a reserve of 8"),
         ("refilled", "claimed until another one is free"),
         ("gone", "returned until taken away"),
-        ("crowd", f"first claim, {AT_ONCE} processes at once"),
+        ("crowd", f"first claim, {len(found['crowd'])} processes at once"),
         ("crowd busy", "of a processor, each of these"),
         ("add ours", "ADD of ours"),
         ("delete ours", "DEL of ours"),
