@@ -13,6 +13,7 @@ import pytest
 
 from tests.host import BUNDLE, REPO, Host, Namespace, built_plugin
 from tests.rates import serve
+from tests.runtime.installed import Installed
 from tests.runtime.runtimes import (
     CONFIG_FILE,
     Containerd,
@@ -34,6 +35,16 @@ def root_filesystem(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("rootfs")
     make_root_filesystem(directory)
     return directory
+
+
+@pytest.fixture(scope="session")
+def installed() -> Iterator[Installed]:
+    """Return what building and installing write, done once and nowhere else."""
+    directory = Path(tempfile.mkdtemp(prefix="installed", dir="/run"))
+    try:
+        yield Installed(directory)
+    finally:
+        shutil.rmtree(directory)
 
 
 @pytest.fixture

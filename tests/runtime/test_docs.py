@@ -1,8 +1,10 @@
 """Run every command of the README and of docs/, page by page, as a reader would.
 
 A page gets a host of its own whose /usr and repository are writable copies in memory, with a
-remote machine behind its uplink that also answers as 9.9.9.9. A few programs are stood in for
-by scripts that do the same where nothing outside of this machine can be reached.
+remote machine behind its uplink that also answers as 9.9.9.9. Building and installing is done once,
+and what that has written lies below every page's own copies; a page that tells how to install finds
+it built only. A few programs are stood in for by scripts that do the same where nothing outside of
+this machine can be reached.
 """
 
 import contextlib
@@ -19,6 +21,7 @@ import pytest
 from tests.firewalls import Firewalld, seeing_them
 from tests.host import REPO, SYSTEM_PATH, Host, built_plugin
 from tests.runtime.cri import make_image
+from tests.runtime.installed import INSTALL, Installed
 from tests.runtime.runtimes import CGROUP, Libcni, end, remove_cgroups
 
 SERVER = "198.51.100.1"
@@ -38,11 +41,12 @@ ELSEWHERE = {
 SUBSTITUTES = (
     ("SERVER", f"{SERVER} --seconds 2"),
     ("bench/backstop", "bench/backstop --rates 10M --scale 0.05 --repeat 1"),
-    ("bench/latency", "bench/latency --times 1"),
+    ("bench/latency", "bench/latency --times 1 --warm-up 0"),
     ("bench/leases", "bench/leases --times 1 --counts 0,10"),
-    ("bench/shaping", "bench/shaping --rates 10M --paths host-send --scale 0.05"),
-    ("--sizes 1 10 100", "--sizes 1"),
-    ("bench/slots", "bench/slots --times 2 --sizes 20"),
+    ("bench/shaping", "bench/shaping --rates 10M --paths host-send"),
+    ("--scale 0.5", "--scale 0.2"),
+    ("bench/pool --sizes 1 10 100", "bench/pool --sizes 1 --times 1"),
+    ("bench/slots", "bench/slots --times 2 --sizes 8 --at-once 8"),
     ("bench/storm", "bench/storm --workers 2 --cycles 1 --turns 1"),
 )
 # What has happened on the reader's host before a command.
@@ -133,7 +137,13 @@ def commands(page: Path) -> list[tuple[str, str]]:
     return found
 
 
-WITH_COMMANDS = [page for page in PAGES if commands(page)]
+def is_elsewhere(command: str) -> bool:
+    return any(command.removeprefix("sudo ").startswith(one) for one in ELSEWHERE)
+
+
+WITH_COMMANDS = [
+    page for page in PAGES if not all(is_elsewhere(command) for _, command in commands(page))
+]
 
 
 def test_every_console_block_is_understood() -> None:
@@ -155,22 +165,16 @@ def test_every_console_block_is_understood() -> None:
 class Reader:
     """Somebody with a shell on a host, and one on the server."""
 
-    def __init__(self, host: Host, scripts: Path) -> None:
+    def __init__(self, host: Host, scripts: Path, installed: Installed, page: Path) -> None:
         self.host = host
         self.scripts = scripts
-        layers = " && ".join(
-            f"mkdir -p /run/docs{path}/upper /run/docs{path}/work && mount -t overlay "
-            f"-o lowerdir={path},upperdir=/run/docs{path}/upper,workdir=/run/docs{path}/work "
-            f"overlay {path}"
-            for path in ("/usr", str(REPO))
-        )
-        empty = " && ".join(
-            f"mount -t tmpfs tmpfs {path}" for path in ("/var/lib/cni", "/etc/cni", "/opt/cni")
-        )
-        script = f"mount -t tmpfs tmpfs /run/docs && {layers} && {empty} && echo ready"
-        script += " && exec sleep 1000"
-        Path("/run/docs").mkdir(exist_ok=True)
-        self.place = host.start(["unshare", "--mount", "sh", "-ec", script])
+        # Each on a file system of its own, which goes with the page.
+        layers = Path("/run/docs")
+        layers.mkdir(exist_ok=True)
+        installs = any(INSTALL in command for _, command in commands(page))
+        shown = installed.shown(layers, is_installed=not installs)
+        steps = [f"mount -t tmpfs tmpfs {layers}", *shown, "echo ready", "exec sleep 1000"]
+        self.place = host.start(["unshare", "--mount", "sh", "-ec", "\n".join(steps)])
         assert self.place.stdout is not None
         assert self.place.stdout.readline() == b"ready\n", self.place.communicate()
 
@@ -193,19 +197,23 @@ class Reader:
 
 
 @pytest.fixture
-def reader(make_host: Callable[[list[str]], Host], short_path: Path) -> Iterator[Reader]:
+def reader(
+    make_host: Callable[[list[str]], Host], short_path: Path, installed: Installed, page: Path
+) -> Iterator[Reader]:
     host = make_host(built_plugin())
     remote = host.add_remote()
     remote.run(["ip", "addr", "add", "9.9.9.9/32", "dev", "lo"])
     scripts = short_path / "bin"
     scripts.mkdir()
-    client = Libcni(host, short_path, short_path).client
+    values = {"CGROUP": CGROUP, "PYTHON": sys.executable}
+    if any("cnitool" in command for _, command in commands(page)):
+        values["CLIENT"] = str(Libcni(host, short_path, short_path).client)
     for name, text in SCRIPTS.items():
-        for mark, value in (("CGROUP", CGROUP), ("CLIENT", client), ("PYTHON", sys.executable)):
-            text = text.replace(mark, str(value))  # noqa: PLW2901 -- step by step
+        for mark, value in values.items():
+            text = text.replace(mark, value)  # noqa: PLW2901 -- step by step
         (scripts / name).write_text(f"#!/bin/bash\n{text}\n", encoding="utf-8")
         (scripts / name).chmod(0o755)
-    found = Reader(host, scripts)
+    found = Reader(host, scripts, installed, page)
     yield found
     found.close()
     remove_cgroups()
@@ -214,8 +222,7 @@ def reader(make_host: Callable[[list[str]], Host], short_path: Path) -> Iterator
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.name)
 def test_every_command(reader: Reader, page: Path, short_path: Path) -> None:
     name = str(page.relative_to(REPO))
-    reader.must("./build.sh --install")
-    listed = commands(page)
+    listed = [one for one in commands(page) if not is_elsewhere(one[1])]
     daemon = None
     if any(BUSYBOX.partition(":")[0] in command for _, command in listed):
         make_image(short_path / "busybox.tar", BUSYBOX, sleeps=False)
@@ -239,8 +246,6 @@ def test_every_command(reader: Reader, page: Path, short_path: Path) -> None:
     try:
         # A page may tell how to undo what it needs later.
         for prompt, command in sorted(listed, key=lambda pair: "--uninstall" in pair[1]):
-            if any(command.removeprefix("sudo ").startswith(one) for one in ELSEWHERE):
-                continue
             for start, preparation in BEFORE.get(name, {}).items():
                 if command.removeprefix("sudo ").startswith(start):
                     reader.run(preparation)

@@ -1,9 +1,20 @@
 """The installed tool on a host with firewalld: what install and uninstall say of it."""
 
+from pathlib import Path
+
+import pytest
+
 from tests.firewalls import Firewalld
+from tests.host import REPO
 from tests.runtime.test_docs import Reader, reader
 
 __all__ = ["reader"]  # a fixture
+
+
+@pytest.fixture
+def page() -> Path:
+    """Return one whose reader has nothing installed yet."""
+    return REPO / "CONTRIBUTING.md"
 
 
 def test_install_and_uninstall_say_what_firewalld_does(reader: Reader) -> None:
