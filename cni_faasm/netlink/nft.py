@@ -3,13 +3,13 @@
 What changes anything goes through Netlink.nft_batch, what asks through execute and dump.
 Numbers in attributes are big-endian.
 
-Layout: <linux/netfilter/nfnetlink.h>, <linux/netfilter/nf_tables.h>. Comments are stored as
-libnftnl does (<libnftnl/udata.h>), so that nft shows them.
+Layout: <linux/netfilter/nfnetlink.h>, <linux/netfilter/nf_tables.h>. Comments are in nft_comment.
 """
 
 from struct import Struct
 
 from cni_faasm.netlink import nft_expr
+from cni_faasm.netlink.nft_comment import comment_data, parse_comment
 from cni_faasm.netlink.wire import (
     NLM_F_APPEND,
     NLM_F_CREATE,
@@ -25,7 +25,6 @@ from cni_faasm.netlink.wire import (
     get_text,
     nest,
     parse_attrs,
-    text_of,
 )
 
 # <linux/netfilter.h>
@@ -82,11 +81,6 @@ NFTA_RULE_EXPRESSIONS = 4
 NFTA_RULE_POSITION = 6
 NFTA_RULE_USERDATA = 7
 
-# <libnftnl/udata.h>: NFTNL_UDATA_TABLE_COMMENT and NFTNL_UDATA_RULE_COMMENT.
-_UDATA_COMMENT = 0
-# NFTNL_UDATA_COMMENT_MAXLEN, with the NUL.
-COMMENT_MAX = 128
-
 _NFGENMSG = Struct("=BBH")  # family, version, resource
 _FAMILIES = {NFPROTO_INET: "inet", NFPROTO_IPV4: "ip", NFPROTO_ARP: "arp", NFPROTO_IPV6: "ip6"}
 _FAMILIES[NFPROTO_BRIDGE] = "bridge"
@@ -100,29 +94,6 @@ def head(family: int) -> bytes:
 def family_name(family: int, *names: str) -> str:
     """Return "inet TABLE CHAIN", as nft's commands have it."""
     return " ".join((_FAMILIES.get(family, str(family)), *names))
-
-
-def comment_data(comment: str) -> bytes:
-    """Encode a comment as user data: type u8, length u8, text with its NUL.
-
-    Raises: ValueError when it is longer than nft reads.
-    """
-    text = comment.encode("utf-8", "surrogateescape") + b"\0"
-    if len(text) > COMMENT_MAX:
-        msg = f"comment of {len(text) - 1} bytes: at most {COMMENT_MAX - 1}"
-        raise ValueError(msg)
-    return bytes((_UDATA_COMMENT, len(text))) + text
-
-
-def parse_comment(userdata: bytes) -> str:
-    """Return the comment among user data, or "". Others put there what they like."""
-    position = 0
-    while position + 2 <= len(userdata):
-        kind, length = userdata[position], userdata[position + 1]
-        if kind == _UDATA_COMMENT:
-            return text_of(userdata[position + 2 : position + 2 + length])
-        position += 2 + length
-    return ""
 
 
 # ---- tables

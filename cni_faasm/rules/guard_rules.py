@@ -4,7 +4,7 @@ guard.py tells what stands in them, and keeps them.
 """
 
 from cni_faasm.config.policy import GROUP_BASE, GROUP_MASK, Guard, digest, group
-from cni_faasm.netlink import nft, nft_expr, nft_match, nft_set
+from cni_faasm.netlink import nft, nft_comment, nft_expr, nft_match, nft_set
 from cni_faasm.netlink.wire import Message
 from cni_faasm.rules import own_tables
 
@@ -31,7 +31,7 @@ def table_name(network: str) -> str:
 
 def comment(guard: Guard) -> str:
     text = f"{_COMMENT} {guard}"
-    return text if len(text) < nft.COMMENT_MAX else f"{_COMMENT} ~{digest(text)}"
+    return text if len(text) < nft_comment.COMMENT_MAX else f"{_COMMENT} ~{digest(text)}"
 
 
 def is_by_name(table: nft.Table | None) -> bool:

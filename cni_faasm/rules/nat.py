@@ -24,7 +24,7 @@ import errno
 from cni_faasm.attachment.plan import Plan
 from cni_faasm.config.policy import digest
 from cni_faasm.link import features
-from cni_faasm.netlink import dumps, nft, nft_expr
+from cni_faasm.netlink import dumps, nft, nft_comment, nft_expr
 from cni_faasm.netlink.lacking import IfNftables, is_lacking
 from cni_faasm.netlink.nftables import Nftables
 from cni_faasm.netlink.transport import Netlink
@@ -169,7 +169,7 @@ def _ranges(comment: str, hoped: list[Network]) -> list[Network]:
 
 def _comment(ranges: list[Network]) -> str:
     text = " ".join((_COMMENT, *(inet.cidr(*one) for one in ranges)))
-    return text if len(text) < nft.COMMENT_MAX else f"{_COMMENT} ~{digest(text)}"
+    return text if len(text) < nft_comment.COMMENT_MAX else f"{_COMMENT} ~{digest(text)}"
 
 
 def _rules(ranges: list[Network]) -> list[bytes]:
@@ -271,7 +271,7 @@ def _accepts(plan: Plan, length: int) -> list[tuple[str, bytes]]:
                 ("to", nft_expr.iptables_accept(daddr=one, states=published)),
             ):
                 comment = f"{_COMMENT} {plan.network} {words} {text}"
-                found.append((comment[: nft.COMMENT_MAX - 1], expressions))
+                found.append((comment[: nft_comment.COMMENT_MAX - 1], expressions))
     return found
 
 

@@ -17,6 +17,7 @@ from cni_faasm.netlink import (
     link,
     neigh,
     nft,
+    nft_comment,
     nft_expr,
     nft_set,
     route,
@@ -160,7 +161,7 @@ PARSERS: tuple[Callable[[bytes], object], ...] = (
     *(tc_parse.parse_qdisc, tc_parse.parse_class),
     *(tc_filter.parse_filter, tc_mirred.parse_redirect),
     *(nft.parse_table, nft.parse_chain, nft.parse_rule, nft_set.parse_elements),
-    *(nft_expr.describe, nft.parse_comment),
+    *(nft_expr.describe, nft_comment.parse_comment),
 )
 _GUARD = policy.Guard(anti_spoof=True, isolated=True, allow_host=[("udp", 53), ("icmp", 0)])
 _CONFIGURATION = b"""{"cniVersion":"1.1.0","name":"net","type":"faasm","mtu":1400,"ipMasq":true,

@@ -7,7 +7,19 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cni_faasm.netlink import addr, link, neigh, nft, nft_expr, route, sock_diag, tc, tc_parse, wire
+from cni_faasm.netlink import (
+    addr,
+    link,
+    neigh,
+    nft,
+    nft_comment,
+    nft_expr,
+    route,
+    sock_diag,
+    tc,
+    tc_parse,
+    wire,
+)
 from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.spec import inet
 
@@ -38,7 +50,7 @@ DECODERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "rule": (nft.parse_rule, nft.new_rule(1, "t", "c", RULE, comment="one")[2]),
     "expressions": (nft_expr.describe, RULE),
     "comment": (nft_expr.comment, RULE.replace(b"conntrack\0", b"comment\0\0\0")),
-    "udata": (nft.parse_comment, nft.comment_data("one")),
+    "udata": (nft_comment.parse_comment, nft_comment.comment_data("one")),
     "socket": (sock_diag.parse_port, bytes(72)),
     "attributes": (wire.parse_attrs, VETH[16:]),
     "list": (wire.parse_list, RULE),

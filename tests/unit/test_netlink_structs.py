@@ -11,7 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni_faasm.netlink import addr, link, neigh, nft, nft_expr, route, tc, tc_parse, wire
+from cni_faasm.netlink import (
+    addr,
+    link,
+    neigh,
+    nft,
+    nft_comment,
+    nft_expr,
+    route,
+    tc,
+    tc_parse,
+    wire,
+)
 from cni_faasm.netlink.wire import NetlinkError, parse_attrs
 
 u8 = st.integers(0, 0xFF)
@@ -404,15 +415,15 @@ def test_conntrack_match(states: int) -> None:
 
 @given(st.text(max_size=127).filter(lambda text: "\0" not in text and len(text.encode()) < 128))
 def test_a_comment_comes_back(comment: str) -> None:
-    data = nft.comment_data(comment)
+    data = nft_comment.comment_data(comment)
     assert data == bytes((0, len(comment.encode()) + 1)) + comment.encode() + b"\0"
-    assert nft.parse_comment(data) == comment
-    assert nft.parse_comment(b"\7\3xyz" + data) == comment
+    assert nft_comment.parse_comment(data) == comment
+    assert nft_comment.parse_comment(b"\7\3xyz" + data) == comment
 
 
 def test_a_comment_that_nft_would_not_read_is_refused() -> None:
     with pytest.raises(ValueError, match="at most 127"):
-        nft.comment_data("x" * 128)
+        nft_comment.comment_data("x" * 128)
 
 
 @given(st.integers(-(2**31), 2**31 - 1), u32)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from cni_faasm.config.keys import TABLES, Key
+from cni_faasm.config.key import Key
+from cni_faasm.config.keys import TABLES
 from cni_faasm.config.loading import check_faults
 from cni_faasm.spec import errors
 from cni_faasm.spec.jsonio import load_object
