@@ -83,6 +83,14 @@ def test_metrics_of_attachments_and_ranges(tool: Tool, tmp_path: Path) -> None:
 
     document = tool("metrics", "--json").ok().document
     assert {one["name"] for one in document["metrics"]} >= {"cni_faasm_bytes", "cni_faasm_drifts"}
+    told = {
+        (one["name"], *one["labels"].values()): one["value"]
+        for metric in document["metrics"]
+        for one in metric["samples"]
+    }
+    duration = "cni_faasm_call_duration_seconds"
+    assert told[f"{duration}_count", "ADD"] == told[f"{duration}_bucket", "ADD", "+Inf"] >= 1
+    assert told[f"{duration}_sum", "ADD"] > 0
 
 
 def test_no_attachment(tool: Tool) -> None:

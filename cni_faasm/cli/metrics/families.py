@@ -278,5 +278,8 @@ def document(family: Any) -> dict[str, Any]:
         "name": family.name,
         "type": family.type,
         "help": family.documentation,
-        "samples": [{"labels": sample.labels, "value": sample.value} for sample in family.samples],
+        "samples": [
+            {"name": sample.name, "labels": sample.labels, "value": sample.value}
+            for sample in family.samples
+        ],
     }
