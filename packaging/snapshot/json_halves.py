@@ -1,7 +1,7 @@
 """Be what cni_faasm/spec/jsonio.py takes of CPython's _json, by simplejson's C half.
 
 Debian's libpython3.11.a has no _json. simplejson's is its elder sister: the same scanner and
-encoder with more settings. tests/unit/test_json_halves.py has both do the same.
+encoder with more settings. tests/unit/spec/test_json_halves.py has both do the same.
 """
 
 from _json_speedups import encode_basestring_ascii

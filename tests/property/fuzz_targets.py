@@ -32,7 +32,7 @@ from cni_faasm.rules import guard, guard_rules, nat
 from cni_faasm.spec import inet, jsonio, protocol, results
 from cni_faasm.spec.errors import CniError
 
-SAMPLES = Path(__file__).parent.parent / "unit" / "samples"
+SAMPLES = Path(__file__).parent.parent / "unit" / "attachment" / "samples"
 NAMES = ("CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH", "CNI_ARGS")
 
 

@@ -13,7 +13,7 @@ from cni_faasm.config.loading import check_faults
 from cni_faasm.spec import errors
 from cni_faasm.spec.jsonio import load_object
 
-REPO = Path(__file__).parents[2]
+REPO = Path(__file__).parents[3]
 DOCS = REPO / "docs"
 CODES = {name: value for name, value in vars(errors).items() if isinstance(value, int)}
 CODES.pop("TYPE_CHECKING", None)

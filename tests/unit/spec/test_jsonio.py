@@ -149,7 +149,7 @@ import sys
 sys.modules["_json"] = None
 from cni_faasm.spec import jsonio
 from cni_faasm.spec.errors import CniError
-import tests.unit.test_jsonio as cases
+import tests.unit.spec.test_jsonio as cases
 for data in cases.VALUES:
     cases.test_reads_what_the_json_module_reads(data)
 for case in cases.FAULTS:

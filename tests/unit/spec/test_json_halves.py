@@ -8,7 +8,7 @@ from tests.host import REPO
 
 def test_simplejson_passes_the_tests_of_our_json() -> None:
     """In a process of its own, for jsonio takes its halves when it is imported."""
-    tests = ["tests/unit/test_jsonio.py", "tests/property/test_jsonio.py"]
+    tests = ["tests/unit/spec/test_jsonio.py", "tests/property/test_jsonio.py"]
     options = ["-q", "-p", "no:cacheprovider", "-p", "tests.json_halves"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *tests],
