@@ -6,7 +6,7 @@ import typer
 
 from cni_faasm.cli import networks, output
 from cni_faasm.cli.fault import ToolError
-from cni_faasm.cli.metrics import families, listening
+from cni_faasm.cli.metrics import families
 
 
 def metrics(
@@ -41,6 +41,9 @@ def metrics(
         cni-faasm metrics --listen 9762
     """
     if listen:
+        # A server of HTTP takes as long to load as a good part of all commands.
+        from cni_faasm.cli.metrics import listening
+
         if path or as_json:
             raise ToolError(
                 f"--listen and {'--output' if path else '--json'} exclude each other", "give one"

@@ -3,6 +3,8 @@
 import contextlib
 import http.client
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -151,3 +153,13 @@ def test_places(text: str, place: Place) -> None:
 def test_no_places(text: str) -> None:
     with pytest.raises(ToolError, match="no address and port"):
         place_of(text)
+
+
+def test_other_commands_do_not_load_a_server() -> None:
+    script = (
+        "import sys, cni_faasm.cli.main; print(sorted({'http.server', 'ssl'} & sys.modules.keys()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
