@@ -25,6 +25,7 @@ vSwitch). A kernel without nft_limit does without all of it.
 """
 
 import errno
+from collections.abc import Sequence
 
 from cni_faasm.attachment import plan_fields, record
 from cni_faasm.attachment.plan import Plan
@@ -327,15 +328,20 @@ def take_out(
 _ANY = nft_limit.Limit(1, 1)
 
 
-def forget(host: Netlink, *plans: Plan, leave: bool = False) -> None:
+def forget(
+    host: Netlink, *plans: Plan, leave: bool = False, named: Sequence[Plan] | None = None
+) -> None:
     """Take out what is of these attachments. Raises: NetlinkError.
 
     leave: but for what the next container of that name needs again, and harms nobody until then.
+    named: those whose end has its name, where the caller has just asked for that.
     Call it before their links go: their names are given again at once. A name that is another's
     by now stays.
     """
     names: dict[tuple[str, tuple[int, ...]], list[str]] = {}
-    for plan in several.having_their_names(host, [one for one in plans if one.is_held]):
+    if named is None:
+        named = several.having_their_names(host, [one for one in plans if one.is_held])
+    for plan in filter(lambda one: one.is_held, named):
         names.setdefault((plan.network, families_of(plan)), []).append(plan.host_interface)
     for (network, families), listed in names.items():
         take_out(network, listed, families, leave=leave)

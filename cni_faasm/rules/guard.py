@@ -237,8 +237,10 @@ def complete(plan: Plan) -> None:
         netfilter.nft_batch(_additions(plan, keys_of(plan)))
 
 
-def forget(host: Netlink, *plans: Plan) -> None:
+def forget(host: Netlink, *plans: Plan, named: Sequence[Plan] | None = None) -> None:
     """Let nobody send from these attachments' addresses any more. Raises: NetlinkError.
+
+    named: those whose end has its name, where the caller has just asked for that.
 
     Call it before their links go: their names are given again at once.
     Of those that are not guarded themselves, too: only a container of several attachments has
@@ -247,7 +249,7 @@ def forget(host: Netlink, *plans: Plan) -> None:
     addresses = [item.address for plan in plans for item in plan.addresses]
     if not addresses:
         return
-    ends = several.having_their_names(host, plans)
+    ends = several.having_their_names(host, plans) if named is None else named
     names = [end_key(plan.host_interface) for plan in ends]
     inet = nft.NFPROTO_INET
     with IfNftables(), Nftables() as netfilter:

@@ -7,6 +7,7 @@ gone or a thousand.
 from collections.abc import Iterator, Sequence
 
 from cni_faasm.attachment.plan import Plan
+from cni_faasm.link import several
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.rules import backstop, guard
 
@@ -20,8 +21,10 @@ def forget(host: Netlink, plans: Sequence[Plan]) -> None:
     Raises: NetlinkError.
     """
     for some in _parts(plans):
-        guard.forget(host, *some)
-        backstop.forget(host, *some)
+        # Each look at a link takes the kernel longer, the more namespaces there are.
+        named = several.having_their_names(host, some)
+        guard.forget(host, *some, named=named)
+        backstop.forget(host, *some, named=named)
 
 
 def sweep(host: Netlink, plans: Sequence[Plan]) -> None:
