@@ -277,7 +277,12 @@ def _whose(table: str, address: bytes, state_dir: str | None) -> str:
     for identity in [] if state_dir is None else record.list_network(state_dir, network):
         other = plan_fields.load(state_dir or "", network, *identity)
         if other is not None and address in [item.address for item in other.addresses]:
-            return f"container {other.container_id}"
+            name = (record.read(state_dir or "", network, *identity) or {}).get("name")
+            return (
+                f"container {name} ({other.container_id[:12]})"
+                if name
+                else f"container {other.container_id}"
+            )
     return ""
 
 

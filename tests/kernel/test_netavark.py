@@ -189,7 +189,9 @@ def test_published_ports(host: Host, container: Namespace) -> None:
         flow = Flow(remote, "198.51.100.2", port=5301, download=download)
         assert_flows([flow], limit, seconds=2, low=0.9)
     told = network.refused(host.add_container(), "10.200.0.7", port_mappings=ports)
-    assert f"port 8080/tcp is published for container {container.name}" in told
+    assert (
+        f"port 8080/tcp is published for container {container.name}-name ({container.name})" in told
+    )
     network.teardown(container, "10.200.0.5", port_mappings=ports)
     network.teardown(other, "10.200.0.6", port_mappings=serve_ports)
     assert not answers(host, remote, "198.51.100.2", port=9999, to=("198.51.100.2", 8081))
