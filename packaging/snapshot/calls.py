@@ -14,8 +14,10 @@ import time
 from cni_faasm import __main__ as entry
 from cni_faasm import calls as counts
 from cni_faasm import serve as edge
+from cni_faasm.attachment import record
 from cni_faasm.link import netns, removal
 from cni_faasm.netlink import transport
+from cni_faasm.netlink.nftables import Nftables
 from cni_faasm.spec import jsonio
 
 TYPE_CHECKING = False
@@ -164,6 +166,9 @@ PLAYED: "list[tuple[Any, str, object]]" = [
     (removal, "delete_detached", _delete_twice),
     (entry, "serve", _serve),
     (counts, "FOLDER", f"{FOLDER}/counts"),
+    # What the plugin remembers for as long as it runs, which no other process may find.
+    (record, "_boot_id", ""),
+    (Nftables, "absent_until_s", 0.0),
 ]
 
 

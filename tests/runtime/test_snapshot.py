@@ -321,6 +321,15 @@ def test_nothing_of_the_build_is_in_it() -> None:
     assert data[:4] == b"\x7fELF"
 
 
+def test_no_call_before_the_snapshot_is_remembered(runtime_host: Host) -> None:
+    """Those that are played there have a boot of their own, and a kernel that lacks things."""
+    container = runtime_host.add_container()
+    runtime_host.add(container, runtime_host.config(ipMasq=True))
+    (record,) = runtime_host.records().values()
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    assert json.loads(record)["bootID"] == boot_id
+
+
 def test_who_closes_descriptors_gets_no_other(tmp_path: Path) -> None:
     """Whatever a call opens, it is none of the standard ones."""
     for closed in ("<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"):
