@@ -5,7 +5,18 @@ and before strict checking (Linux 4.20) most filters are passed over. So every o
 at once more here, and nothing else of ours reads a dump.
 """
 
-from cni_faasm.netlink import addr, conntrack, link, nft, nft_set, route, sock_diag, tc, tc_parse
+from cni_faasm.netlink import (
+    addr,
+    conntrack,
+    link,
+    nft,
+    nft_object,
+    nft_set,
+    route,
+    sock_diag,
+    tc,
+    tc_parse,
+)
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import attr_u32, fixed
 
@@ -100,6 +111,13 @@ def set_names(netfilter: Netlink, family: int, table: str) -> list[str]:
     """Return the names of a table's sets. Raises: NetlinkError."""
     found = map(nft_set.parse_set_place, netfilter.dump(nft_set.dump_sets(family, table)))
     return [name for *place, name in found if place == [family, table]]
+
+
+def limit_names(netfilter: Netlink, family: int, table: str) -> list[str]:
+    """Return the names of a table's named limits. Raises: NetlinkError."""
+    found = map(nft_object.parse_place, netfilter.dump(nft_object.dump_limits(family, table)))
+    wanted = [family, table, nft_object.NFT_OBJECT_LIMIT]
+    return [name for *place, name in found if place == wanted]
 
 
 def rules(netfilter: Netlink, family: int, table: str, chain: str) -> list[nft.Rule]:

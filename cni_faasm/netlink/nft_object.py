@@ -33,11 +33,16 @@ from cni_faasm.netlink.wire import (
     attr,
     attr_be32,
     attr_text,
+    get_be32,
+    get_text,
+    malformed,
     nest,
     parse_attrs,
 )
 
 NFT_MSG_NEWOBJ = 0x0A12
+NFT_MSG_GETOBJ = 0x0A13
+NFT_MSG_DELOBJ = 0x0A14
 NFT_OBJECT_LIMIT = 4
 NFT_SET_OBJECT = 0x40
 NFTA_SET_OBJ_TYPE = 15
@@ -48,6 +53,7 @@ NFTA_OBJ_DATA = 4
 NFTA_OBJREF_SET_SREG = 3
 NFTA_OBJREF_SET_NAME = 4
 IFNAMSIZ = 16
+_NFGENMSG_BYTES = 4
 
 
 class Reference:
@@ -85,6 +91,37 @@ def new_limit(family: int, table: str, name: str, limit: Limit) -> Message:
         + nest(NFTA_OBJ_DATA, parse_attrs(limit.encode())[NFTA_EXPR_DATA])
     )
     return NFT_MSG_NEWOBJ, NLM_F_CREATE, body, f"nft add limit {family_name(family, table, name)}"
+
+
+def dump_limits(family: int, table: str) -> Message:
+    """Ask for a table's named limits. Equivalent to: nft list limits, of one table."""
+    body = (
+        head(family) + attr_text(NFTA_OBJ_TABLE, table) + attr_be32(NFTA_OBJ_TYPE, NFT_OBJECT_LIMIT)
+    )
+    return NFT_MSG_GETOBJ, 0, body, f"nft list limits {family_name(family, table)}"
+
+
+def parse_place(body: bytes) -> tuple[int, str, int, str]:
+    """Decode NFT_MSG_NEWOBJ: (family, table, type, name). Raises: NetlinkError when it is malformed."""
+    if len(body) < _NFGENMSG_BYTES:
+        raise malformed("nfgenmsg")
+    attrs = parse_attrs(body, _NFGENMSG_BYTES)
+    table, name = get_text(attrs, NFTA_OBJ_TABLE), get_text(attrs, NFTA_OBJ_NAME)
+    return body[0], table, get_be32(attrs, NFTA_OBJ_TYPE), name
+
+
+def delete_limit(family: int, table: str, name: str) -> Message:
+    """Delete a named limit; EBUSY while an element leads to it.
+
+    Equivalent to: nft delete limit FAMILY TABLE NAME
+    """
+    body = (
+        head(family)
+        + attr_text(NFTA_OBJ_TABLE, table)
+        + attr_text(NFTA_OBJ_NAME, name)
+        + attr_be32(NFTA_OBJ_TYPE, NFT_OBJECT_LIMIT)
+    )
+    return NFT_MSG_DELOBJ, 0, body, f"nft delete limit {family_name(family, table, name)}"
 
 
 def new_map(family: int, table: str, name: str) -> Message:

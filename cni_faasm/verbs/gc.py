@@ -16,7 +16,7 @@ from cni_faasm.link import egress, kernel, removal
 from cni_faasm.netlink import dumps, link
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
-from cni_faasm.rules import backstop, guard, guard_rules, limit_tables, nat, ports
+from cni_faasm.rules import backstop, guard, guard_rules, limit_tables, limits_unused, nat, ports
 from cni_faasm.spec.errors import INVALID_CONFIG, CniError
 from cni_faasm.spec.protocol import Request
 from cni_faasm.verbs import chained
@@ -136,6 +136,7 @@ def _collect(
     if not dry_run:
         guard.sweep(config.name, host)
         backstop.sweep(config.name, host, config.state_dir)
+        limits_unused.sweep(config.name)
         ports.sweep(config.name, config.state_dir)
         record.note_collected(config.state_dir, config.name)
     if failures:

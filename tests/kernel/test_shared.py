@@ -32,6 +32,12 @@ def members(host: Host) -> dict[str, dict[str, str]]:
     return {one["map"]["name"]: dict(one["map"].get("elem", [])) for one in listed if "map" in one}
 
 
+def limits(host: Host) -> set[str]:
+    """Return the names of the limits that are there."""
+    listed = host.json("nft", "-j", "list", "table", "inet", "limit_testnet")["nftables"]
+    return {one["limit"]["name"] for one in listed if "limit" in one}
+
+
 def test_two_that_send_have_one_limit(host: Host) -> None:
     remote = add_remote(host)
     network = sharing(host)
@@ -107,6 +113,19 @@ def test_they_come_and_go(host: Host) -> None:
     host.delete_attachment(plain.inside, network)
     host.cni("GC", None, {**network, "cni.dev/valid-attachments": []}).ok()
     assert host.nft() == []
+
+
+def test_gc_takes_away_the_limits_that_nobody_has(host: Host) -> None:
+    """They are named by label and rate: with names of pods, each would leave one for ever."""
+    network = {**sharing(host, by="tenant"), "cniVersion": "1.1.0"}
+    one, other = (attach(host, network, tenant=tenant) for tenant in ("a", "b"))
+    assert len(limits(host)) == 4
+    host.delete_attachment(other.inside, network)
+    told = [{"containerID": one.inside.name, "ifname": "eth0"}]
+    host.cni("GC", None, {**network, "cni.dev/valid-attachments": told}).ok()
+    assert limits(host) == {each[one.outer] for each in members(host).values() if each}
+    assert len(limits(host)) == 2
+    host.check(one.inside, network, one.result).ok()
 
 
 def test_check_sees_and_repair_mends(host: Host) -> None:

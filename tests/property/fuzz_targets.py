@@ -19,6 +19,7 @@ from cni_faasm.netlink import (
     nft,
     nft_comment,
     nft_expr,
+    nft_object,
     nft_set,
     route,
     tc,
@@ -161,6 +162,7 @@ PARSERS: tuple[Callable[[bytes], object], ...] = (
     *(tc_parse.parse_qdisc, tc_parse.parse_class),
     *(tc_filter.parse_filter, tc_mirred.parse_redirect),
     *(nft.parse_table, nft.parse_chain, nft.parse_rule, nft_set.parse_elements),
+    nft_object.parse_place,
     *(nft_expr.describe, nft_comment.parse_comment),
 )
 _GUARD = policy.Guard(anti_spoof=True, isolated=True, allow_host=[("udp", 53), ("icmp", 0)])
