@@ -91,6 +91,28 @@ for _name in sorted(MODULES):
 for _name in LATE:
     __import__(_name)
 
+
+def remembered() -> "dict[str, dict[Any, Any]]":
+    """Return what our modules, their classes and their objects hold, and what is in it."""
+    found: dict[str, dict[Any, Any]] = {}
+    for name, module in sys.modules.items():
+        if name.partition(".")[0] != "cni_faasm":
+            continue
+        found[name] = dict(vars(module))
+        for key, value in vars(module).items():
+            kind = value if isinstance(value, type) else type(value)
+            if isinstance(value, dict):
+                found[f"{name}.{key}"] = dict(value)
+            elif isinstance(value, (list, set)):
+                found[f"{name}.{key}"] = dict(enumerate(value))
+            elif kind.__module__ == name and kind is value:
+                found[f"{name}.{key}"] = dict(vars(kind))
+            elif kind.__module__ == name:
+                names = (*getattr(kind, "__slots__", ()), *getattr(value, "__dict__", ()))
+                found[f"{name}.{key}"] = {one: getattr(value, one, None) for one in names}
+    return found
+
+
 main = sys.modules["cni_faasm.__main__"].main
 
 # Python's instructions adapt themselves to what they are given, and names are remembered where they
@@ -98,13 +120,23 @@ main = sys.modules["cni_faasm.__main__"].main
 _calls: "dict[str, Any]" = {"FOLDER": PLAYED, "TIMES": 0}
 for _code in CALLS:
     exec(marshal.loads(_code), _calls)
+_before = remembered()
 for _ in range(ADAPTED_AFTER):
     _calls["main"](1)
     gc.collect()  # what calls leave is no part of the snapshot, and takes room there
 # What imports have looked up is forgotten, for what takes its place writes to its name.
 sys._clear_type_cache()
 _calls["main"](1)
+# A process that goes on from here must find nothing of a call that was played. What Python notes of
+# sockets that a child leaves to the kernel is no matter: no child goes on after its end.
+vars(sys.modules["cni_faasm.link.removal"]).pop("__warningregistry__", None)
+_after = remembered()
+for _name, _held in _before.items():
+    for _key in {*_held, *_after[_name]}:
+        if _held.get(_key) is not _after[_name].get(_key):
+            raise SystemExit(f"packaging/snapshot/calls.py: a call has left {_key} in {_name}")
 _calls.clear()
+del _before, _after, _held, _key
 
 _thread.get_ident = _get_ident
 
