@@ -1,5 +1,6 @@
 """Pools: what is there afterwards, what an interrupted call leaves, and that all of it goes."""
 
+import contextlib
 import json
 import os
 import random
@@ -15,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.host import AFTER_LAST_DEL, REPO, Host, Namespace
+from cni_faasm.cli.pool import making
+from tests.host import AFTER_LAST_DEL, REPO, Host, Namespace, wait_until
 from tests.tool import BANDWIDTH, Tool
 
 RESOLV_CONF = Path("/etc/resolv.conf")
@@ -111,12 +113,26 @@ def test_up_completes_what_is_missing_and_leaves_the_rest(tool: Tool) -> None:
     assert tool("check").ok().stdout
 
 
+def until_it_makes(process: "subprocess.Popen[str]") -> None:
+    """Wait until a command has got to its work, or has ended."""
+
+    def has_lock() -> bool:
+        for link in Path(f"/proc/{process.pid}/fd").glob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                if os.readlink(link) == making.LOCK:
+                    return True
+        return process.poll() is not None
+
+    wait_until(has_lock, "the lock of pool commands", timeout=60)
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_up_is_completed_by_the_next(tool: Tool, how: signal.Signals) -> None:
     chance = random.Random(7)
     for _ in range(4):
         process = tool.start("pool", "up", "12")
-        time.sleep(0.12 + chance.random() * 0.1)
+        until_it_makes(process)
+        time.sleep(chance.random() * 0.1)
         process.send_signal(how)
         _, errors = process.communicate(timeout=30)
         if how != signal.SIGKILL:
