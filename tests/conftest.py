@@ -78,9 +78,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put quick tests first; refuse those that would change the machine's own network."""
-    del config
+    """Put quick tests first, or last where what takes long should not be left to one of several.
+
+    Refuse those that would change the machine's own network.
+    """
     items.sort(key=lambda item: ORDER.index(_part(item)) if _part(item) in ORDER else len(ORDER))
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: -ORDER.index(_part(item)) if _part(item) in ORDER else 0)
     if not in_private_host() and any(_part(item) in NEED_PRIVATE_HOST for item in items):
         msg = (
             "tests/kernel, tests/runtime, tests/demo and tests/vm change network namespaces, nftables and CNI's directories: "

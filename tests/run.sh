@@ -103,9 +103,9 @@ if [ "${*:---soak}" != --soak ]; then
     exec bin/private_host.sh .venv/bin/python -m pytest --plugin both "$@"
 fi
 # A whole run is spread over as many private hosts as there are processors: a part takes one file
-# after the other, those with many tests first.
+# after the other, those that boot machines first.
 hosts="$(nproc)*popen//python=bin/private_host.sh .venv/bin/python"
 TMPDIR=$(mktemp -d)
 export TMPDIR
 trap 'rm -rf "$TMPDIR"' EXIT
-.venv/bin/python -m pytest --plugin both --dist loadfile --tx "$hosts" "$@"
+.venv/bin/python -m pytest --plugin both --dist loadfile --no-loadscope-reorder --tx "$hosts" "$@"

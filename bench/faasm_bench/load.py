@@ -153,8 +153,8 @@ class Duration:
 
     @property
     def total(self) -> int:
-        """Whole seconds, as iperf3 wants them."""
-        return round(self.warm_up + self.counted)
+        """Whole seconds, as iperf3 wants them: 0 would be for ever."""
+        return max(1, round(self.warm_up + self.counted))
 
 
 def measure(

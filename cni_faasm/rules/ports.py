@@ -258,7 +258,7 @@ def _suspects(netfilter: Netlink, name: str, place: str, keys: list[bytes]) -> l
     if len(keys) <= _FEW:
         return keys
     try:
-        told = b"".join(netfilter.dump(nft_set.dump_elements(_INET, name, place)))
+        told = set(dumps.elements(netfilter, _INET, name, place))
     except NetlinkError:  # it is gone, or changes all the time
         return keys
     return [key for key in keys if key in told]

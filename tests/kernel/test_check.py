@@ -8,7 +8,7 @@ import pytest
 
 from cni_faasm.netlink.link import IFLA_GRO_IPV4_MAX_SIZE, IFLA_GSO_IPV4_MAX_SIZE
 from tests.attached import set_size
-from tests.host import DUAL_STACK, Host, Namespace
+from tests.host import DUAL_STACK, Host, Namespace, wait_until
 
 MIB = 8 * 1024 * 1024
 
@@ -74,6 +74,13 @@ def _outer_mac(host: Host) -> str:
     found = host.link("faasm0")
     assert found is not None
     return str(found["address"])
+
+
+def make_own_address(host: Host, _: Namespace) -> None:
+    for word in ("addrgenmode eui64", "down", "up"):
+        host.run(f"ip link set faasm0 {word}".split())
+    shown = ["ip", "-6", "addr", "show", "dev", "faasm0"]
+    wait_until(lambda: "fe80" in host.run(shown).stdout, "an address that the kernel makes")
 
 
 # What somebody does, and the words by which CHECK must name it.
@@ -275,10 +282,7 @@ DRIFTS: dict[str, tuple[Change, str]] = {
         "host faasm0: /proc/sys/net/ipv6/conf/faasm0/disable_ipv6: expected 0, found 1",
     ),
     "outer addrgenmode": (
-        lambda h, _: [
-            h.run(f"ip link set faasm0 {word}".split())
-            for word in ("addrgenmode eui64", "down", "up")
-        ],
+        make_own_address,
         "host faasm0: /proc/sys/net/ipv6/conf/faasm0/addr_gen_mode: expected 1, found 0",
     ),
     "outer address": (outside("ip addr del 10.200.0.1/32 dev faasm0"), "host faasm0: address"),

@@ -87,6 +87,8 @@ KINDS: dict[str, tuple[Callable[[Host], dict[str, Any]], dict[str, tuple[Change,
 # One of each thing that kernels answer differently, or not at all. None hides another.
 TOGETHER = {
     "attachment": (
+        # The ends lose each other for a moment, and with that what was learned.
+        "outer addrgenmode",
         "inner gso of IPv4",
         "inner gro",
         "inner neighbour learned",
@@ -94,7 +96,6 @@ TOGETHER = {
         "inner default route 6",
         "inner link layer",
         "inner leaf memory",
-        "outer addrgenmode",
         "outer group",
         "masquerade policy",
     ),
