@@ -42,8 +42,8 @@ def test_one_flow_to_the_container(
     flow = rates.Flow(inside, REMOTE[version], download=True, congestion=congestion)
 
     def measure_once() -> list[float]:
-        rates.measure([flow], seconds=3)
+        rates.measure([flow], seconds=3 if mtu < 65535 else 9)  # a packet is a hundredth of three
         return [flow.bits_per_second]
 
     share = (mtu - HEADERS[version]) / (mtu + 14)
-    rates.assert_near(rate, measure_once, low=0.95, high=1.05, share=share)
+    rates.assert_near(rate, measure_once, low=0.95, high=1.03, share=share)

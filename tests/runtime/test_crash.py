@@ -61,7 +61,7 @@ def sample(points: list[Point]) -> list[Point]:
 def test_add_killed_anywhere(bench: Bench, request: pytest.FixtureRequest) -> None:
     points = bench.points("ADD", from_input=False)
     bench.delete()
-    assert len(points) > 50
+    assert len(points) > 100
     for number, (name, nth) in chosen(bench, points, request):
         what = f"ADD killed at {name} number {nth}"
         with bench.trying(what):
@@ -74,7 +74,7 @@ def test_add_killed_anywhere(bench: Bench, request: pytest.FixtureRequest) -> No
 def test_del_killed_anywhere(bench: Bench, request: pytest.FixtureRequest) -> None:
     bench.add(bench.container)
     points = bench.points("DEL", from_input=False)
-    assert len(points) > 50
+    assert len(points) > 90  # its child may find the parent waiting already, or not
     for number, (name, nth) in chosen(bench, points, request):
         with bench.trying(f"DEL killed at {name} number {nth}"):
             bench.add(bench.container)
@@ -99,7 +99,7 @@ def test_netavark_killed_anywhere(
     points = bench.points(verb, from_input=False)
     if verb == "ADD":
         bench.delete()
-    assert len(points) > 50
+    assert len(points) > 100
     for number, (name, nth) in chosen(bench, points, request):
         with bench.trying(f"{WORDS[verb]} killed at {name} number {nth}"):
             if verb == "DEL":

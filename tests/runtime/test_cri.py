@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from cni_faasm.limits import shaping
 from tests.attached import answers
 from tests.host import AFTER_LAST_DEL, REPO, Host
 from tests.rates import Flow, assert_flows
@@ -64,7 +65,7 @@ def test_a_pod(cri: Cri, annotations: dict[str, str], ingress: int, egress: int)
     assert (inner["rate"], inner["ceil"]) == (egress, egress)
     # containerd says 2³²-1 bits for "not set": half a gigabyte at full speed, if believed.
     for one, rate in ((outer, ingress), (inner, egress)):
-        assert one["burst"] < rate / 8 / 50 + 2000
+        assert one["burst"] < rate / 8 * shaping.BURST_MS / 1000 + 2000
     if len(annotations) == 2:
         for download, rate in ((False, egress), (True, ingress)):
             flow = Flow(inside, REMOTE, port=5201 + download, download=download)
