@@ -82,9 +82,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     Refuse those that would change the machine's own network.
     """
-    items.sort(key=lambda item: ORDER.index(_part(item)) if _part(item) in ORDER else len(ORDER))
-    if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: -ORDER.index(_part(item)) if _part(item) in ORDER else 0)
+    places = {part: place for place, part in enumerate(ORDER)}
+    is_one_of_several = hasattr(config, "workerinput")
+    items.sort(key=lambda item: places.get(_part(item), len(ORDER)), reverse=is_one_of_several)
     if not in_private_host() and any(_part(item) in NEED_PRIVATE_HOST for item in items):
         msg = (
             "tests/kernel, tests/runtime, tests/demo and tests/vm change network namespaces, nftables and CNI's directories: "

@@ -21,10 +21,10 @@ from .shaping import (
     ETHERNET_HEADER,
     REMOTE,
     REMOTE_ADDRESS,
+    add_rates_and_scale,
     connect_remote,
     duration,
     ideal_bps,
-    parse_rates,
     rate_text,
 )
 from .stats import median
@@ -84,17 +84,8 @@ class Place(NamedTuple):
 def main() -> None:
     """Run the benchmark."""
     parser = cli.parser("bench/backstop", DESCRIPTION, EPILOG)
-    parser.add_argument(
-        "--rates",
-        type=parse_rates,
-        default=RATES_BPS,
-        metavar="R,R…",
-        help="bit/s; suffixes k, M, G",
-    )
+    add_rates_and_scale(parser, RATES_BPS)
     parser.add_argument("--repeat", type=int, default=3, metavar="N", help="of what obeys")
-    parser.add_argument(
-        "--scale", type=float, default=1.0, metavar="X", help="multiply all durations"
-    )
     given = parser.parse_args()
     cli.main(lambda: run_all(given), lambda: str(given.form))
 

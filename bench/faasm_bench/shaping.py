@@ -107,16 +107,24 @@ class Cell:
         }
 
 
-def arguments() -> argparse.Namespace:
-    """Return what the command line says."""
-    parser = cli.parser("bench/shaping", DESCRIPTION, EPILOG)
+def add_rates_and_scale(parser: argparse.ArgumentParser, rates_bps: tuple[int, ...]) -> None:
+    """Have a command take rates, these by default, and a factor for all times."""
     parser.add_argument(
         "--rates",
         type=parse_rates,
-        default=RATES_BPS,
+        default=rates_bps,
         metavar="R,R…",
         help="bit/s; suffixes k, M, G",
     )
+    parser.add_argument(
+        "--scale", type=float, default=1.0, metavar="X", help="multiply all durations"
+    )
+
+
+def arguments() -> argparse.Namespace:
+    """Return what the command line says."""
+    parser = cli.parser("bench/shaping", DESCRIPTION, EPILOG)
+    add_rates_and_scale(parser, RATES_BPS)
     parser.add_argument(
         "--paths", type=_paths, default=tuple(PATHS), metavar="P,P…", help=f"of {', '.join(PATHS)}"
     )
@@ -126,9 +134,6 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--repeat", type=int, default=1, metavar="N", help="runs of each cell; their median counts"
-    )
-    parser.add_argument(
-        "--scale", type=float, default=1.0, metavar="X", help="multiply all durations"
     )
     parser.add_argument(
         "--busy", type=int, default=0, metavar="N", help="other processes that never pause"

@@ -4,7 +4,9 @@ They are named by label and rate ("shared_from_HEX"), so that each pod's namespa
 was tried, would leave one for as long as the network's table is there.
 """
 
+import contextlib
 import errno
+from collections.abc import Iterator
 
 from cni_faasm.netlink import dumps, nft_object
 from cni_faasm.netlink.lacking import IfNftables
@@ -27,12 +29,21 @@ def sweep(network: str) -> None:
                 continue
             if not table.comment.startswith(limit_tables.OURS):
                 continue
-            try:
-                for unused in _unused(netfilter, table.family, name):
-                    _delete(netfilter, table.family, name, unused)
-            except NetlinkError as error:
-                if error.errno not in _RACES:
-                    raise
+            unused: list[str] = []
+            with _unless_raced():
+                unused = _unused(netfilter, table.family, name)
+            for one in unused:
+                with _unless_raced():
+                    netfilter.nft_batch([nft_object.delete_limit(table.family, name, one)])
+
+
+@contextlib.contextmanager
+def _unless_raced() -> Iterator[None]:
+    try:
+        yield
+    except NetlinkError as error:
+        if error.errno not in _RACES:
+            raise
 
 
 def _unused(netfilter: Netlink, family: int, name: str) -> list[str]:
@@ -44,11 +55,3 @@ def _unused(netfilter: Netlink, family: int, name: str) -> list[str]:
         for one in dumps.whole_elements(netfilter, family, name, each)
     }
     return [one for one in known if one.startswith(SHARED) and one not in used]
-
-
-def _delete(netfilter: Netlink, family: int, name: str, limit: str) -> None:
-    try:
-        netfilter.nft_batch([nft_object.delete_limit(family, name, limit)])
-    except NetlinkError as error:
-        if error.errno not in _RACES:
-            raise

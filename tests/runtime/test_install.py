@@ -18,6 +18,7 @@ from referencing import Registry, Resource
 
 from cni_faasm import __version__
 from cni_faasm.cli.install.command import SYSTEM_FILES
+from tests import links
 from tests.host import BUNDLE, REPO
 
 FOLDER = "usr/lib/cni-faasm"
@@ -380,8 +381,8 @@ def test_the_archive(tmp_path: Path) -> None:
     pages = [*top.glob("*.md"), *top.glob("docs/*.md")]
     assert len(pages) == len(DOCUMENTS) - 1 + len(list(REPO.glob("docs/*.md")))
     for page in pages:
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), f"{page}: {target}"
+        for target in links.targets(page):
+            assert target.exists(), f"{page}: {target}"
 
 
 def test_all_that_is_handed_on_has_its_sum() -> None:

@@ -1,7 +1,6 @@
 """Run the checkers: what they say is a failed test like any other."""
 
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cni_faasm import __version__
+from tests import links
 from tests.host import REPO
 
 NOT_OURS = {".git", ".venv", ".cache", "build", "dist", "__pycache__"}
@@ -72,7 +72,7 @@ def test_the_changelog_tells_of_this_version() -> None:
 def test_links_lead_to_what_is_handed_on() -> None:
     """Who has the archive or the package has these, and no sources."""
     for page in (*REPO.glob("*.md"), *REPO.glob("docs/*.md")):
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-            path = (page.parent / target).resolve()
+        for target in links.targets(page):
+            path = target.resolve()
             assert path.is_file(), f"{page}: {target}"
             assert path.parent in {REPO, REPO / "conf", REPO / "docs"}, f"{page}: {target}"

@@ -111,7 +111,7 @@ def as_wanted(one: Attachment, wanted: Wanted) -> Attachment:
         fields[direction] = fresh and fresh.to_fields()
     if fields["egress"] != one.fields.get("egress"):
         _enforce(fields, promised.mtu, queue)
-    return _with(one, unless_as_before(fields))
+    return with_fields(one, unless_as_before(fields))
 
 
 def as_counted(one: Attachment, wanted: Counts) -> Attachment:
@@ -131,8 +131,8 @@ def as_counted(one: Attachment, wanted: Counts) -> Attachment:
         for key in DIRECTIONS
     ]
     connections = wanted.get("connections", counted.connections) or None
-    _put_counted(fields, Counted(sides[0], sides[1], connections))
-    return _with(one, unless_as_before(fields))
+    put(fields, COUNTED, Counted(sides[0], sides[1], connections).to_fields())
+    return with_fields(one, unless_as_before(fields))
 
 
 def keep(fields: dict[str, Any]) -> None:
@@ -141,10 +141,11 @@ def keep(fields: dict[str, Any]) -> None:
     fields.setdefault(CONFIGURED, kept)
 
 
-def _put_counted(fields: dict[str, Any], counted: Counted | None) -> None:
-    fields.pop(COUNTED, None)
-    if counted:
-        fields[COUNTED] = counted.to_fields()
+def put(fields: dict[str, Any], key: str, value: object) -> None:
+    """Let a record hold something, or not mention it where there is nothing."""
+    fields.pop(key, None)
+    if value:
+        fields[key] = value
 
 
 def unless_as_before(fields: dict[str, Any]) -> dict[str, Any]:
@@ -177,12 +178,10 @@ def as_before(one: Attachment) -> Attachment:
         return one
     fields |= {key: configured.get(key) for key in DIRECTIONS}
     for key in (COUNTED, SHARED):
-        fields.pop(key, None)
-        if configured.get(key):
-            fields[key] = configured[key]
+        put(fields, key, configured.get(key))
     if fields["egress"] != one.fields.get("egress"):
         _enforce(fields, promised.mtu, queue_of(one))
-    return _with(one, fields)
+    return with_fields(one, fields)
 
 
 def as_filed(one: Attachment, file: Filed) -> Attachment:
@@ -194,19 +193,19 @@ def as_filed(one: Attachment, file: Filed) -> Attachment:
             fields.pop(key, None)
         else:
             fields[key] = shape and shape.to_fields()
-    _put_counted(fields, file.config.counted)
-    fields.pop(SHARED, None)
+    counted = file.config.counted
+    put(fields, COUNTED, counted and counted.to_fields())
     together = filed.shared(one, file)
-    if together is not None:
-        fields[SHARED] = together.to_fields()
+    put(fields, SHARED, together and together.to_fields())
     if filed.same_but_version(file.document, filed.accepted_document(fields) or {}):
         fields.pop(APPLIED, None)
     else:
         fields[APPLIED] = accepted.text_of(file.document)
-    return _with(one, fields)
+    return with_fields(one, fields)
 
 
-def _with(one: Attachment, fields: dict[str, Any]) -> Attachment:
+def with_fields(one: Attachment, fields: dict[str, Any]) -> Attachment:
+    """Return an attachment with another record. Raises: CniError."""
     return one._replace(fields=fields, promised=plan_fields.from_fields(fields))
 
 

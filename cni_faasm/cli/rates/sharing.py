@@ -7,7 +7,6 @@ one container is named, all who share with it are changed.
 from collections.abc import Sequence
 from typing import Any
 
-from cni_faasm.attachment import plan_fields
 from cni_faasm.cli import filed
 from cni_faasm.cli.attachments import Attachment
 from cni_faasm.cli.fault import ToolError
@@ -52,8 +51,8 @@ def as_shared(one: Attachment, wanted: Together, *, is_whole: bool) -> Attachmen
     rates = [wanted.get(key, getattr(now, f"{key}_bps")) or None for key in DIRECTIONS]
     fields: dict[str, Any] = dict(one.fields)
     limits.keep(fields)
-    _put(fields, Shared(*rates, by=now.by, of=now.of).to_fields())
-    return _with(one, limits.unless_as_before(fields))
+    limits.put(fields, SHARED, Shared(*rates, by=now.by, of=now.of).to_fields())
+    return limits.with_fields(one, limits.unless_as_before(fields))
 
 
 def as_reset(one: Attachment, file: Filed | None) -> Attachment:
@@ -67,15 +66,5 @@ def as_reset(one: Attachment, file: Filed | None) -> Attachment:
         found = filed.shared(one, file)
         usual = found.to_fields() if found else {}
     fields: dict[str, Any] = {**one.fields, limits.CONFIGURED: {**configured, SHARED: usual}}
-    _put(fields, usual)
-    return _with(one, limits.unless_as_before(fields))
-
-
-def _put(fields: dict[str, Any], shared: dict[str, object]) -> None:
-    fields.pop(SHARED, None)
-    if shared:
-        fields[SHARED] = shared
-
-
-def _with(one: Attachment, fields: dict[str, Any]) -> Attachment:
-    return one._replace(fields=fields, promised=plan_fields.from_fields(fields))
+    limits.put(fields, SHARED, usual)
+    return limits.with_fields(one, limits.unless_as_before(fields))
