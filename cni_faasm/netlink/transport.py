@@ -16,6 +16,7 @@ from typing import ClassVar, Self
 
 from cni_faasm.netlink.debuglog import Log
 from cni_faasm.netlink.wire import (
+    HEADER_LEN,
     NLM_F_ACK,
     NLM_F_DUMP,
     NLM_F_REQUEST,
@@ -41,7 +42,6 @@ SOCK_CLOEXEC = 0o2000000
 SOL_SOCKET = 1
 SO_SNDBUFFORCE = 32
 SO_RCVTIMEO = 20
-MSG_PEEK = 0x02
 MSG_TRUNC = 0x20
 MSG_DONTWAIT = 0x40
 SOL_NETLINK = 270
@@ -58,6 +58,8 @@ NFNL_MSG_BATCH_BEGIN = 0x10
 NFNL_MSG_BATCH_END = 0x11
 # struct nfgenmsg: family AF_UNSPEC, version 0, resource NFNL_SUBSYS_NFTABLES (big-endian).
 _NFT_BATCH = b"\0\0\0\x0a"
+_NFT_BEGIN: Message = (NFNL_MSG_BATCH_BEGIN, 0, _NFT_BATCH, "nft transaction")
+_NFT_END: Message = (NFNL_MSG_BATCH_END, 0, _NFT_BATCH, "nft transaction")
 
 _PROTOCOLS = {NETLINK_ROUTE: "links and routes", NETLINK_NETFILTER: "nf_tables"}
 
@@ -67,6 +69,10 @@ _TIMEVAL = Struct("=qq")
 # echoed link 5 KiB. So many messages cannot overflow it.
 BATCH_MESSAGES = 32
 BATCH_BYTES = 32768
+# Of one datagram. The kernel cuts dumps at 32 KiB; the longest answer else is a link with as many
+# alternative names as one attribute has room for, 64 KiB. A longer one is refused, not believed.
+# From 128 KiB on, malloc would ask the kernel for memory each time.
+DATAGRAM_BYTES = 126 << 10
 # The kernel keeps this much of the send buffer's size for itself.
 _SEND_RESERVE = 32
 DUMP_ATTEMPTS = 10
@@ -150,11 +156,15 @@ class Netlink:
 
         Raises: NetlinkError only when the answers themselves are malformed.
         """
+        messages = list(messages)
+        size = sum([len(body) for _, _, body, _ in messages]) + HEADER_LEN * len(messages)
+        if len(messages) <= BATCH_MESSAGES and size <= BATCH_BYTES:
+            return self._run_batch(messages) if messages else []
         results: list[NetlinkError | list[bytes]] = []
         batch: list[Message] = []
         size = 0
         for message in messages:
-            length = len(message[2]) + 16
+            length = len(message[2]) + HEADER_LEN
             if batch and (len(batch) == BATCH_MESSAGES or size + length > BATCH_BYTES):
                 results += self._run_batch(batch)
                 batch, size = [], 0
@@ -211,7 +221,7 @@ class Netlink:
         """
         kind, flags, body, label = message
         for _ in range(DUMP_ATTEMPTS):
-            replies = self._send([(kind, flags | NLM_F_REQUEST | NLM_F_DUMP, body)])
+            replies = self._send([(kind, flags | NLM_F_DUMP, body, label)])
             lost = self._collect(replies, 0)
             result = self._result(replies, 0, label, lost)
             if isinstance(result, NetlinkError):
@@ -230,27 +240,26 @@ class Netlink:
         """
         if not messages:
             return
-        batch = [(NFNL_MSG_BATCH_BEGIN, NLM_F_REQUEST, _NFT_BATCH)]
-        batch += [(kind, flags | NLM_F_REQUEST, body) for kind, flags, body, _ in messages]
+        batch = [_NFT_BEGIN, *messages, _NFT_END]
+        size = sum([len(body) + 20 for _, _, body, _ in batch]) + _SEND_RESERVE
         # Failures are answered unasked. So that they are known to have all come, and a
         # large transaction does not flood the receive buffer, only the last message asks.
-        batch[-1] = (batch[-1][0], batch[-1][1] | NLM_F_ACK, batch[-1][2])
-        batch.append((NFNL_MSG_BATCH_END, NLM_F_REQUEST, _NFT_BATCH))
-        size = sum(len(body) + 20 for _, _, body in batch) + _SEND_RESERVE
-        replies = self._send(batch, size)
+        replies = self._send(batch, len(messages), size)
         # A refusal of the whole is answered for BATCH_BEGIN, and then nothing else may come.
         lost = self._collect(replies, len(messages), 0)
         if Netlink.log is not None:
             for _, _, _, label in messages:
                 Netlink.log.step(f"nft transaction: {label}")
-        for index, (_, _, _, label) in enumerate(messages, 1):
-            answer = replies.answers[index]
-            if answer is not None and answer[0]:
-                raise NetlinkError(answer[0], label, answer[1])
-        for index in (0, len(batch) - 1):
-            answer = replies.answers[index]
-            if answer is not None and answer[0]:
-                raise NetlinkError(answer[0], f"nft transaction ({messages[0][3]}; …)", answer[1])
+        if replies.has_words:
+            for index, (_, _, _, label) in enumerate(messages, 1):
+                answer = replies.answers[index]
+                if answer is not None and answer[0]:
+                    raise NetlinkError(answer[0], label, answer[1])
+            for index in (0, len(batch) - 1):
+                answer = replies.answers[index]
+                if answer is not None and answer[0]:
+                    label = f"nft transaction ({messages[0][3]}; …)"
+                    raise NetlinkError(answer[0], label, answer[1])
         if replies.answers[len(messages)] is None:
             raise _unanswered(messages[-1][3], lost)
 
@@ -259,28 +268,32 @@ class Netlink:
     def _run_batch(self, batch: list[Message]) -> list[NetlinkError | list[bytes]]:
         # The kernel works in order and answers failures unasked. So the last message's
         # acknowledgement says that the others are done, and spares theirs.
-        requests = [(kind, flags | NLM_F_REQUEST, body) for kind, flags, body, _ in batch]
-        last = len(requests) - 1
-        requests[last] = (requests[last][0], requests[last][1] | NLM_F_ACK, requests[last][2])
-        replies = self._send(requests)
+        last = len(batch) - 1
+        replies = self._send(batch, last)
         lost = self._collect(replies, last)
         if not lost and replies.answers[last] is not None:
+            if not replies.has_words and Netlink.log is None:
+                return [*replies.bodies]
             replies.answers = [answer or (0, "") for answer in replies.answers]
         return [
             self._result(replies, index, label, lost)
             for index, (_, _, _, label) in enumerate(batch)
         ]
 
-    def _send(self, batch: list[tuple[int, int, bytes]], size: int = 0) -> Replies:
-        """Send all in one datagram. size: the least send buffer, where it may matter."""
-        first = self._sequence
-        self._sequence = (first + len(batch)) & 0xFFFFFFFF
-        data = b"".join(
-            [
-                frame(kind, flags, (first + index) & 0xFFFFFFFF, body)
-                for index, (kind, flags, body) in enumerate(batch)
-            ]
-        )
+    def _send(self, batch: Sequence[Message], asking: int = -1, size: int = 0) -> Replies:
+        """Send all in one datagram.
+
+        asking: the one that wants an acknowledgement. size: the least send buffer, where it may
+        matter.
+        """
+        first = sequence = self._sequence
+        requests = []
+        for index, (kind, flags, body, _) in enumerate(batch):
+            how = NLM_F_REQUEST | NLM_F_ACK if index == asking else NLM_F_REQUEST
+            requests.append(frame(kind, flags | how, sequence, body))
+            sequence = (sequence + 1) & 0xFFFFFFFF
+        self._sequence = sequence
+        data = b"".join(requests)
         if size > BATCH_BYTES:
             self._socket.setsockopt(SOL_SOCKET, SO_SNDBUFFORCE, size)
         try:
@@ -317,19 +330,18 @@ class Netlink:
         return lost
 
     def _receive(self, flags: int) -> bytes:
-        """Return the next datagram of the kernel, whatever its size.
+        """Return the next datagram of the kernel.
 
         Raises: OSError; NetlinkError when it was cut short.
         """
         while True:
-            # With MSG_TRUNC the kernel tells a datagram's full length, which has no limit.
-            size = self._socket.recv_into(bytearray(1), 1, MSG_PEEK | MSG_TRUNC | flags)
-            data, _, received, address = self._socket.recvmsg(size, 0, flags)
+            data, _, received, address = self._socket.recvmsg(DATAGRAM_BYTES, 0, flags)
+            # Port 0 is the kernel; another process may send here too, if it is privileged.
+            if address[0] != 0:
+                continue
             if received & MSG_TRUNC:
                 raise NetlinkError(ENOBUFS, "netlink receive", "the answer was cut short")
-            # Port 0 is the kernel; another process may send here too, if it is privileged.
-            if address[0] == 0:
-                return data
+            return data
 
     def _drain(self) -> None:
         """Throw away what is left of an exchange that failed in the middle."""

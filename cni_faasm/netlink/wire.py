@@ -167,6 +167,8 @@ def frame(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
 
 # ---- decoding
 
+SUCCESS = (0, "")
+
 
 def fixed(layout: Struct, body: bytes, what: str) -> tuple[int, ...]:
     """Decode the structure at the head of a body.
@@ -187,13 +189,14 @@ def parse_attrs(data: bytes, start: int = 0, end: int | None = None) -> dict[int
     if end is None:
         end = len(data)
     attrs: dict[int, bytes] = {}
-    while end - start >= 4:
+    last = end - 4
+    while start <= last:
         length, kind = _NLATTR.unpack_from(data, start)
         stop = start + length
         if length < 4 or stop > end:
             raise malformed("attribute")
         attrs[kind & NLA_TYPE_MASK] = data[start + 4 : stop]
-        start += (length + 3) & ~3
+        start = (stop + 3) & ~3  # what is before the first one is aligned, too
     return attrs
 
 
@@ -278,7 +281,7 @@ def split(data: bytes) -> list[Received]:
         if length < HEADER_LEN or stop > end:
             raise malformed("message length")
         messages.append((kind, flags, sequence, port, data[start + HEADER_LEN : stop]))
-        start += (length + 3) & ~3
+        start = (stop + 3) & ~3
     return messages
 
 
@@ -295,6 +298,8 @@ def parse_answer(kind: int, flags: int, body: bytes) -> tuple[int, str]:
             return 0, ""
         raise malformed("acknowledgement")
     code: int = _S32.unpack_from(body)[0]
+    if not code and not flags & NLM_F_ACK_TLVS:
+        return SUCCESS
     if kind == NLMSG_DONE and code > 0:
         code = 0  # a count, as some dumps say it; only a negative number is an error
     if code > 0:
@@ -321,10 +326,11 @@ class Replies:
 
     bodies: per request, the messages before its answer. answers: per request, None until
     answered, then (errno, extended ACK text). pending: requests without an answer.
-    interrupted: a dump that the kernel says is inconsistent.
+    has_words: some answer has an errno or a text. interrupted: a dump that the kernel says is
+    inconsistent.
     """
 
-    __slots__ = ("_first", "_port", "answers", "bodies", "interrupted", "pending")
+    __slots__ = ("_first", "_port", "answers", "bodies", "has_words", "interrupted", "pending")
 
     def __init__(self, first: int, count: int, port: int) -> None:
         self._first = first
@@ -332,6 +338,7 @@ class Replies:
         self.bodies: list[list[bytes]] = [[] for _ in range(count)]
         self.answers: list[tuple[int, str] | None] = [None] * count
         self.pending = count
+        self.has_words = False
         self.interrupted = False
 
     def feed(self, data: bytes) -> None:
@@ -339,16 +346,17 @@ class Replies:
 
         Raises: NetlinkError when it is malformed.
         """
-        first, count = self._first, len(self.answers)
-        for kind, flags, sequence, port, body in split(data):
+        first, port, answers = self._first, self._port, self.answers
+        for kind, flags, sequence, to, body in split(data):
             index = (sequence - first) & 0xFFFFFFFF
-            if index >= count or port != self._port:
+            if index >= len(answers) or to != port:
                 continue
+            if kind >= NLMSG_MIN_TYPE:
+                self.bodies[index].append(body)
+            elif kind in (NLMSG_ERROR, NLMSG_DONE) and answers[index] is None:
+                answers[index] = answer = parse_answer(kind, flags, body)
+                self.pending -= 1
+                if answer != SUCCESS:
+                    self.has_words = True
             if flags & NLM_F_DUMP_INTR and kind != NLMSG_ERROR:
                 self.interrupted = True
-            if kind in (NLMSG_ERROR, NLMSG_DONE):
-                if self.answers[index] is None:
-                    self.answers[index] = parse_answer(kind, flags, body)
-                    self.pending -= 1
-            elif kind >= NLMSG_MIN_TYPE:
-                self.bodies[index].append(body)

@@ -185,8 +185,8 @@ def test_another_process_cannot_answer_for_the_kernel(bare_host: Host, rt: Netli
 
 
 def test_late_answers_of_an_earlier_exchange_are_passed_over(rt: Netlink) -> None:
-    rt._send([(link.RTM_GETLINK, wire.NLM_F_REQUEST | wire.NLM_F_DUMP, bytes(16))])
-    rt._send([(17, wire.NLM_F_REQUEST | wire.NLM_F_ACK, link.del_link(name="nope")[2])])
+    rt._send([(link.RTM_GETLINK, wire.NLM_F_DUMP, bytes(16), "all")])
+    rt._send([link.del_link(name="nope")], 0)
     assert rt.execute([new_addr(1)]) == [[]]
     assert addresses(rt) == {1}
 
