@@ -10,6 +10,7 @@ in nf_tables, whose attributes are big-endian (the be* functions).
 Layout: struct nlmsghdr, struct nlattr and struct nlmsgerr in <linux/netlink.h>.
 """
 
+from contextlib import suppress
 from os import strerror
 from struct import Struct
 from struct import error as struct_error
@@ -316,6 +317,11 @@ def parse_answer(kind: int, flags: int, body: bytes) -> tuple[int, str]:
                 start += (max(length - HEADER_LEN, 0) + 3) & ~3
         text = get_text(parse_attrs(body, start), NLMSGERR_ATTR_MSG)
     return -code, text
+
+
+with suppress(ImportError):
+    # The built plugin has these two in C (packaging/snapshot/attributes.c).
+    from _faasm_attributes import parse_attrs, split  # type: ignore[import-not-found, no-redef]
 
 
 class Replies:

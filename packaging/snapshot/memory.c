@@ -48,6 +48,7 @@ static size_t pages_used;
 static size_t used[HEATS], end[HEATS];
 
 size_t memory_blocks_used(void) { return used[COLD]; }
+size_t memory_hot_used(void) { return used[HOT]; }
 size_t memory_pages_used(void) { return pages_used; }
 
 /* Compared with what is used and not with what there is: behind it may lie anything. */

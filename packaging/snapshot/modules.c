@@ -8,8 +8,8 @@
 #include "snapshot.h"
 
 #define MODULES(X) \
-    X(_abc) X(_bisect) X(_codecs) X(_collections) X(_functools) X(_heapq) X(_io) \
-    X(_json_speedups) X(_locale) X(_opcode) X(_operator) X(_socket) X(_sre) X(_stat) \
+    X(_abc) X(_bisect) X(_codecs) X(_collections) X(_faasm_attributes) X(_functools) X(_heapq) \
+    X(_io) X(_json_speedups) X(_locale) X(_opcode) X(_operator) X(_socket) X(_sre) X(_stat) \
     X(_struct) X(_thread) X(_weakref) X(array) X(atexit) X(binascii) X(errno) X(fcntl) \
     X(itertools) X(math) X(posix) X(select) X(time)
 

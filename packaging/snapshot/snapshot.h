@@ -10,6 +10,7 @@
 #ifndef SNAPSHOT_H
 #define SNAPSHOT_H
 
+#define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
 #include <stdint.h>
@@ -46,6 +47,7 @@ void memory_begin(void);
 void memory_use_recorder(void);
 void memory_end(void);
 size_t memory_blocks_used(void);
+size_t memory_hot_used(void);
 size_t memory_pages_used(void);
 extern char snapshot_blocks[], snapshot_pages[];
 
