@@ -13,7 +13,7 @@ from cni_faasm.config import policy
 from cni_faasm.config.defaults import GVISOR
 from cni_faasm.limits import shaping_drifts
 from cni_faasm.link import egress, forwarding, veth
-from cni_faasm.netlink import addr, dumps, link, link_conf, neigh, route
+from cni_faasm.netlink import addr, dumps, link, link_conf, link_state, neigh, route
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.spec import inet
@@ -184,7 +184,7 @@ def _check_surroundings(  # noqa: PLR0917 -- the one call stands above
     answers = netlink.get_tolerant([link.get_link(ifindex=veth.LOOPBACK_IFINDEX), *questions])
     if isinstance(answers[0], NetlinkError):
         raise answers[0]
-    if not link.parse_link(answers[0]).is_up:
+    if not link_state.is_up(answers[0]):
         found.append(("container lo: state", "up", "down"))
     # Who changes an end's MAC has the kernel forget all its neighbours, and learn them anew.
     may_be_learned = one.address != promised.mac

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 
 from cni_faasm.attachment.plan import Plan
-from cni_faasm.netlink import link, route
+from cni_faasm.netlink import link, link_state, route
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import Message, NetlinkError
 
@@ -64,7 +64,7 @@ def _still_open(
         body = b"" if isinstance(answer, NetlinkError) or not answer else answer[0]
         if question[0] == link.RTM_GETLINK:
             # For a link that has gone there is nothing to wait.
-            is_open = bool(body) and link.parse_link(body).operstate != link.IF_OPER_UP
+            is_open = bool(body) and link_state.operstate(body) != link.IF_OPER_UP
         else:
             is_open = not body or route.parse_route(body).type != route.RTN_LOCAL
         if is_open:

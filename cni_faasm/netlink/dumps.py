@@ -122,18 +122,22 @@ def limit_names(netfilter: Netlink, family: int, table: str) -> list[str]:
 
 def rules(netfilter: Netlink, family: int, table: str, chain: str) -> list[nft.Rule]:
     """Return the rules of one chain, in order. Raises: NetlinkError."""
-    return [one for one, _ in rules_with_bodies(netfilter, family, table, chain)]
+    return [nft.parse_rule(body) for body in rule_bodies(netfilter, family, table, chain)]
 
 
-def rules_with_bodies(
-    netfilter: Netlink, family: int, table: str, chain: str
-) -> list[tuple[nft.Rule, bytes]]:
-    """Return the rules of one chain, each with its message's body. Raises: NetlinkError."""
-    bodies = netfilter.dump(nft.dump_rules(family, table, chain))
+def rule_bodies(netfilter: Netlink, family: int, table: str, chain: str) -> list[bytes]:
+    """Return the rules of one chain as they came, in order. Raises: NetlinkError."""
+    question = nft.dump_rules(family, table, chain)
+    bodies = netfilter.dump(question)
+    # The kernel says where a rule is as it is asked, before all else.
+    place = question[2][nft.HEAD_BYTES :]
+    if all(
+        body[:1] == bytes([family]) and body.startswith(place, nft.HEAD_BYTES) for body in bodies
+    ):
+        return bodies
+    found = zip(map(nft.parse_rule, bodies), bodies, strict=True)
     return [
-        (one, body)
-        for one, body in zip(map(nft.parse_rule, bodies), bodies, strict=True)
-        if (one.family, one.table, one.chain) == (family, table, chain)
+        body for one, body in found if (one.family, one.table, one.chain) == (family, table, chain)
     ]
 
 

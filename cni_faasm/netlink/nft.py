@@ -82,6 +82,7 @@ NFTA_RULE_POSITION = 6
 NFTA_RULE_USERDATA = 7
 
 _NFGENMSG = Struct("=BBH")  # family, version, resource
+HEAD_BYTES = _NFGENMSG.size
 _FAMILIES = {NFPROTO_INET: "inet", NFPROTO_IPV4: "ip", NFPROTO_ARP: "arp", NFPROTO_IPV6: "ip6"}
 _FAMILIES[NFPROTO_BRIDGE] = "bridge"
 

@@ -80,6 +80,7 @@ class Qdisc:
     """
 
     __slots__ = (
+        "_attrs",
         "ce_threshold_us",
         "direct_qlen",
         "ecn",
@@ -94,16 +95,17 @@ class Qdisc:
         "parent",
         "quantum",
         "rate_Bps",
-        "stats",
         "target_us",
     )
 
-    def __init__(self, ifindex: int, kind: str, handle: int, parent: int, stats: Stats) -> None:
+    def __init__(
+        self, ifindex: int, kind: str, handle: int, parent: int, attrs: dict[int, bytes]
+    ) -> None:
+        self._attrs = attrs
         self.ifindex = ifindex
         self.kind = kind
         self.handle = handle
         self.parent = parent
-        self.stats = stats
         self.htb_defcls: int | None = None
         self.direct_qlen: int | None = None
         self.limit: int | None = None
@@ -116,6 +118,11 @@ class Qdisc:
         self.flows: int | None = None
         self.ce_threshold_us: int | None = None
 
+    @property
+    def stats(self) -> Stats:
+        """Return what it has counted. Raises: NetlinkError when that is malformed."""
+        return Stats(self._attrs)
+
 
 class HtbClass:
     """One HTB class. leaf: handle of the qdisc below it, 0 when it is the default fifo.
@@ -126,6 +133,7 @@ class HtbClass:
     """
 
     __slots__ = (
+        "_attrs",
         "burst_ticks",
         "cburst_ticks",
         "ceil_Bps",
@@ -139,7 +147,6 @@ class HtbClass:
         "quantum",
         "rate_Bps",
         "rate_framing",
-        "stats",
     )
 
     def __init__(
@@ -158,7 +165,7 @@ class HtbClass:
         prio: int,
         rate_framing: tuple[int, int, int],
         ceil_framing: tuple[int, int, int],
-        stats: Stats,
+        attrs: dict[int, bytes],
     ) -> None:
         self.ifindex = ifindex
         self.handle = handle
@@ -173,7 +180,12 @@ class HtbClass:
         self.prio = prio
         self.rate_framing = rate_framing
         self.ceil_framing = ceil_framing
-        self.stats = stats
+        self._attrs = attrs
+
+    @property
+    def stats(self) -> Stats:
+        """Return what it has counted. Raises: NetlinkError when that is malformed."""
+        return Stats(self._attrs)
 
     @property
     def burst_bytes(self) -> int:
@@ -194,7 +206,7 @@ def parse_qdisc(body: bytes) -> Qdisc:
     _, _, _, ifindex, handle, parent, _ = fixed(TCMSG, body, "tcmsg")
     attrs = parse_attrs(body, TCMSG.size)
     kind = get_text(attrs, TCA_KIND)
-    qdisc = Qdisc(ifindex, kind, handle, parent, Stats(attrs))
+    qdisc = Qdisc(ifindex, kind, handle, parent, attrs)
     data = attrs.get(TCA_OPTIONS)
     if data is None:
         return qdisc
@@ -252,5 +264,5 @@ def parse_class(body: bytes) -> HtbClass | None:
         prio=prio,
         rate_framing=(fields[1], fields[2], fields[4]),
         ceil_framing=(fields[7], fields[8], fields[10]),
-        stats=Stats(attrs),
+        attrs=attrs,
     )

@@ -50,7 +50,7 @@ def name(netfilter: Netlink, table: str, places: Places) -> str:
     """Return the name of the chain that seals the rules of today."""
     value = 0
     for family, chain in places:
-        for _, body in dumps.rules_with_bodies(netfilter, family, table, chain):
+        for body in dumps.rule_bodies(netfilter, family, table, chain):
             head, *rest = body[_HEADER_BYTES:].split(_COUNTER)
             value = binascii.crc32(head, value)
             for part in rest:  # each begins with the numbers, as one attribute

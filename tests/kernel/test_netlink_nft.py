@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cni_faasm.netlink import nft, nft_expr
+from cni_faasm.netlink import dumps, nft, nft_expr, wire
 from cni_faasm.netlink.nft_expr import ACCEPT, DROP, RETURN
 from cni_faasm.netlink.transport import NETLINK_NETFILTER, Netlink, NetlinkError
 from cni_faasm.spec import inet
@@ -193,6 +193,32 @@ def test_only_the_asked_rules_are_dumped(bare_host: Host, nf: Netlink) -> None:
     assert len(nf.dump(nft.dump_rules(INET, TABLE, "post"))) == 1
     assert nf.dump(nft.dump_rules(INET, TABLE, "none")) == []
     assert nf.dump(nft.dump_rules(INET, "none", "post")) == []
+
+
+class Unfiltered(Netlink):
+    """Tell of other rules too, as kernels did that passed a dump's filter over."""
+
+    __slots__ = ()
+
+    def dump(self, message: "Message") -> list[bytes]:
+        name, chain = wire.attr_text(1, TABLE), wire.attr_text(2, "post")
+        others = [
+            nft.new_rule(IPV4, TABLE, "post")[2],
+            nft.new_rule(INET, TABLE, "posts")[2],
+            nft.new_rule(INET, "faasm_ne", "post")[2],
+            b"\1\0\0\0" + chain + name,  # the asked one's, in another order
+        ]
+        return others + super().dump(message)
+
+
+def test_a_filter_is_not_believed(bare_host: Host) -> None:
+    with bare_host.entered():
+        netlink = Unfiltered(NETLINK_NETFILTER)
+    with netlink:
+        netlink.nft_batch(table_with((nft_expr.masquerade(),)))
+        assert len(dumps.rule_bodies(netlink, INET, TABLE, "post")) == 2
+        assert [one.chain for one in dumps.rules(netlink, INET, TABLE, "post")] == ["post"] * 2
+        assert not dumps.rule_bodies(netlink, INET, TABLE, "other")
 
 
 @pytest.mark.parametrize("position", [0, 1, 2, 3])

@@ -15,6 +15,7 @@ from cni_faasm.netlink import (
     addr,
     debuglog,
     link,
+    link_state,
     neigh,
     nft,
     nft_comment,
@@ -158,7 +159,9 @@ def bodies(data: bytes) -> None:
 
 
 PARSERS: tuple[Callable[[bytes], object], ...] = (
-    *(link.parse_link, addr.parse_addr, route.parse_route, neigh.parse_neigh),
+    *(link.parse_link, link_state.is_up, link_state.operstate),
+    lambda body: tc_parse.parse_qdisc(body).stats,
+    *(addr.parse_addr, route.parse_route, neigh.parse_neigh),
     *(tc_parse.parse_qdisc, tc_parse.parse_class),
     *(tc_filter.parse_filter, tc_mirred.parse_redirect),
     *(nft.parse_table, nft.parse_chain, nft.parse_rule, nft_set.parse_elements),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from cni_faasm.netlink import (
     addr,
     link,
+    link_state,
     neigh,
     nft,
     nft_comment,
@@ -28,16 +29,20 @@ RULE = nft_expr.iptables_accept(saddr=(ADDRESS, 15), states=6) + nft_expr.masque
 VETH = link.new_veth("faasm0", "eth0", 5, mtu=1400, gso_max_size=2000, group=3)[2]
 ROUTE = route.new_route(ADDRESS, 32, 7, gateway=ADDRESS, mtu=1400, table=1000)[2]
 QDISC = tc.new_qdisc_htb(3, 0x10000, 1, 1000)[2]
+COUNTED = QDISC + wire.nest(7, wire.attr(1, bytes(16)), wire.attr(3, bytes(20)))  # TCA_STATS2
 CLASS = tc.new_class_htb(3, 0x10000, 0x10001, 2**33, 2**33, 1600, 1600, 60000)[2]
 CHAIN = nft.new_chain(1, "t", "c", type="nat", hook=4, priority=100)[2]
 
 # Each decoder with a body that it accepts, as a start for damage.
 DECODERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "link": (link.parse_link, VETH),
+    "link up": (link_state.is_up, VETH),
+    "operstate": (link_state.operstate, VETH),
     "addr": (addr.parse_addr, addr.new_addr(3, ADDRESS, 32)[2]),
     "route": (route.parse_route, ROUTE),
     "neigh": (neigh.parse_neigh, neigh.new_neigh(3, ADDRESS, bytes(6))[2]),
     "qdisc": (tc_parse.parse_qdisc, QDISC),
+    "counted": (lambda body: tc_parse.parse_qdisc(body).stats, COUNTED),
     "fifo": (tc_parse.parse_qdisc, tc.new_qdisc_bfifo(3, 1, 2, 3)[2]),
     "fq_codel": (tc_parse.parse_qdisc, tc.new_qdisc_fq_codel(3, 1, 2, limit=3)[2]),
     "tbf": (

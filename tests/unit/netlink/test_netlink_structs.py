@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from cni_faasm.netlink import (
     addr,
     link,
+    link_state,
     neigh,
     nft,
     nft_comment,
@@ -191,6 +192,16 @@ def test_ifinfomsg_is_read(kind: int, ifindex: int, flags: int) -> None:
     found = link.parse_link(bytes(Ifinfomsg(ifi_type=kind, ifi_index=ifindex, ifi_flags=flags)))
     assert (found.ifindex, found.flags, found.is_up) == (ifindex, flags, bool(flags & 1))
     assert (found.name, found.kind, found.address, found.link_netnsid) == ("", "", b"", None)
+
+
+@given(u32, st.none() | u8)
+def test_a_links_state_is_as_the_whole_link_says(flags: int, operstate: int | None) -> None:
+    body = bytes(Ifinfomsg(ifi_index=1, ifi_flags=flags)) + wire.attr_text(link.IFLA_IFNAME, "eth0")
+    if operstate is not None:
+        body += wire.attr_u8(link.IFLA_OPERSTATE, operstate)
+    whole = link.parse_link(body)
+    assert link_state.is_up(body) == whole.is_up
+    assert link_state.operstate(body) == whole.operstate
 
 
 @given(st.tuples(u64, u64, u64, u64))
