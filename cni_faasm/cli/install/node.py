@@ -277,9 +277,10 @@ def wait(node: Node, seconds: float) -> Iterator[Step]:
     """
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
+    # In this order: a signal that comes between the two would be heeded and wake nobody.
+    signal.set_wakeup_fd(writing)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    signal.set_wakeup_fd(writing)
     # Only a pod's first container takes over: this one may be started anew when another pod
     # is in charge already, and is asked to go then.
     yield from node.install(take_over=False)
