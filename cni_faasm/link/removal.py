@@ -89,7 +89,8 @@ def delete_detached(
     """Delete a pair and return as soon as nothing of it can be seen any more.
 
     The kernel keeps the deleting process for 16 to 24 ms after that, in rcu_barrier; so a
-    child waits there instead, without the runtime's pipes, whose end the runtime awaits.
+    child waits there instead, without the runtime's pipes, whose end the runtime awaits. It keeps
+    open what Netlink.kept_open has, to wait for that too.
     before, after: what the child does beside that, for it may take as long. Where before fails,
     the pair goes all the same.
     Raises: NetlinkError; CniError when the link stays.
@@ -106,6 +107,7 @@ def delete_detached(
         return
     if child == 0:
         _delete_and_exit(ifindex, told, before, after)
+    Netlink.close_kept()
     os.close(told)
     os.read(ready, 1)  # its end, when the child closes it: from then on there is something to see
     os.close(ready)
@@ -136,7 +138,7 @@ def _tolerate(act: Callable[[], None]) -> None:
 def _delete_and_exit(
     ifindex: int, told: int, before: Callable[[], None], after: Callable[[], None]
 ) -> None:
-    """Be the child: leave the session and every descriptor, delete, end.
+    """Be the child: leave the session and every descriptor but kept sockets, delete, end.
 
     told: what the parent reads the end of when the link is about to go.
     """
@@ -146,9 +148,13 @@ def _delete_and_exit(
         null = os.open("/dev/null", os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(null, fd)
-        os.closerange(3, told)
-        os.closerange(told + 1, _MAX_DESCRIPTOR)
-        Netlink.kept_open = []
+        kept = Netlink.kept_open or []
+        first = 3
+        for fd in sorted([told, *[one.fileno() for one in kept]]):
+            os.closerange(first, fd)
+            first = fd + 1
+        os.closerange(first, _MAX_DESCRIPTOR)
+        Netlink.kept_open = kept
         _tolerate(before)
         os.close(told)
         delete(Netlink(), ifindex)

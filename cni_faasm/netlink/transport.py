@@ -91,8 +91,9 @@ class Netlink:
 
     # Of the process: told of each request and what came of it.
     log: ClassVar[Log | None] = None
-    # Of a process that ends soon: the sockets that it has closed until then. A close waits for RCU
-    # after elements of nf_tables went, which it need not while there is something else to wait for.
+    # Of a process that ends soon, or forks a child that does: the sockets that it has closed until
+    # then. A close waits for RCU after elements of nf_tables went, which it need not while there is
+    # something else to wait for.
     kept_open: ClassVar[list[socket] | None] = None
 
     def __init__(self, protocol: int = NETLINK_ROUTE, timeout_s: float = TIMEOUT_S) -> None:
@@ -130,6 +131,14 @@ class Netlink:
             self._socket.close()
         else:
             Netlink.kept_open.append(self._socket)
+
+    @classmethod
+    def close_kept(cls) -> None:
+        """Close what was kept open, and keep no more. A child that has it too waits instead."""
+        if cls.kept_open is not None:
+            for one in cls.kept_open:
+                one.close()
+            cls.kept_open = None
 
     def fileno(self) -> int:
         return self._socket.fileno()

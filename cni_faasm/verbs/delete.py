@@ -77,13 +77,16 @@ def _detach(
             _remove_unrecorded(request, config, name, None, host)
             record.remove(config.state_dir, name, *identity, warnings)
             return
-        if promised is not None and promised.ports:
-            # What fails here keeps the address, or the ports would lead to whoever gets that.
-            ports.forget(promised)
         before, after = _forgetting(request, config, name, promised, outer), _sweeping(promised)
         if outer is not None and detach:
-            removal.delete_detached(host, outer.ifindex, before, after)
+            try:
+                Netlink.kept_open = []  # for the child, which waits for the kernel anyway
+                _unpublish(promised)
+                removal.delete_detached(host, outer.ifindex, before, after)
+            finally:
+                Netlink.close_kept()
         else:
+            _unpublish(promised)
             _forget_here(before, promised, warnings)
             if outer is not None:
                 removal.delete(host, outer.ifindex)
@@ -101,6 +104,15 @@ def _detach(
         f"container {request.container_id!r} is being attached to network {name!r} again and again",
         "call DEL when the last ADD has returned",
     )
+
+
+def _unpublish(promised: Plan | None) -> None:
+    """Let no port lead to the container any more.
+
+    What fails here keeps the address, or the ports would lead to whoever gets that.
+    """
+    if promised is not None and promised.ports:
+        ports.forget(promised)
 
 
 def _forgetting(
