@@ -1,6 +1,7 @@
-"""Switch on, and check, the forwarding of packets between the host's interfaces."""
+"""Switch on, and check, the forwarding of packets between interfaces, and settings beside it."""
 
 import os
+from collections.abc import Mapping
 
 from cni_faasm.spec.errors import IO_FAILURE, CniError
 
@@ -71,6 +72,21 @@ def write(path: str, value: str) -> None:
             f"cannot write {value} to {path}: {error.strerror}",
             "switch it on in /etc/sysctl.d, or let the plugin run with /proc/sys writable",
         ) from None
+
+
+def apply(wanted: Mapping[str, int], told: Mapping[str, int] | None = None) -> None:
+    """Set what differs of an end's settings; called inside its namespace. Raises: CniError 5.
+
+    told: what the kernel has said of them a moment ago; the rest is read.
+    addr_gen_mode is left to veth.configure: it must be set before an end goes up, at no cost.
+    """
+    told = told or {}
+    for path, value in wanted.items():
+        if path.endswith("/addr_gen_mode"):
+            continue
+        actual = str(told[path]) if path in told else read(path)
+        if actual not in ("", str(value)):
+            write(path, str(value))
 
 
 def is_on(length: int) -> bool:

@@ -104,12 +104,12 @@ def uplink_mtu(host: Netlink, lengths: Collection[int] = ()) -> int:
     return 0
 
 
-def create(host: Netlink, inner: Netlink, plan: Plan, netns_fd: int) -> None:
+def create(host: Netlink, inner: Netlink, plan: Plan, netns_fd: int) -> link.Link:
     """Create the pair, its inner end inside the namespace; both down.
 
     inner: a socket in that namespace.
     Fills in the plan's host_interface and both indexes, which only the kernel knows.
-    Raises: NetlinkError.
+    Returns: the outer end as it is made. Raises: NetlinkError.
     """
     message = link.new_veth(
         plan.host_interface,
@@ -128,6 +128,7 @@ def create(host: Netlink, inner: Netlink, plan: Plan, netns_fd: int) -> None:
     plan.host_interface = made.name
     plan.host_ifindex = made.ifindex
     plan.ifindex = made.link
+    return made
 
 
 def new_pair(host: Netlink, inner: Netlink, message: Message, ifname: str) -> link.Link:
@@ -355,16 +356,6 @@ def inner_settings(plan: Plan) -> dict[str, int]:
     if plan.mtu >= MIN_MTU_IPV6:
         return {link_conf.ipv6(plan.ifname, "addr_gen_mode"): link.IN6_ADDR_GEN_MODE_NONE}
     return {}
-
-
-def apply_settings(wanted: dict[str, int]) -> None:
-    """Set what differs; called inside the namespace. Raises: CniError 5.
-
-    addr_gen_mode is left to `configure`: it must be set before an end goes up, at no cost.
-    """
-    for path, value in wanted.items():
-        if not path.endswith("/addr_gen_mode") and forwarding.read(path) not in ("", str(value)):
-            forwarding.write(path, str(value))
 
 
 def owned(found: link.Link | None, alias: str, mac: bytes) -> bool:

@@ -8,6 +8,7 @@ from cni_faasm.config import loading as configuration
 from cni_faasm.config.loading import NetworkConfig
 from cni_faasm.ipam import delegate
 from cni_faasm.link import claims, egress, first_packet, forwarding, kernel, netns, removal, veth
+from cni_faasm.netlink import link_conf
 from cni_faasm.netlink.transport import Netlink
 from cni_faasm.netlink.wire import NetlinkError
 from cni_faasm.rules import backstop, firewall, guard, guard_several, nat, ports, ports_held
@@ -117,16 +118,17 @@ def _make(
     lengths = {len(item.address) for item in promised.addresses}
     claims.demand_free(host, promised)
     undo.push("delete the pair", _delete_link, promised)
-    veth.create(host, inner, promised, netns_fd)
+    made = veth.create(host, inner, promised, netns_fd)
     leasing.complete_records(config, [promised])
     if promised.host_egress is not None:
         # After the record knows the pair's name: the ifb is found by that and nothing else.
         undo.push("delete its ifb", egress.undo, promised)
         egress.make(host, promised)
-    veth.apply_settings(veth.outer_settings(promised, promised.host_interface))
+    settings = veth.outer_settings(promised, promised.host_interface)
+    forwarding.apply(settings, link_conf.settings(made))
     if 16 in lengths:
         with netns.Inside(netns_fd, own_fd):
-            veth.apply_settings(veth.inner_settings(promised))
+            forwarding.apply(veth.inner_settings(promised))
     undo.push("take it out of the guard", guard.forget_again, promised)
 
     def protect() -> None:

@@ -121,7 +121,7 @@ def _attach(
         if promised.host_egress is not None:
             undo.push("delete its ifb", egress.undo, promised)
             egress.make(host, promised)
-        veth.apply_settings(veth.outer_settings(promised, promised.host_interface))
+        forwarding.apply(veth.outer_settings(promised, promised.host_interface))
         veth.configure_outer(host, promised)
     undo.push("take them out of the rules", _forget_rules, plans)
     made.append(guard.ensure(plans[0], config.state_dir, others=plans[1:]))
@@ -145,7 +145,7 @@ def _attach(
 def _configure_inner(promised: Plan, end: End, own_fd: int) -> None:
     if any(len(item.address) == 16 for item in promised.addresses):
         with netns.Inside(end.netns_fd, own_fd):
-            veth.apply_settings(veth.inner_settings(promised))
+            forwarding.apply(veth.inner_settings(promised))
     veth.configure_inner(end.inner, promised)
 
 
