@@ -58,10 +58,23 @@ def to_fields(plan: Plan) -> dict[str, object]:
     }
 
 
-def load(state_dir: str, network: str, container_id: str, ifname: str) -> Plan | None:
-    """Return what ADD promised, or None when no readable record is there. Raises: CniError 5."""
+def load(
+    state_dir: str, network: str, container_id: str, ifname: str, known: Plan | None = None
+) -> Plan | None:
+    """Return what ADD promised, or None when no readable record is there. Raises: CniError 5.
+
+    known: what was read of this record before; where it is the same ADD's still, that is returned.
+    """
     fields = record.read(state_dir, network, container_id, ifname)
-    return None if fields is None else from_fields(fields)
+    if fields is None:
+        return None
+    if (
+        known is not None
+        and fields.get("hostMAC") == inet.mac_text(known.host_mac)
+        and fields.get("hostIfindex") == known.host_ifindex
+    ):
+        return known
+    return from_fields(fields)
 
 
 def from_fields(fields: dict[str, object]) -> Plan | None:

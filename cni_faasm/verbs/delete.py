@@ -201,16 +201,18 @@ def load_record(
     container_id: str,
     ifname: str,
     doubts: list[str] | None = None,
+    *,
+    known: Plan | None = None,
 ) -> Plan | None:
     """Return what ADD promised, or None when no readable record is there.
 
     doubts: receives why there is none to be believed, as others may write in its folder: it
-    names a link and a plugin. None refuses the folder.
+    names a link and a plugin. None refuses the folder. known: as plan_fields.load.
     """
     if not name:
         return None
     try:
-        return plan_fields.load(config.state_dir, name, container_id, ifname)
+        return plan_fields.load(config.state_dir, name, container_id, ifname, known)
     except files.UntrustedFolderError as error:
         if doubts is None:
             raise
@@ -323,7 +325,7 @@ def release(
         delegate.release(request, config, name, identity, promised)
     timeout_ms = config.lock_timeout_ms
     with Store(data_dir, name, timeout_ms, create=False, doubts=doubts) as store:
-        current = load_record(config, name, container_id, ifname, doubts)
+        current = load_record(config, name, container_id, ifname, doubts, known=promised)
         if current is not None and (
             promised is None
             or current.host_mac != promised.host_mac

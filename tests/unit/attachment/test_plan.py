@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni_faasm.attachment import plan, plan_fields
+from cni_faasm.attachment import plan, plan_fields, record
 from cni_faasm.config import loading as configuration
 from cni_faasm.spec import inet, jsonio
 from cni_faasm.spec.protocol import Request
@@ -169,6 +169,20 @@ def test_a_record_gives_the_plan_back() -> None:
     assert again is not None
     assert plan_fields.to_fields(again) == plan_fields.to_fields(one)
     assert routes(again) == routes(one)
+
+
+def test_a_plan_that_is_known_is_not_taken_for_another_adds(tmp_path: Path) -> None:
+    state, one = str(tmp_path), full()
+    identity = (one.network, one.container_id, one.ifname)
+    assert plan_fields.load(state, *identity, one) is None
+    record.write(state, *identity, plan_fields.to_fields(one))
+    assert plan_fields.load(state, *identity, one) is one
+    for key, value in (("hostMAC", "02:00:00:00:00:01"), ("hostIfindex", one.host_ifindex + 1)):
+        record.write(state, *identity, {**plan_fields.to_fields(one), key: value})
+        again = plan_fields.load(state, *identity, one)
+        assert again is not None
+        assert again is not one
+        assert plan_fields.to_fields(again)[key] == value
 
 
 KEYS = sorted(plan_fields.to_fields(full()))
