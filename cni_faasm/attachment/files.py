@@ -23,6 +23,7 @@ _OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 # Of a file of ours. To make room for a megabyte, and take it back, costs more than to read.
 _USUAL_BYTES = 16 << 10
+_OPEN_WRITE = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _OPEN_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _REMEDIES = {
@@ -186,6 +187,27 @@ def replace_at(folder: int, name: str, temporary: str, data: bytes, mode: int) -
     except OSError:
         unlink_at(folder, temporary)
         raise
+
+
+def overwrite_at(folder: int, name: str, data: bytes) -> bool:
+    """Write over all of a short file at once, where one stands there that is no longer.
+
+    For hints: who reads without a lock may see a part of either. A new file under an old name, as by
+    replace_at, has ext4 begin to write to the disk: a tenth of an ADD.
+    Returns: whether it was done; not where something else has that name. Raises: OSError.
+    """
+    try:
+        descriptor = os.open(name, _OPEN_WRITE, dir_fd=folder)
+    except OSError:
+        return False
+    try:
+        status = os.fstat(descriptor)
+        is_file = status.st_mode & 0o170000 == 0o100000
+        if not is_file or status.st_nlink != 1 or status.st_size > len(data):
+            return False
+        return os.write(descriptor, data) == len(data)
+    finally:
+        os.close(descriptor)
 
 
 def demand_room(path: str) -> None:

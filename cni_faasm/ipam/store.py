@@ -182,9 +182,10 @@ class Store(Leases):
 
     def _set_cursor(self, index: int, address: bytes) -> None:
         """Remember where to go on. It is a hint: failing to write it fails no ADD."""
-        data = inet.unpack(address).encode()
+        name, data = f"{_CURSOR}{index}", inet.unpack(address).encode()
         try:
-            files.replace_at(self._folder, f"{_CURSOR}{index}", _TEMPORARY, data, 0o644)
+            if not files.overwrite_at(self._folder, name, data):
+                files.replace_at(self._folder, name, _TEMPORARY, data, 0o644)
         except OSError:
             files.unlink_at(self._folder, _TEMPORARY)
 

@@ -107,6 +107,44 @@ def test_a_cursor_that_is_no_file_is_passed_over(store: Store, folder: Path) -> 
     assert sorted(os.listdir(folder)) == ["10.1.0.2", "last_reserved_ip.0", "lock"]
 
 
+def test_a_cursor_is_written_over_where_nothing_is_left_of_the_old(
+    store: Store, folder: Path
+) -> None:
+    """A new file in its place has ext4 write to the disk, a tenth of an ADD."""
+    cursor = folder / "last_reserved_ip.0"
+    for old, new, is_kept in (
+        (b"10.1.0.1", b"10.1.0.2", True),
+        (b"", b"10.1.0.3", True),
+        (b"10.1.0.10", b"10.1.0.4", False),
+    ):
+        cursor.write_bytes(old)
+        before = cursor.stat().st_ino
+        with cursor.open("rb"):  # so its number is not given to the next
+            assert lease(store, [SMALL]) == [new.decode()]
+            assert (cursor.stat().st_ino == before) is is_kept
+        assert cursor.read_bytes() == new
+        assert mode(cursor) == 0o644
+
+
+@pytest.mark.parametrize("kind", ["symbolic link", "hard link", "pipe"])
+def test_what_is_not_the_cursor_is_not_written_to(
+    store: Store, folder: Path, tmp_path: Path, kind: str
+) -> None:
+    cursor, elsewhere = folder / "last_reserved_ip.0", tmp_path / "elsewhere"
+    elsewhere.write_bytes(b"10.1.0.1")
+    if kind == "symbolic link":
+        cursor.symlink_to(elsewhere)
+    elif kind == "hard link":
+        cursor.hardlink_to(elsewhere)
+    else:
+        os.mkfifo(cursor)
+    assert len(lease(store, [SMALL])) == 1
+    assert elsewhere.read_bytes() == b"10.1.0.1"
+    assert cursor.read_bytes().startswith(b"10.1.0.")
+    assert cursor.stat().st_nlink == 1
+    assert not cursor.is_symlink()
+
+
 def test_two_sets_never_choose_one_address(store: Store) -> None:
     assert lease(store, [SMALL], [SMALL]) == ["10.1.0.2", "10.1.0.3"]
 
