@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.host import AFTER_LAST_DEL, DUAL_STACK, Host, Namespace
+from tests.host import AFTER_LAST_DEL, DUAL_STACK, Host, Namespace, wait_until
 
 MIB = 8 * 1024 * 1024
 
@@ -526,6 +526,7 @@ def test_an_earlier_boots_leases_and_records_are_reclaimed(host: Host) -> None:
     gone = host.add_container()
     host.add(gone, limited(host, ipam=ipam))
     gone.delete()
+    wait_until(lambda: host.links() == [], "the pair to go with its namespace")
     _reboot(host)
     result = host.add(host.add_container(), limited(host, ipam=ipam))
     assert result["ips"][0]["address"] == "10.200.0.2/32"

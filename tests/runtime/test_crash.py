@@ -61,7 +61,7 @@ def sample(points: list[Point]) -> list[Point]:
 def test_add_killed_anywhere(bench: Bench, request: pytest.FixtureRequest) -> None:
     points = bench.points("ADD", from_input=False)
     bench.delete()
-    assert len(points) > 100
+    assert len(points) > 80
     for number, (name, nth) in chosen(bench, points, request):
         what = f"ADD killed at {name} number {nth}"
         with bench.trying(what):
