@@ -15,6 +15,7 @@ import pytest
 from cni_faasm.cli.fault import ToolError
 from cni_faasm.cli.metrics import listening
 from cni_faasm.cli.metrics.listening import Place, Server, Source, place_of
+from tests.host import wait_until
 
 Ask = Callable[..., tuple[int, dict[str, str], bytes]]
 
@@ -131,7 +132,14 @@ def test_more_than_it_holds_are_turned_away(server: Server, ask: Ask) -> None:
         assert one.recv(1) == b""
     for one in held:
         one.close()
-    assert ask("/metrics")[0] == 200
+
+    def is_answered() -> bool:
+        try:
+            return ask("/metrics")[0] == 200
+        except ConnectionError:  # it has not yet seen that those have gone
+            return False
+
+    wait_until(is_answered, "an answer")
 
 
 @pytest.mark.parametrize(
