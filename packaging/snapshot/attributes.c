@@ -97,7 +97,7 @@ parse_attrs(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
         if (status != 0) {
             Py_CLEAR(found);
         }
-        start += ALIGNED(length);
+        start = ALIGNED(start + length); /* what is before the first one is aligned, too */
     }
     return found;
 }

@@ -61,6 +61,8 @@ def test_attributes(in_c: Any) -> None:
         wanted = outcome(wire.parse_attrs, data)
         assert outcome(in_c.parse_attrs, data) == wanted
         refused += isinstance(wanted, tuple)
+        odd = b"\0" + data
+        assert outcome(in_c.parse_attrs, odd, 1) == outcome(wire.parse_attrs, odd, 1)
         start = chance.choice((0, 1, 4, 8, 12, 100))
         end = chance.choice((None, chance.randrange(len(data) + 1)))
         assert outcome(in_c.parse_attrs, data, start, end) == outcome(
