@@ -167,9 +167,10 @@ def quick_start(step: Step) -> list[str]:
     path = os.path.join(step.folder, START)
     with open(path, "wb") as file:
         file.write(data)
-    sections = {one.name: one for one in elf.Elf(bytes(data)).sections}
-    relocations = elf.Elf(bytes(data)).contents(sections[".rela.text"])
-    moved = {at for at, _, _ in struct.iter_unpack("<QQq", relocations)}
+    whole = elf.Elf(bytes(data))
+    sections = {one.name: one for one in whole.sections}
+    relocations = struct.iter_unpack("<QQq", whole.contents(sections[".rela.text"]))
+    moved = {at for at, _, _ in relocations}
     found = set()
     for line in step.run("nm", "--format=posix", START).splitlines():
         name, kind, *place = line.split()
